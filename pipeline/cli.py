@@ -1,0 +1,392 @@
+"""The `featuretap` command. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from pipeline.status import Status
+    from transforms.taps import Activation
+
+EXIT_FAILED = 1
+EXIT_MISUSE = 2
+EXIT_INTERRUPTED = 130
+_POLL_SECONDS = 0.5
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turn a dataset and a trained Keras model into a table of activations.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")]
+TableUri = Annotated[str, typer.Argument(metavar="TABLE", help="A table's directory.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=value", help="Override a key of the config."),
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")
+]
+
+
+@app.command()
+def taps(config: ConfigPath, as_json: Json = False, overrides: Set = None) -> None:
+    """List every activation address of the model; mark the tapped ones."""
+    with _errors():
+        from pipeline.config import load_config
+        from pipeline.plan import list_taps
+
+        activations, chosen = list_taps(load_config(config, overrides or ()))
+    tapped: dict[str, list[str]] = {}
+    for tap in chosen:
+        tapped.setdefault(tap.address, []).append(tap.column)
+    if as_json:
+        _print_json(
+            [_activation_json(a, tapped.get(a.address, [])) for a in activations]
+        )
+        return
+    rows = [
+        (
+            "*" if a.address in tapped else "",
+            a.address or "'' (the model's result)",
+            _shape(a.shape),
+            a.dtype,
+            _size(_activation_bytes(a)),
+            a.refusal or ", ".join(tapped.get(a.address, [])),
+        )
+        for a in activations
+    ]
+    _print_table(("", "address", "shape", "dtype", "a row", "column, or why not"), rows)
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    as_json: Json = False,
+    overrides: Set = None,
+    limit: Limit = None,
+) -> None:
+    """Show shards, columns, sizes and fingerprint; run nothing."""
+    with _errors():
+        made = _make_plan(config, overrides, limit)
+    if as_json:
+        _print_json(_plan_json(made))
+        return
+    _print_table(
+        ("column", "role", "type", "shape", "a row", "from"),
+        [
+            (
+                c.name,
+                c.role,
+                c.dtype,
+                _shape(c.shape),
+                _size(c.bytes_per_row),
+                " | ".join((repr(c.source) if c.source else "", *c.reduce)).strip(" |"),
+            )
+            for c in made.columns
+        ],
+    )
+    rows = made.rows
+    total = "unknown until read" if rows is None else _size(rows * made.bytes_per_row)
+    typer.echo(
+        f"\n{len(made.shards)} shards, {'an unknown number of' if rows is None else rows}"
+        f" rows, {made.bytes_per_row} bytes a row, {total} before compression"
+        f"\nfingerprint {made.fingerprint}\ntable {made.config.table.path}"
+    )
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    beam_args: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- BEAM ARGS]", help="Passed to Beam as they are."),
+    ] = None,
+    as_json: Json = False,
+    overrides: Set = None,
+    limit: Limit = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier table there.")
+    ] = False,
+) -> None:
+    """Extract the table; what an earlier run has committed is kept."""
+    with _errors():
+        from pipeline.run import run_plan
+
+        made = _make_plan(config, overrides, limit)
+        with _interruptible(made.config.table.path), _progress(made):
+            summary = run_plan(made, overwrite=overwrite, beam_args=beam_args or ())
+    if as_json:
+        _print_json({"table": made.config.table.path, **summary})
+        return
+    bad = (
+        f", {summary['quarantined']} bad rows set apart"
+        if summary["quarantined"]
+        else ""
+    )
+    typer.echo(
+        f"{made.config.table.path}: {summary['rows']} rows in {summary['parts']} parts,"
+        f" {_size(summary['bytes'])}{bad}"
+    )
+
+
+@app.command()
+def status(table: TableUri, as_json: Json = False) -> None:
+    """Tell the progress of a run anywhere, from its commit records."""
+    with _errors():
+        from pipeline.status import table_status
+
+        found = table_status(table)
+    if as_json:
+        _print_json(found.to_json())
+        return
+    state = "finished" if found.finished else "not finished"
+    of = "" if found.planned_rows is None else f" of {found.planned_rows}"
+    typer.echo(
+        f"{found.table}: {state}, {found.committed} of {found.shards} shards,"
+        f" {found.rows}{of} rows, {found.quarantined} bad rows, {_size(found.bytes)}"
+    )
+    if found.committed:
+        typer.echo(_time_line(found))
+
+
+@app.command()
+def verify(table: TableUri, as_json: Json = False) -> None:
+    """Re-read a finished table and compare it with its manifest."""
+    with _errors():
+        from pipeline.verify import verify_table
+
+        differences = verify_table(table)
+    if as_json:
+        _print_json({"table": table, "differences": differences})
+    elif differences:
+        for difference in differences:
+            typer.echo(difference)
+    else:
+        typer.echo(f"{table}: as its manifest says")
+    if differences:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def main() -> None:
+    """Run the command line."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    app()
+
+
+def _make_plan(config: Path, overrides: list[str] | None, limit: int | None) -> Plan:
+    from pipeline.config import load_config
+    from pipeline.plan import make_plan
+
+    return make_plan(load_config(config, overrides or (), limit))
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn exceptions into messages and exit codes."""
+    from transforms.lookup import ConfigError
+
+    try:
+        yield
+    except (ConfigError, FileNotFoundError) as error:
+        _fail(str(error), EXIT_MISUSE)
+    except Exception as error:
+        if os.environ.get("FEATURETAP_DEBUG"):
+            raise
+        _fail(_last_words(error), EXIT_FAILED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        typer.echo(f"featuretap: {line}", err=True)
+    raise typer.Exit(code)
+
+
+def _last_words(error: Exception) -> str:
+    """What an exception says at its end: Beam puts a worker's whole traceback in one."""
+    text = str(error).strip() or type(error).__name__
+    marker = "Traceback (most recent call last)"
+    if marker not in text:
+        return f"{text}\nset FEATURETAP_DEBUG=1 to see where"
+    lines = text.rpartition(marker)[2].splitlines()
+    start = next(i for i, line in enumerate(lines[1:], 1) if line[:1].strip())
+    return "\n".join([*lines[start:], "set FEATURETAP_DEBUG=1 to see where"])
+
+
+@contextmanager
+def _interruptible(table: str) -> Iterator[None]:
+    """On Ctrl-C stop at once: commits are atomic, so there is nothing to put in order."""
+
+    def stop(*_: Any) -> None:
+        from pipeline.status import table_status
+
+        try:
+            found = table_status(table)
+            done = f"{found.committed} of {found.shards} shards are committed"
+        except FileNotFoundError:
+            done = "nothing is committed yet"
+        sys.stderr.write(
+            f"\nfeaturetap: interrupted; {done}. Run the same command again to go on.\n"
+        )
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _progress(made: Plan) -> Iterator[None]:
+    """Draw a progress bar on stderr from the table's commit records."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    from pipeline.status import Watch
+    from transforms.table import Table
+
+    watch = Watch(Table(made.config.table.path))
+    total = made.rows if made.rows is not None else len(made.shards)
+    unit = "rows" if made.rows is not None else "shards"
+    progress = Progress(
+        TextColumn("extracting"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+    task = progress.add_task("extract", total=total)
+    stopped = threading.Event()
+
+    def look() -> None:
+        try:
+            found = watch.status()
+        except FileNotFoundError:
+            return
+        done = found.rows + found.quarantined if unit == "rows" else found.committed
+        progress.update(task, completed=done)
+
+    def follow() -> None:
+        while not stopped.wait(_POLL_SECONDS):
+            look()
+
+    follower = threading.Thread(target=follow, daemon=True)
+    with progress:
+        follower.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            follower.join()
+            look()
+
+
+def _plan_json(made: Plan) -> dict[str, Any]:
+    rows = made.rows
+    return {
+        "table": made.config.table.path,
+        "fingerprint": made.fingerprint,
+        "shards": len(made.shards),
+        "rows": rows,
+        "bytes_per_row": made.bytes_per_row,
+        "bytes": None if rows is None else rows * made.bytes_per_row,
+        "columns": [
+            {**column.to_json(), "bytes_per_row": column.bytes_per_row}
+            for column in made.columns
+        ],
+    }
+
+
+def _activation_json(activation: Activation, columns: list[str]) -> dict[str, Any]:
+    return {
+        "address": activation.address,
+        "shape": list(activation.shape),
+        "dtype": activation.dtype,
+        "bytes_per_row": _activation_bytes(activation),
+        "refusal": activation.refusal,
+        "columns": columns,
+    }
+
+
+def _activation_bytes(activation: Activation) -> int | None:
+    """Bytes of a row as a column would hold it, None if that cannot be told."""
+    import math
+
+    if activation.refusal or activation.dtype == "string":
+        return None
+    halves = ("float16", "bfloat16")
+    import numpy as np
+
+    size = 4 if activation.dtype in halves else np.dtype(activation.dtype).itemsize
+    return size * math.prod(n for n in activation.shape if n is not None)
+
+
+def _time_line(found: Status) -> str:
+    total = found.seconds["total"] or 1.0
+    shares = [
+        f"{name} {found.seconds[phase] / total:.0%}"
+        for phase, name in (
+            ("read", "waiting for the reader"),
+            ("compute", "computing"),
+            ("write", "waiting for the writer"),
+        )
+    ]
+    return f"workers spent {total:.1f} s: {', '.join(shares)}"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "?"
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return "[" + ", ".join("?" if n is None else str(n) for n in shape) + "]"
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print left-aligned columns as wide as they need, so that a pipe loses nothing."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        line = "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
+        typer.echo(line.rstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""Turn a config into a plan: shards, schema, sizes and fingerprint, before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from transforms import device, storage
+from transforms.activations import compile_taps, list_activations
+from transforms.lookup import ConfigError, source_digest
+from transforms.model import cached_model, model_digest
+from transforms.preprocess import Step, make_steps, needed_features, trace_steps
+from transforms.schema import (
+    Column,
+    arrow_schema,
+    bytes_per_row,
+    make_columns,
+    passed_features,
+)
+from transforms.shard import Piece, Shard, shards_to_arrow
+from transforms.sources import Feature, File, Source, make_source
+from transforms.spec import Config
+from transforms.table import FORMAT_VERSION, Table, to_json, to_parquet
+from transforms.taps import Activation, Tap, choose
+
+_PART_BYTES = 128 << 20
+_SMALLEST_PART_BYTES = 8 << 20
+_WANTED_PARTS = 32
+_VERSIONED = ("featuretap", "tensorflow", "keras", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+      config: what was asked for.
+      shards: units of work, one part each.
+      columns: of the table.
+      features: what is read of each example.
+      activations: everything that could be tapped.
+      metadata: the part of the schema's metadata that is the same for all columns.
+      model_digest: of the model.
+      ingredients: what the fingerprint is made of, `{name: hex digest}`.
+    """
+
+    config: Config
+    shards: tuple[Shard, ...]
+    columns: tuple[Column, ...]
+    features: Mapping[str, Feature]
+    activations: tuple[Activation, ...]
+    metadata: Mapping[str, Any]
+    model_digest: str
+    ingredients: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that changes the bytes of the table: 64 hex digits."""
+        return _digest(self.ingredients)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of every part."""
+        return arrow_schema(self.columns, self.metadata)
+
+    @property
+    def rows(self) -> int | None:
+        """Planned rows; None if a source tells only when it is read."""
+        counts = [shard.rows for shard in self.shards]
+        return None if None in counts else sum(n for n in counts if n is not None)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Uncompressed bytes of a row."""
+        return bytes_per_row(self.columns)
+
+    def write(self, table: Table) -> None:
+        """Put the plan into the table's directory, for workers and later runs."""
+        storage.replace(
+            table.internal("plan.parquet"),
+            to_parquet(shards_to_arrow(list(self.shards))),
+        )
+        layout = {
+            "shards": len(self.shards),
+            "rows": self.rows,
+            "bytes_per_row": self.bytes_per_row,
+            "columns": [column.to_json() for column in self.columns],
+            "features": {
+                name: {"dtype": f.dtype, "shape": list(f.shape)}
+                for name, f in self.features.items()
+            },
+            "metadata": dict(self.metadata),
+        }
+        storage.replace(table.internal("schema.json"), to_json(layout))
+        document = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "ingredients": dict(self.ingredients),
+            "model_digest": self.model_digest,
+            "config": self.config.model_dump(mode="json", exclude_none=True),
+        }
+        storage.replace(table.internal("config.json"), to_json(document))
+
+
+def make_plan(config: Config) -> Plan:
+    """Plan a run: list the source, trace the model, cut shards; nothing is computed.
+
+    Raises:
+      ConfigError: what is asked for cannot be done.
+    """
+    device.configure()
+    source = make_source(config.source)
+    known = dict(source.describe())
+    steps = make_steps(config.source.preprocess)
+    _check_step_features(steps, known)
+    prepared = trace_steps(steps, known)
+    model = cached_model(config.model, prepared)
+    activations = list_activations(model)
+    taps = choose(config.taps, activations)
+    compiled = compile_taps(model, taps, config.model.batch_rows)
+    made = {
+        name: Feature(dtype, shape)
+        for name, (shape, dtype) in prepared.items()
+        if name not in known
+    }
+    columns = make_columns(
+        config, source.default_key, {**made, **known}, taps, compiled.outputs
+    )
+    used = [i.feature for i in model.inputs] + passed_features(columns)
+    files = list(source.files())
+    rows_per_part = config.table.rows_per_part or _default_rows_per_part(
+        files, bytes_per_row(columns), config.model.batch_rows
+    )
+    features = needed_features(steps, known, used)
+    if config.limit:
+        files = _limited(source, features, files, config.limit)
+    digest = model_digest(config.model, model)
+    return Plan(
+        config=config,
+        shards=tuple(cut_shards(files, rows_per_part)),
+        columns=tuple(columns),
+        features=features,
+        activations=tuple(activations),
+        metadata=_metadata(config, digest),
+        model_digest=digest,
+        ingredients=_ingredients(config, files, digest, rows_per_part),
+    )
+
+
+def list_taps(config: Config) -> tuple[list[Activation], list[Tap]]:
+    """List every activation of the config's model, and the tapped ones.
+
+    Raises:
+      ConfigError: the source or the model cannot be had. Taps that match nothing are not
+        an error here: this is where one looks them up.
+    """
+    device.configure()
+    source = make_source(config.source)
+    steps = make_steps(config.source.preprocess)
+    model = cached_model(config.model, trace_steps(steps, dict(source.describe())))
+    activations = list_activations(model)
+    taps: list[Tap] = []
+    for spec in config.taps:
+        try:
+            taps += choose([spec], activations)
+        except ConfigError:
+            continue
+    return activations, taps
+
+
+def cut_shards(files: Iterable[File], rows_per_part: int) -> list[Shard]:
+    """Group the rows of files into shards, in order, each row exactly once.
+
+    A shard never has more than `rows_per_part` rows where rows are known; a file whose
+    rows are not known is a shard of its own. Blocks that are better read whole are cut
+    only if they alone exceed a shard.
+    """
+    shards: list[Shard] = []
+    open_pieces: list[Piece] = []
+    room = rows_per_part
+
+    def close() -> None:
+        nonlocal open_pieces, room
+        if open_pieces:
+            shards.append(Shard(len(shards), tuple(open_pieces)))
+        open_pieces, room = [], rows_per_part
+
+    for file in files:
+        if file.blocks is None:
+            close()
+            open_pieces = [Piece(file.uri, file.name)]
+            close()
+            continue
+        start = 0
+        for block in file.blocks:
+            if not file.divisible and block > room:
+                close()
+            stop = start + block
+            while start < stop:
+                rows = min(room, stop - start)
+                open_pieces.append(Piece(file.uri, file.name, start, rows))
+                start, room = start + rows, room - rows
+                if room == 0:
+                    close()
+    close()
+    return shards
+
+
+def _default_rows_per_part(
+    files: Sequence[File], row_bytes: int, batch_rows: int
+) -> int:
+    """Choose parts of 8 to 128 MiB before compression, and 32 of them if that allows.
+
+    Whole batches go into a part, so that no batch is filled up but the last.
+    """
+    known = sum(sum(file.blocks) for file in files if file.blocks)
+    wanted = known * row_bytes // _WANTED_PARTS
+    part_bytes = min(max(wanted, _SMALLEST_PART_BYTES), _PART_BYTES)
+    batches = max(part_bytes // max(row_bytes, 1) // batch_rows, 1)
+    return batches * batch_rows
+
+
+def _limited(
+    source: Source, features: Mapping[str, Feature], files: Sequence[File], limit: int
+) -> list[File]:
+    """Keep only the first rows; files that do not know their rows are counted."""
+    kept: list[File] = []
+    for file in files:
+        blocks = file.blocks
+        if blocks is None:
+            blocks = (_count(source, features, file, limit),)
+        blocks = tuple(
+            rows
+            for block, before in zip(
+                blocks, itertools.accumulate(blocks, initial=0), strict=False
+            )
+            if (rows := min(block, limit - before)) > 0
+        )
+        limit -= sum(blocks)
+        kept.append(replace(file, blocks=blocks))
+        if limit <= 0:
+            break
+    return kept
+
+
+def _count(
+    source: Source, features: Mapping[str, Feature], file: File, limit: int
+) -> int:
+    """Count the records of a file, up to `limit`."""
+    examples = source.read([Piece(file.uri, file.name)], features, None)
+    return sum(1 for _ in examples.take(limit))
+
+
+def _check_step_features(steps: Sequence[Step], known: Mapping[str, Feature]) -> None:
+    """Let built-in steps complain about features before anything is traced."""
+    for step in steps:
+        if step.feature is None:
+            return
+        if step.feature not in known:
+            step.function(dict.fromkeys(known))
+
+
+def _metadata(config: Config, digest: str) -> dict[str, Any]:
+    source = config.source.model_dump(mode="json", exclude_none=True)
+    return {
+        "format_version": FORMAT_VERSION,
+        "source": source,
+        "model": {**config.model.model_dump(mode="json", exclude_none=True)},
+        "model_digest": digest,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _VERSIONED}
+
+
+def _ingredients(
+    config: Config, files: Sequence[File], digest: str, rows_per_part: int
+) -> dict[str, str]:
+    """Hash each thing that changes the bytes, so that a difference can be named."""
+    source, model = config.source, config.model
+    user_code = [step.step for step in source.preprocess] + [source.reader]
+    user_code += [text.partition("(")[0] for tap in config.taps for text in tap.reduce]
+    names = [name for name in user_code if ":" in name]
+    parts: dict[str, Any] = {
+        "source": source.model_dump(mode="json", exclude={"preprocess"}),
+        "files": [[f.uri, f.bytes, f.version, f.blocks] for f in files],
+        "preprocess": [step.model_dump(mode="json") for step in source.preprocess],
+        "model": [digest, model.inputs],
+        "taps": [tap.model_dump(mode="json") for tap in config.taps],
+        "batch_rows": model.batch_rows,
+        "precision": model.precision,
+        "rows_per_part": rows_per_part,
+        "event_timestamp": config.table.event_timestamp,
+        "limit": config.limit,
+        "user_code": source_digest(names),
+        "versions": _versions(),
+        "format_version": FORMAT_VERSION,
+    }
+    return {name: _digest(part)[:16] for name, part in parts.items()}
+
+
+def _digest(document: Any) -> str:
+    text = json.dumps(document, sort_keys=True, default=dict)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,83 @@
+"""Run a plan: prepare the table's directory, hand the shards to Beam, finish the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from pipeline.plan import Plan
+from pipeline.runners import pipeline_options
+from transforms import storage
+from transforms.commit import CommitTable, commit_table
+from transforms.extract import ExtractShards, pending_shards
+from transforms.lookup import ConfigError
+from transforms.table import Table
+
+
+def run_plan(
+    plan: Plan, *, overwrite: bool = False, beam_args: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Run a plan, or what is left of it.
+
+    Args:
+      plan: what to do.
+      overwrite: remove an earlier table at the same place first.
+      beam_args: arguments for Beam, such as `--runner=FlinkRunner`.
+
+    Returns:
+      The summary that `_SUCCESS` holds.
+
+    Raises:
+      ConfigError: the directory holds a table of another plan.
+      RuntimeError: the run failed; what it has committed is kept for the next.
+    """
+    table = Table(plan.config.table.path)
+    prepare_table(plan, overwrite=overwrite)
+    budget = plan.config.errors.max_fraction
+    if next(pending_shards(table.uri), None) is None:
+        return commit_table(table, budget)
+    options = pipeline_options(beam_args)
+    with beam.Pipeline(options=options) as pipeline:
+        _ = pipeline | ExtractShards(table.uri) | CommitTable(table.uri, budget)
+    summary = table.read_success()
+    if summary is None:
+        raise RuntimeError(
+            f"the run must leave a _SUCCESS file in {table.uri!r}, found none; follow a"
+            " run that goes on elsewhere with featuretap status"
+        )
+    return summary
+
+
+def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
+    """Write the plan to the table's directory, unless it is there already.
+
+    Raises:
+      ConfigError: the directory holds a table of another plan.
+    """
+    table = Table(plan.config.table.path)
+    if overwrite and storage.exists(table.internal("config.json")):
+        table.clear()
+    if not storage.exists(table.internal("config.json")):
+        if storage.exists(table.path("_SUCCESS")) or table.part_names():
+            raise ConfigError(
+                f"table.path must not hold parts without a plan, {table.uri!r} does;"
+                " choose another path, or remove them"
+            )
+        plan.write(table)
+        return
+    there = table.read_json("config.json")
+    if there["fingerprint"] != plan.fingerprint:
+        names = [
+            name
+            for name, digest in plan.ingredients.items()
+            if there["ingredients"].get(name) != digest
+        ]
+        raise ConfigError(
+            f"table.path must hold a table of this plan, {table.uri!r} holds another"
+            f" (different: {', '.join(names)})\n"
+            f"  there: {there['fingerprint']}\n"
+            f"  here:  {plan.fingerprint}\n"
+            "choose another table.path, or replace the table with --overwrite"
+        )

@@ -1,0 +1,1 @@
+"""What runs many times, on workers: read, preprocess, infer, write, commit."""

@@ -1,0 +1,177 @@
+"""Turn a name from the config into the object it names, and options into its arguments.
+
+A name is a built-in from a table, or `package.module:attribute`. Both are plain
+callables, so the signature of a callable is the one description of its options.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+
+class ConfigError(ValueError):
+    """What the user asked for cannot be done as written; nothing has been run."""
+
+
+def resolve(name: str, table: Mapping[str, Any], what: str) -> Any:
+    """Find what `name` stands for: an entry of `table`, or `package.module:attribute`.
+
+    Args:
+      name: built-in name or `package.module:attribute`.
+      table: the built-ins.
+      what: where the name stands, for the error message (`"source.reader"`).
+
+    Raises:
+      ConfigError: no such built-in, module or attribute.
+
+    >>> resolve("twice", {"twice": 2}, "example")
+    2
+    """
+    if ":" not in name:
+        if name in table:
+            return table[name]
+        raise ConfigError(
+            f"{what} must be one of {', '.join(sorted(table))}, or"
+            f" 'package.module:attribute', got {name!r}{nearest(name, table)}"
+        )
+    module_name, _, attribute = name.partition(":")
+    try:
+        found: Any = import_module(module_name, what)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        raise ConfigError(
+            f"{what} must name something in module {module_name!r}, got {attribute!r}"
+            f"{nearest(attribute, vars(sys.modules[module_name]))}"
+        ) from None
+    return found
+
+
+def import_module(name: str, what: str) -> Any:
+    """Import a user's module; the working directory is on the import path.
+
+    Raises:
+      ConfigError: there is no such module. Errors inside the module pass through.
+    """
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(
+            f"{what} must name an importable module, got {name!r}; modules are looked"
+            f" for in the working directory {str(Path.cwd())!r} and in what is installed"
+        ) from None
+
+
+def bind(function: Callable[..., Any], options: Mapping[str, Any], what: str) -> Any:
+    """Check `options` against the keyword parameters of `function` and convert them.
+
+    Parameters before the first keyword-only one are options too, except those that
+    have no annotation-independent meaning in a config: the caller passes only the
+    part of the signature that is left for the user (see `functools.partial`).
+
+    Returns:
+      The validated options, a dict.
+
+    Raises:
+      ConfigError: an unknown, missing or ill-typed option.
+    """
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(
+            function, eval_str=True
+        ).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    for name in options:
+        if name not in parameters:
+            raise ConfigError(
+                f"{what}.{name} is not an option here{nearest(name, parameters)}"
+                f" (known: {', '.join(parameters) or 'none'})"
+            )
+    fields: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        kind = Any if parameter.annotation is parameter.empty else parameter.annotation
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (kind, default)
+    model = pydantic.create_model(
+        "options", __config__={"arbitrary_types_allowed": True}, **fields
+    )
+    try:
+        checked = model(**options)
+    except pydantic.ValidationError as error:
+        raise ConfigError("; ".join(explain(error, what))) from None
+    return {name: getattr(checked, name) for name in options}
+
+
+def explain(
+    error: pydantic.ValidationError,
+    what: str = "",
+    known: Callable[[Sequence[str | int]], Iterable[str]] | None = None,
+) -> list[str]:
+    """Say each fault that pydantic found in the house's form, by its dotted place.
+
+    Args:
+      error: what pydantic raised.
+      what: place of the whole.
+      known: gives the keys that are known at a place.
+    """
+    lines = []
+    for fault in error.errors(include_url=False):
+        place = what
+        for part in fault["loc"]:
+            place += f"[{part}]" if isinstance(part, int) else f".{part}"
+        place = place.lstrip(".")
+        if fault["type"] == "missing":
+            lines.append(f"{place} is required")
+        elif fault["type"] == "extra_forbidden":
+            keys = sorted(known(fault["loc"][:-1])) if known else []
+            lines.append(
+                f"{place} is not a known key{nearest(str(fault['loc'][-1]), keys)}"
+                f" (known here: {', '.join(keys)})"
+            )
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
+            lines.append(f"{place}: {message}, got {fault['input']!r}")
+    return lines
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Give `; nearest is 'x'` for the most alike known name, or nothing.
+
+    >>> nearest("pth", ["path", "split"])
+    "; nearest is 'path'"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; nearest is {close[0]!r}" if close else ""
+
+
+def source_digest(names: Iterable[str]) -> str:
+    """Hash the source text of the modules that user names stand in.
+
+    Args:
+      names: module names, or `package.module:attribute`; built-in names are skipped
+        by the caller.
+
+    Returns:
+      64 hex digits, SHA-256 over module names and file contents, sorted.
+    """
+    digest = hashlib.sha256()
+    for module_name in sorted({name.partition(":")[0] for name in names}):
+        path = getattr(import_module(module_name, "imports"), "__file__", None)
+        text = Path(path).read_bytes() if path else b""
+        digest.update(f"{module_name}\0{len(text)}\0".encode() + text)
+    return digest.hexdigest()

@@ -1,0 +1,262 @@
+"""Turn keys, kept features and taps into an Arrow schema, and values into its columns."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.activations import Output
+from transforms.lookup import ConfigError, nearest
+from transforms.sources import Feature
+from transforms.spec import Config
+from transforms.taps import RESERVED, Tap
+
+METADATA_KEY = b"featuretap"
+_KEY_TYPES = ("string", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32")
+_TEXT_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the table.
+
+    Attributes:
+      name: of the column.
+      role: `key`, `timestamp`, `keep` or `feature`.
+      dtype: a numpy type name, `string`, `bytes` or `timestamp`.
+      shape: of one row's value; rank 2 and more are flattened in C order.
+      source: the feature that is passed through, or the address that is tapped; empty
+        for a default key or a constant.
+      reduce: reductions, left to right.
+    """
+
+    name: str
+    role: Literal["key", "timestamp", "keep", "feature"]
+    dtype: str
+    shape: tuple[int, ...] = ()
+    source: str = ""
+    reduce: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Values in a row."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Uncompressed size; text is taken as 32 bytes."""
+        if self.dtype in ("string", "bytes"):
+            return _TEXT_BYTES * self.width
+        size = 8 if self.dtype == "timestamp" else np.dtype(self.dtype).itemsize
+        return size * self.width
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether a row holds a list."""
+        return bool(self.shape)
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """The column's type; vectors are lists of `element`."""
+        value = {
+            "string": pa.string(),
+            "bytes": pa.binary(),
+            "timestamp": pa.timestamp("us", tz="UTC"),
+        }.get(self.dtype)
+        if value is None:
+            value = pa.from_numpy_dtype(np.dtype(self.dtype))
+        if not self.shape:
+            return value
+        return pa.list_(pa.field("element", value, nullable=False))
+
+    def to_json(self) -> dict[str, Any]:
+        """The column as a JSON document."""
+        return {**asdict(self), "shape": list(self.shape), "reduce": list(self.reduce)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Column:
+        """Undo `to_json`."""
+        return cls(
+            **{
+                **document,
+                "shape": tuple(document["shape"]),
+                "reduce": tuple(document["reduce"]),
+            }
+        )
+
+
+def make_columns(
+    config: Config,
+    default_key: str | None,
+    features: Mapping[str, Feature],
+    taps: Sequence[Tap],
+    outputs: Sequence[Output],
+) -> list[Column]:
+    """Lay out the table: key, timestamp, kept features, activations.
+
+    Args:
+      config: the whole config.
+      default_key: the source's own key feature, if it has one.
+      features: what can be passed through, from the source and from preprocessing.
+      taps: the chosen activations.
+      outputs: their columns' shapes and types, in the same order.
+
+    Raises:
+      ConfigError: a name is unknown or used twice, or a feature cannot be a column.
+    """
+    columns = [_key_column(config.source.key or default_key, features)]
+    if config.table.event_timestamp:
+        columns.append(_timestamp_column(config.table.event_timestamp, features))
+    for name in config.source.keep:
+        feature = _feature(name, features, "source.keep")
+        if name in RESERVED:
+            raise ConfigError(
+                f"source.keep must not use the names {', '.join(RESERVED)}, got {name!r};"
+                " set source.key or table.event_timestamp"
+            )
+        shape = _fixed(name, feature, "source.keep")
+        columns.append(Column(name, "keep", feature.dtype, shape, name))
+    for tap, output in zip(taps, outputs, strict=True):
+        columns.append(
+            Column(
+                tap.column,
+                "feature",
+                output.dtype,
+                output.shape,
+                tap.address,
+                tap.reduce,
+            )
+        )
+    seen: dict[str, Column] = {}
+    for column in columns:
+        if column.name in seen:
+            raise ConfigError(
+                f"column names must be unique, got {column.name!r} for a"
+                f" {seen[column.name].role} and a {column.role} column; give the tap"
+                " another column, or keep the feature no longer"
+            )
+        seen[column.name] = column
+    return columns
+
+
+def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, Any]) -> pa.Schema:
+    """Make the schema of every part, with one JSON document under `featuretap`."""
+    document = {**metadata, "columns": [column.to_json() for column in columns]}
+    return pa.schema(
+        [pa.field(c.name, c.arrow_type, nullable=False) for c in columns],
+        metadata={METADATA_KEY: json.dumps(document, sort_keys=True).encode()},
+    )
+
+
+def bytes_per_row(columns: Sequence[Column]) -> int:
+    """Uncompressed bytes of a row; text is taken as 32 bytes."""
+    return sum(column.bytes_per_row for column in columns)
+
+
+def passed_features(columns: Sequence[Column]) -> list[str]:
+    """Features that go to the table without going through the model."""
+    passed = [c.source for c in columns if c.role != "feature" and c.source]
+    return list(dict.fromkeys(passed))
+
+
+def to_array(column: Column, values: np.ndarray) -> pa.Array:
+    """Make an Arrow array from a batch of values, over the same memory where it can be.
+
+    Args:
+      column: the column's type.
+      values: `[rows, *shape]`; object arrays of bytes for text.
+
+    Raises:
+      pa.ArrowInvalid, ValueError: a value does not fit, such as text that is not UTF-8.
+    """
+    rows = len(values)
+    flat = np.ascontiguousarray(values).reshape(-1)
+    kind = column.arrow_type
+    element = kind.value_type if column.is_vector else kind
+    if column.dtype in ("string", "bytes"):
+        array = pa.array(flat, pa.binary())
+        array = array.cast(pa.string()) if column.dtype == "string" else array
+    elif column.dtype == "timestamp" and flat.dtype == object:
+        array = _parse_timestamps(flat)
+    elif column.dtype == "timestamp":
+        array = pa.array(flat, pa.int64()).cast(element)
+    else:
+        array = pa.array(flat, element)
+    if not column.is_vector:
+        return array
+    offsets = np.arange(
+        0, (rows + 1) * column.width, max(column.width, 1), dtype=np.int32
+    )
+    offsets = offsets[: rows + 1] if column.width else np.zeros(rows + 1, np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), array, type=kind)
+
+
+def constant_timestamp(text: str) -> datetime.datetime | None:
+    """Parse an RFC 3339 time with an offset; None if the text is something else."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        raise ConfigError(
+            f"table.event_timestamp must have an offset, such as"
+            f" '2026-01-31T12:00:00Z', got {text!r}"
+        )
+    return moment.astimezone(datetime.UTC)
+
+
+def _parse_timestamps(texts: np.ndarray) -> pa.Array:
+    parsed = [datetime.datetime.fromisoformat(text.decode()) for text in texts]
+    if any(moment.tzinfo is None for moment in parsed):
+        raise ValueError("event timestamp text must have an offset, such as Z")
+    return pa.array(parsed, pa.timestamp("us", tz="UTC"))
+
+
+def _key_column(key: str | None, features: Mapping[str, Feature]) -> Column:
+    if key is None:
+        return Column("example_id", "key", "string")
+    feature = _feature(key, features, "source.key")
+    if feature.dtype not in _KEY_TYPES or feature.shape:
+        raise ConfigError(
+            f"source.key must be a scalar of text or whole numbers, {key!r} is"
+            f" {feature.dtype} {list(feature.shape)}"
+        )
+    return Column("example_id", "key", feature.dtype, (), key)
+
+
+def _timestamp_column(text: str, features: Mapping[str, Feature]) -> Column:
+    if text not in features and constant_timestamp(text):
+        return Column("event_timestamp", "timestamp", "timestamp")
+    feature = _feature(text, features, "table.event_timestamp")
+    if feature.dtype not in ("string", "timestamp") or feature.shape:
+        raise ConfigError(
+            "table.event_timestamp must be an RFC 3339 time, or a feature of timestamps"
+            f" or RFC 3339 text; {text!r} is {feature.dtype} {list(feature.shape)}"
+        )
+    return Column("event_timestamp", "timestamp", "timestamp", (), text)
+
+
+def _feature(name: str, features: Mapping[str, Feature], option: str) -> Feature:
+    if name not in features:
+        raise ConfigError(
+            f"{option} must name a feature of the source, got {name!r}"
+            f"{nearest(name, features)} (features: {', '.join(sorted(features))})"
+        )
+    return features[name]
+
+
+def _fixed(name: str, feature: Feature, option: str) -> tuple[int, ...]:
+    if None in feature.shape:
+        raise ConfigError(
+            f"{option} must name features of one shape, {name!r} has"
+            f" {list(feature.shape)}"
+        )
+    return tuple(length for length in feature.shape if length is not None)

@@ -1,0 +1,29 @@
+"""Name the readers; each turns stored data into tf.data datasets of examples.
+
+A reader is a callable of its options that returns a `Source`. `READERS` holds the
+built-in ones; `package.module:attribute` names anybody else's.
+"""
+
+from __future__ import annotations
+
+from transforms.lookup import bind, resolve
+from transforms.sources.base import Feature, File, Source
+from transforms.sources.parquet import Parquet
+from transforms.sources.tfds import Tfds
+from transforms.sources.tfrecord import TfRecord
+from transforms.spec import SourceSpec
+
+__all__ = ["READERS", "Feature", "File", "Source", "make_source"]
+
+READERS = {"parquet": Parquet, "tfds": Tfds, "tfrecord": TfRecord}
+
+
+def make_source(spec: SourceSpec) -> Source:
+    """Make the source that a config names; nothing is listed or read yet.
+
+    Raises:
+      ConfigError: an unknown reader, or options that it does not take.
+    """
+    reader = resolve(spec.reader, READERS, "source.reader")
+    source: Source = reader(**bind(reader, spec.options, "source"))
+    return source

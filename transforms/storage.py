@@ -1,0 +1,177 @@
+"""Read, write and list files on any filesystem, through fsspec.
+
+Three kinds of write, because a table is only as good as its weakest one: `create`
+never replaces, `replace` and `publish` never leave half a file under the final name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+_PARALLEL_REQUESTS = 32
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """Split a URI into its fsspec filesystem and the path there.
+
+    Listings are never cached: other workers write to the same directories.
+    """
+    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    return fs, str(path)
+
+
+def join(uri: str, *names: str) -> str:
+    """Append path segments to a URI.
+
+    >>> join("gs://bucket/table", "_SUCCESS")
+    'gs://bucket/table/_SUCCESS'
+    """
+    return "/".join([uri.rstrip("/"), *names])
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of `uri` if it lies on a local disk, else None."""
+    fs, path = filesystem(uri)
+    return Path(path) if isinstance(fs, LocalFileSystem) else None
+
+
+def read(uri: str) -> bytes:
+    """Read a whole file.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    fs, path = filesystem(uri)
+    data: bytes = fs.cat_file(path)
+    return data
+
+
+def read_many(uris: list[str]) -> list[bytes]:
+    """Read many small files with parallel requests, in order."""
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
+        return list(pool.map(read, uris))
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or directory."""
+    fs, path = filesystem(uri)
+    return bool(fs.exists(path))
+
+
+def list_names(uri: str) -> list[str]:
+    """Sorted names of the files directly in a directory; empty if there is none."""
+    fs, path = filesystem(uri)
+    try:
+        entries = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return sorted(
+        entry["name"].rstrip("/").rpartition("/")[2]
+        for entry in entries
+        if entry["type"] == "file"
+    )
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a new file with its whole content, or leave an existing one alone.
+
+    On local disks the content is made durable under another name and then linked, so
+    that the name never shows part of it. Object stores get a conditional put.
+
+    Returns:
+      Whether this call created the file; of several at once exactly one does.
+    """
+    fs, path = filesystem(uri)
+    if not isinstance(fs, LocalFileSystem):
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    with _durable_temporary(Path(path)) as (temporary, stream):
+        stream.write(data)
+        _sync(stream)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+    _sync_directory(Path(path).parent)
+    return True
+
+
+def replace(uri: str, data: bytes) -> None:
+    """Write a file at once, over what was there."""
+    fs, path = filesystem(uri)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(path, data)
+        return
+    with _durable_temporary(Path(path)) as (temporary, stream):
+        stream.write(data)
+        _sync(stream)
+        os.replace(temporary, path)
+    _sync_directory(Path(path).parent)
+
+
+def publish(source: Path, uri: str) -> None:
+    """Move a finished local file to its place; it appears there whole or not at all."""
+    fs, path = filesystem(uri)
+    if not isinstance(fs, LocalFileSystem):
+        fs.put_file(str(source), path)
+        source.unlink()
+        return
+    target = Path(path)
+    with source.open("rb") as stream:
+        _sync(stream)
+    try:
+        os.replace(source, target)
+    except OSError:  # another filesystem: copy beside the target first
+        with (
+            _durable_temporary(target) as (temporary, stream),
+            source.open("rb") as origin,
+        ):
+            shutil.copyfileobj(origin, stream)
+            _sync(stream)
+            os.replace(temporary, target)
+        source.unlink()
+    _sync_directory(target.parent)
+
+
+def remove(uri: str) -> None:
+    """Remove a file or a directory with all it holds; fine if it is gone already."""
+    fs, path = filesystem(uri)
+    with suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
+@contextmanager
+def _durable_temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with temporary.open("xb") as stream:
+            yield temporary, stream
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(stream: Any) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

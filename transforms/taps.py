@@ -1,0 +1,175 @@
+"""The tap language: match patterns against activation addresses, name columns.
+
+An address is `<layer path>[@call][:<leaf>]`. In a pattern `*` matches within one
+segment and `**` across segments; everything else stands for itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transforms.lookup import ConfigError
+from transforms.spec import TapSpec
+
+RESERVED = ("example_id", "event_timestamp")
+_NEAR = 5
+_COLUMN = re.compile(r"[a-z_][a-z0-9_]*")
+_WILDCARD = re.compile(r"\*\*/|\*\*|\*")
+_WILDCARDS = {"**/": "(?:(.*)/)?", "**": "(.*)", "*": "([^/:@]*)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """One address of a model.
+
+    Attributes:
+      address: `<layer path>[@call][:<leaf>]`.
+      shape: without the batch axis; None where it differs between batches.
+      dtype: of the tensor.
+      refusal: why it cannot be tapped, None if it can.
+    """
+
+    address: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """One chosen activation.
+
+    Attributes:
+      address: which activation.
+      reduce: reductions as the config gives them, left to right.
+      column: name in the table.
+      dtype: column type if the config asks for one.
+      place: where the config asks for it, for error messages.
+    """
+
+    address: str
+    reduce: tuple[str, ...]
+    column: str
+    dtype: str | None
+    place: str
+
+
+def match(pattern: str, address: str) -> tuple[str, ...] | None:
+    """Match an address; give what each wildcard stood for, None if it does not match.
+
+    >>> match("block_*:attn", "block_3:attn")
+    ('3',)
+    """
+    expression, start = "", 0
+    for wildcard in _WILDCARD.finditer(pattern):
+        expression += re.escape(pattern[start : wildcard.start()])
+        expression += _WILDCARDS[wildcard[0]]
+        start = wildcard.end()
+    expression += re.escape(pattern[start:])
+    found = re.fullmatch(expression, address)
+    return tuple(group or "" for group in found.groups()) if found else None
+
+
+def snake(text: str) -> str:
+    """Turn an address into a column name.
+
+    >>> snake("encoder/Block_1:attnScores")
+    'encoder_block_1_attn_scores'
+    """
+    name = _words(text)
+    return f"_{name}" if name[:1].isdigit() else name or "output"
+
+
+def choose(specs: Sequence[TapSpec], activations: Sequence[Activation]) -> list[Tap]:
+    """Find what the taps of a config name.
+
+    A pattern with wildcards passes over addresses that cannot be tapped, as long as it
+    matches one that can.
+
+    Raises:
+      ConfigError: a tap matches nothing, or only what cannot be tapped; or two taps name
+        one column.
+    """
+    taps: list[Tap] = []
+    for index, spec in enumerate(specs):
+        taps += _choose(spec, f"taps[{index}]", activations)
+    by_column: dict[str, Tap] = {}
+    for tap in taps:
+        other = by_column.setdefault(tap.column, tap)
+        if other is not tap:
+            raise ConfigError(
+                f"{tap.place}.column must be unique, got {tap.column!r} for both"
+                f" {other.address!r} and {tap.address!r}; give a column, with {{1}} for"
+                " what the first wildcard matched"
+            )
+    return taps
+
+
+def _choose(spec: TapSpec, place: str, activations: Sequence[Activation]) -> list[Tap]:
+    matches = [
+        (activation, wildcards)
+        for activation in activations
+        if (wildcards := match(spec.path, activation.address)) is not None
+    ]
+    if not matches:
+        known = [activation.address for activation in activations]
+        near = difflib.get_close_matches(spec.path, known, _NEAR, cutoff=0.3)
+        called = [
+            a for a in known if a.partition(":")[0].partition("@")[0] == spec.path
+        ]
+        raise ConfigError(
+            f"{place}.path must match an activation, got {spec.path!r}; nearest"
+            f" {_listed((called or near)[:_NEAR])} (featuretap taps CONFIG lists all)"
+        )
+    open_to_taps = [pair for pair in matches if pair[0].refusal is None]
+    if not open_to_taps:
+        refused = matches[0][0]
+        raise ConfigError(
+            f"{place}.path must match an activation that can be tapped, got"
+            f" {spec.path!r}: {refused.address!r} {refused.refusal}"
+        )
+    return [
+        Tap(
+            address=activation.address,
+            reduce=spec.reduce,
+            column=_column(spec, place, activation.address, wildcards),
+            dtype=spec.dtype,
+            place=place,
+        )
+        for activation, wildcards in open_to_taps
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{'is' if len(names) == 1 else 'are'} {', '.join(map(repr, names))}"
+
+
+def _column(spec: TapSpec, place: str, address: str, wildcards: tuple[str, ...]) -> str:
+    if spec.column is None:
+        return snake(address)
+
+    def fill(found: re.Match[str]) -> str:
+        number = int(found[1])
+        if not 1 <= number <= len(wildcards):
+            raise ConfigError(
+                f"{place}.column must number wildcards of the path from 1 to"
+                f" {len(wildcards)}, got {found[0]!r} in {spec.column!r}"
+            )
+        return _words(wildcards[number - 1])
+
+    name = re.sub(r"\{(\d+)\}", fill, spec.column)
+    if not _COLUMN.fullmatch(name) or name in RESERVED:
+        raise ConfigError(
+            f"{place}.column must be lower_snake and not one of {', '.join(RESERVED)},"
+            f" got {name!r}; {snake(name)!r} would do"
+        )
+    return name
+
+
+def _words(text: str) -> str:
+    """Join the words of a text, in lower case, with underscores."""
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
+    return re.sub(r"[^a-z0-9]+", "_", split.lower()).strip("_")
