@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,9 +50,12 @@ def taps(config: ConfigPath, as_json: Json = False, overrides: Set = None) -> No
     """List every activation address of the model; mark the tapped ones."""
     with _errors():
         from pipeline.config import load_config
+
+        checked = load_config(config, overrides or ())
+        _start_tensorflow()
         from pipeline.plan import list_taps
 
-        activations, chosen = list_taps(load_config(config, overrides or ()))
+        activations, chosen = list_taps(checked)
     tapped: dict[str, list[str]] = {}
     for tap in chosen:
         tapped.setdefault(tap.address, []).append(tap.column)
@@ -126,11 +130,12 @@ def run(
 ) -> None:
     """Extract the table; what an earlier run has committed is kept."""
     with _errors():
-        from pipeline.run import run_plan
-
         made = _make_plan(config, overrides, limit)
+        from pipeline.run import prepare_table, run_plan
+
+        prepare_table(made, overwrite=overwrite)
         with _interruptible(made.config.table.path), _progress(made):
-            summary = run_plan(made, overwrite=overwrite, beam_args=beam_args or ())
+            summary = run_plan(made, beam_args=beam_args or ())
     if as_json:
         _print_json({"table": made.config.table.path, **summary})
         return
@@ -185,16 +190,47 @@ def verify(table: TableUri, as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     app()
+
+
+def _start_tensorflow() -> None:
+    """Import TensorFlow without what it says on stderr before it can be told to be quiet.
+
+    With FEATURETAP_DEBUG set, or if the import fails, nothing is held back.
+    """
+    if os.environ.get("FEATURETAP_DEBUG"):
+        from transforms import device
+
+        device.configure()
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("absl", "tensorflow", "apache_beam", "root"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            from transforms import device
+
+            device.configure()
+        except BaseException:
+            held_back.seek(0)
+            os.write(stderr, held_back.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _make_plan(config: Path, overrides: list[str] | None, limit: int | None) -> Plan:
     from pipeline.config import load_config
+
+    checked = load_config(config, overrides or (), limit)
+    _start_tensorflow()
     from pipeline.plan import make_plan
 
-    return make_plan(load_config(config, overrides or (), limit))
+    return make_plan(checked)
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> Compiled
             value = found[tap.address]
             if value.dtype.name in _HALF:
                 value = tf.cast(value, tf.float32)
-            value = reduce_chain(value, chain)
+            value = reduce_chain(value, chain, f"{tap.place}.reduce")
             if tap.dtype:
                 value = tf.cast(value, tap.dtype)
             elif value.dtype.name in _HALF:

@@ -180,9 +180,16 @@ def _from_path(uri: str) -> Any:
             return keras.saving.load_model(str(path), compile=False)
         except Exception as error:
             raise ConfigError(
-                f"model.path must be a model that Keras can load, got {uri!r}: {error};"
-                " list the modules that register custom layers in model.imports"
+                f"model.path must be a model that Keras can load, got {uri!r}:"
+                f" {_cause(error)}; list the modules that register custom layers in"
+                " model.imports"
             ) from error
+
+
+def _cause(error: Exception) -> str:
+    """The part of a Keras loading error that says why, without whole configs."""
+    text = str(error).rpartition("Exception encountered: ")[2]
+    return text.partition(" Full object config")[0].strip().rstrip(".")
 
 
 def _build(spec: ModelSpec) -> Any:

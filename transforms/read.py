@@ -318,6 +318,7 @@ def _options() -> Any:
 
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
     options.deterministic = True
     options.threading.private_threadpool_size = device.reader_threads()
     return options

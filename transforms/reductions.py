@@ -16,7 +16,7 @@ from transforms.lookup import ConfigError, bind, resolve
 Axis = int | list[int] | None
 
 
-def _axes(values: Any, axis: Axis, name: str) -> list[int]:
+def _axes(values: Any, axis: Axis) -> list[int]:
     """Resolve axes to positive numbers; None is all but the batch."""
     rank = values.shape.rank
     if axis is None:
@@ -25,8 +25,7 @@ def _axes(values: Any, axis: Axis, name: str) -> list[int]:
     for one in axes:
         if not -rank < one < rank or one % rank == 0:
             raise ConfigError(
-                f"{name}: axis must be between 1 and {rank - 1} for shape"
-                f" {_shape(values)}, axis 0 being the batch, got {one}"
+                f"axis must be between 1 and {rank - 1} (0 is the batch), got {one}"
             )
     return [one % rank for one in axes]
 
@@ -35,28 +34,28 @@ def mean(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Average over axes, all but the batch if none is given."""
     import tensorflow as tf
 
-    return tf.reduce_mean(values, _axes(values, axis, "mean"), keepdims)
+    return tf.reduce_mean(values, _axes(values, axis), keepdims)
 
 
 def max_(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Take the maximum over axes, all but the batch if none is given."""
     import tensorflow as tf
 
-    return tf.reduce_max(values, _axes(values, axis, "max"), keepdims)
+    return tf.reduce_max(values, _axes(values, axis), keepdims)
 
 
 def min_(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Take the minimum over axes, all but the batch if none is given."""
     import tensorflow as tf
 
-    return tf.reduce_min(values, _axes(values, axis, "min"), keepdims)
+    return tf.reduce_min(values, _axes(values, axis), keepdims)
 
 
 def sum_(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Sum over axes, all but the batch if none is given."""
     import tensorflow as tf
 
-    return tf.reduce_sum(values, _axes(values, axis, "sum"), keepdims)
+    return tf.reduce_sum(values, _axes(values, axis), keepdims)
 
 
 def flatten(values: Any) -> Any:
@@ -69,12 +68,12 @@ def flatten(values: Any) -> Any:
 
 def first(values: Any, axis: int = 1) -> Any:
     """Take the first entry along an axis, such as the class token."""
-    return _entry(values, axis, 0, "first")
+    return _entry(values, axis, 0)
 
 
 def last(values: Any, axis: int = 1) -> Any:
     """Take the last entry along an axis, such as the last token."""
-    return _entry(values, axis, -1, "last")
+    return _entry(values, axis, -1)
 
 
 def global_average_pool(values: Any) -> Any:
@@ -83,8 +82,7 @@ def global_average_pool(values: Any) -> Any:
 
     if values.shape.rank < 3:
         raise ConfigError(
-            "global_average_pool: the activation must have axes between batch and"
-            f" channels, got shape {_shape(values)}; leave the reduction out"
+            "there must be axes between batch and channels; leave the reduction out"
         )
     return tf.reduce_mean(values, list(range(1, values.shape.rank - 1)))
 
@@ -93,7 +91,7 @@ def l2_normalize(values: Any, axis: int = -1, epsilon: float = 1e-12) -> Any:
     """Scale to unit Euclidean length along an axis; squares below `epsilon` count as it."""
     import tensorflow as tf
 
-    return tf.math.l2_normalize(values, _axes(values, axis, "l2_normalize"), epsilon)
+    return tf.math.l2_normalize(values, _axes(values, axis), epsilon)
 
 
 REDUCTIONS: dict[str, Callable[..., Any]] = {
@@ -145,30 +143,41 @@ def reduction_name(text: str) -> str:
     return text.partition("(")[0].strip()
 
 
-def reduce_chain(values: Any, reductions: Sequence[Callable[[Any], Any]]) -> Any:
+def reduce_chain(
+    values: Any, reductions: Sequence[Callable[[Any], Any]], where: str
+) -> Any:
     """Apply reductions left to right and check that the batch axis is left.
 
+    Args:
+      values: an activation `[batch, ...]`.
+      reductions: as `parse_reduction` makes them.
+      where: place of the list in the config, for error messages.
+
     Raises:
-      ConfigError: a reduction changed the number of rows.
+      ConfigError: a reduction fails, or changes the number of rows.
     """
     rows = values.shape[0]
-    for reduction in reductions:
-        values = reduction(values)
-        if values.shape.rank == 0 or values.shape[0] != rows:
-            name = getattr(reduction, "func", reduction).__name__
+    for index, reduction in enumerate(reductions):
+        given = values
+        try:
+            values = reduction(given)
+        except Exception as error:
             raise ConfigError(
-                f"taps: reduction {name!r} must keep the batch axis of {rows} rows, got"
-                f" shape {_shape(values)}"
+                f"{where}[{index}] must fit an activation of shape {_shape(given)}:"
+                f" {error}"
+            ) from error
+        if values.shape.rank == 0 or values.shape[0] != rows:
+            raise ConfigError(
+                f"{where}[{index}] must keep the batch axis of {rows} rows, it turns"
+                f" shape {_shape(given)} into {values.shape.as_list()}"
             )
     return values
 
 
-def _entry(values: Any, axis: int, index: int, name: str) -> Any:
+def _entry(values: Any, axis: int, index: int) -> Any:
     import tensorflow as tf
 
-    return tf.gather(
-        values, index % values.shape[axis], axis=_axes(values, axis, name)[0]
-    )
+    return tf.gather(values, index % values.shape[axis], axis=_axes(values, axis)[0])
 
 
 def _shape(values: Any) -> list[str | int]:

@@ -49,15 +49,16 @@ def make_model() -> keras.Model:
 
 
 def train() -> keras.Model:
-    """Train on the dataset's images, scaled as the config's preprocessing scales them."""
+    """Train on the first half, scaled as the config's preprocessing scales images."""
     keras.utils.set_random_seed(1)
     model = make_model()
-    examples = tfds.load("digits", data_dir="data", split="train", as_supervised=True)
+    half = "train[:50%]"
+    examples = tfds.load("digits", data_dir="data", split=half, as_supervised=True)
     batches = examples.map(
         lambda image, label: (tf.cast(image, tf.float32) / 255, label)
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(batches.cache().shuffle(2048, seed=1).batch(64), epochs=8, verbose=2)
+    model.fit(batches.cache().shuffle(2048, seed=1).batch(32), epochs=40, verbose=2)
     return model
 
 

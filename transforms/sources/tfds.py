@@ -78,7 +78,6 @@ class Tfds:
         batch_rows: int | None,
     ) -> tf.data.Dataset:
         """Read examples as TFDS decodes them."""
-        import tensorflow as tf
         import tensorflow_datasets as tfds
 
         config = tfds.ReadConfig(
@@ -105,8 +104,7 @@ class Tfds:
                 decoders=decoders,
                 shuffle_files=False,
             )
-            positions = tf.data.Dataset.counter(position, dtype=tf.int64)
-            piece_examples = tf.data.Dataset.zip(positions, examples)
+            piece_examples = examples.enumerate(position)
             numbered = (
                 piece_examples
                 if numbered is None

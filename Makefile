@@ -1,0 +1,46 @@
+# Everything happens in .venv, made from what the project's own files pin.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench bench-smoke constraints clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+install: $(STAMP)  ## Install the package and its tools into .venv
+
+demo: $(STAMP)  ## Extract activations of real handwritten digits, from nothing
+	cd examples/digits && PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
+
+test: $(STAMP)  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## Measure throughput against stock Beam, a bare loop and the hardware
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/throughput.py
+
+bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they work
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/throughput.py --files 2 --rows-per-file 2000
+
+constraints:  ## Resolve constraints.txt anew (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --no-header --no-annotate -o constraints.txt
+
+clean:  ## Remove what the demo and the benchmarks made
+	rm -rf examples/digits/data examples/digits/out examples/digits/*.keras benchmarks/data

@@ -1,0 +1,398 @@
+"""Measure rows/s of featuretap, stock Beam and a bare loop, and the hardware's limit.
+
+Every contestant runs in a process of its own, on the same files, warmed up, at two
+sizes: the difference of the two gives rows/s, the rest is its fixed cost. Run it with
+
+    python benchmarks/throughput.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+DATA = HERE / "data"
+CONTESTANTS = ("featuretap", "one_in_flight", "bare_loop", "stock_beam", "parts")
+TAPS = ("activation_1", "activation_2")
+
+
+def main() -> None:
+    """Run all contestants and print a table and one JSON document."""
+    arguments = _arguments()
+    if arguments.contestant:
+        print(json.dumps(_measure(arguments)))
+        return
+    from workload import make_files, make_model
+
+    make_files(DATA, arguments.files, arguments.rows_per_file)
+    make_model().save(DATA / "cnn.keras")
+    found = {name: _in_process(name, arguments) for name in CONTESTANTS}
+    report = _report(found, arguments)
+    print(_table(report))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=16)
+    parser.add_argument("--rows-per-file", type=int, default=50_000)
+    parser.add_argument("--batch-rows", type=int, default=512)
+    parser.add_argument("--json", help="write the report to this file")
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _in_process(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--contestant", name]
+    for option in ("files", "rows_per_file", "batch_rows"):
+        command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{name} failed:\n{done.stderr[-4000:]}")
+    document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name}: {document}", file=sys.stderr)
+    return document
+
+
+def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time one contestant, warmed up, at two sizes."""
+    from workload import make_files
+
+    files = make_files(DATA, arguments.files, arguments.rows_per_file)
+    if arguments.contestant == "parts":
+        return _parts(files, arguments)
+    run = _RUNS[arguments.contestant]
+    small, large = max(len(files) // 4, 1), len(files)
+    if arguments.contestant == "stock_beam":
+        small, large = 1, 2  # so slow that this takes longer than all files elsewhere
+    seconds = []
+    with tempfile.TemporaryDirectory(dir=HERE) as out:
+        run(files[:1], Path(out) / "warm", arguments.batch_rows)
+        for count in (small, large):
+            began = time.perf_counter()
+            run(files[:count], Path(out) / str(count), arguments.batch_rows)
+            seconds.append(time.perf_counter() - began)
+    rows = [count * arguments.rows_per_file for count in (small, large)]
+    rate = (rows[1] - rows[0]) / (seconds[1] - seconds[0])
+    return {
+        "rows": rows,
+        "seconds": [round(s, 3) for s in seconds],
+        "rows_per_second": round(rate),
+        "fixed_seconds": round(seconds[1] - rows[1] / rate, 2),
+    }
+
+
+def _featuretap(files: Sequence[str], out: Path, batch_rows: int) -> None:
+    from pipeline.run import run_plan
+
+    run_plan(_plan(files, out, batch_rows))
+
+
+def _one_in_flight(files: Sequence[str], out: Path, batch_rows: int) -> None:
+    """The other choice: one shard at a time, all cores to TensorFlow's operations."""
+    from transforms import device
+
+    device.shards_in_flight = lambda: 1
+    _featuretap(files, out, batch_rows)
+
+
+def _plan(files: Sequence[str], out: Path, batch_rows: int) -> Any:
+    from pipeline.config import parse_config
+    from pipeline.plan import make_plan
+
+    steps = [
+        {
+            "step": "decode_raw",
+            "feature": "image",
+            "dtype": "uint8",
+            "shape": [28, 28, 1],
+        },
+        {"step": "rescale", "feature": "image", "scale": 1 / 255},
+    ]
+    source = {
+        "reader": "tfrecord",
+        "path": list(files),
+        "features": {"image": "bytes", "id": "int64", "label": "int64"},
+        "key": "id",
+        "keep": ["label"],
+        "preprocess": steps,
+    }
+    model = {
+        "path": str(DATA / "cnn.keras"),
+        "imports": ["workload"],
+        "batch_rows": batch_rows,
+    }
+    return make_plan(
+        parse_config(
+            {
+                "source": source,
+                "model": model,
+                "taps": [{"path": f"features:{tap}", "column": tap} for tap in TAPS],
+                "table": {"path": str(out)},
+            }
+        )
+    )
+
+
+def _stock_beam(files: Sequence[str], out: Path, batch_rows: int) -> None:
+    """ReadFromTFRecord, parse, RunInference, WriteToParquet: as Beam's manual has it."""
+    import apache_beam as beam
+    import numpy as np
+    import pyarrow as pa
+    import tensorflow as tf
+    from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
+    from apache_beam.ml.inference.tensorflow_inference import TFModelHandlerNumpy
+
+    def parse(record: bytes) -> tuple[tuple[int, int], Any]:
+        feature = tf.train.Example.FromString(record).features.feature
+        image = np.frombuffer(feature["image"].bytes_list.value[0], np.uint8)
+        scaled = image.reshape(28, 28, 1).astype(np.float32) / 255
+        return (
+            feature["id"].int64_list.value[0],
+            feature["label"].int64_list.value[0],
+        ), scaled
+
+    def to_row(element: Any) -> dict[str, Any]:
+        (number, label), result = element
+        columns = {tap: result.inference[tap].numpy() for tap in TAPS}
+        return {"example_id": number, "label": label, **columns}
+
+    class Handler(TFModelHandlerNumpy):
+        def load_model(self) -> Any:
+            return _submodel()
+
+    handler = KeyedModelHandler(
+        Handler("unused", min_batch_size=batch_rows, max_batch_size=batch_rows)
+    )
+    fields = [("example_id", pa.int64()), ("label", pa.int64())]
+    fields += [(tap, pa.list_(pa.float32())) for tap in TAPS]
+    out.mkdir(parents=True)
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        _ = (
+            pipeline
+            | beam.Create(list(files))
+            | beam.io.ReadAllFromTFRecord()
+            | beam.Map(parse)
+            | RunInference(handler)
+            | beam.Map(to_row)
+            | beam.io.WriteToParquet(str(out / "part"), pa.schema(fields))
+        )
+
+
+def _bare_loop(files: Sequence[str], out: Path, batch_rows: int) -> None:
+    """A loop that an engineer would write: tf.data, a compiled function, a writer."""
+    out.mkdir(parents=True)
+    function = _compiled()
+    with _writer(out / "part.parquet") as writer:
+        for number, label, image in _dataset(files, batch_rows):
+            columns = [c.numpy() for c in function(image)]
+            writer.write_batch(_record_batch(number.numpy(), label.numpy(), columns))
+
+
+def _parts(files: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure reading, computing and writing alone: CPU microseconds a row."""
+    import numpy as np
+    import tensorflow as tf
+
+    function = _compiled()
+    few = files[: max(len(files) // 4, 1)]
+    size = arguments.batch_rows
+    number, label, image = next(iter(_dataset(few, size)))
+    columns = [column.numpy() for column in function(image)]
+    batch = _record_batch(number.numpy(), label.numpy(), columns)
+    batches = max(len(few) * arguments.rows_per_file // size, 1)
+
+    def read() -> None:
+        for _ in _dataset(few, size):
+            pass
+
+    def compute() -> None:
+        for _ in range(batches):
+            for column in function(image):
+                np.asarray(column)
+
+    def write() -> None:
+        with tempfile.TemporaryDirectory(dir=HERE) as out:
+            with _writer(Path(out) / "part.parquet") as writer:
+                for _ in range(batches):
+                    writer.write_batch(batch)
+
+    rows = {"read": len(few) * arguments.rows_per_file}
+    rows |= dict.fromkeys(("compute", "write"), batches * size)
+    found: dict[str, Any] = {}
+    for name, part in (("read", read), ("compute", compute), ("write", write)):
+        part()
+        cpu, wall = time.process_time(), time.perf_counter()
+        part()
+        found[name] = {
+            "cpu_us_per_row": round((time.process_time() - cpu) / rows[name] * 1e6, 3),
+            "wall_us_per_row": round(
+                (time.perf_counter() - wall) / rows[name] * 1e6, 3
+            ),
+        }
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    return {**found, "intra_op_threads": threads}
+
+
+def _submodel() -> Any:
+    import keras
+    from workload import make_model
+
+    model = make_model()
+    features = model.get_layer("features")
+    flat = dict(zip(("output", *TAPS), _by_name(features.output), strict=True))
+    return keras.Model(model.input, {tap: flat[tap] for tap in TAPS})
+
+
+def _by_name(outputs: Any) -> list[Any]:
+    """Keras gives a dict-returning layer's output as a dict or a list in key order."""
+    if isinstance(outputs, dict):
+        return [outputs[name] for name in ("output", *TAPS)]
+    by_width = {tensor.shape[-1]: tensor for tensor in outputs}
+    return [by_width[width] for width in (32, 128, 64)]
+
+
+def _compiled() -> Callable[[Any], list[Any]]:
+    import tensorflow as tf
+
+    submodel = _submodel()
+
+    @tf.function(reduce_retracing=True)
+    def function(image: Any) -> list[Any]:
+        results = submodel(image, training=False)
+        return [results[tap] for tap in TAPS]
+
+    return function
+
+
+def _dataset(files: Sequence[str], batch_rows: int) -> Any:
+    import tensorflow as tf
+
+    spec = {
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "id": tf.io.FixedLenFeature([], tf.int64),
+        "label": tf.io.FixedLenFeature([], tf.int64),
+    }
+
+    def parse(records: Any) -> Any:
+        parsed = tf.io.parse_example(records, spec)
+        pixels = tf.reshape(
+            tf.io.decode_raw(parsed["image"], tf.uint8), [-1, 28, 28, 1]
+        )
+        image = tf.cast(pixels, tf.float32) * (1 / 255)
+        return parsed["id"], parsed["label"], image
+
+    records = tf.data.TFRecordDataset(list(files), buffer_size=8 << 20)
+    batches = records.batch(batch_rows).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _writer(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(
+        path,
+        _schema(),
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=["label"],
+        write_statistics=["example_id", "label"],
+        write_page_checksum=True,
+    )
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    vector = pa.list_(pa.field("element", pa.float32(), nullable=False))
+    scalars = [pa.field(n, pa.int64(), nullable=False) for n in ("example_id", "label")]
+    return pa.schema([*scalars, *(pa.field(t, vector, nullable=False) for t in TAPS)])
+
+
+def _record_batch(number: Any, label: Any, columns: Sequence[Any]) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    arrays = [pa.array(number), pa.array(label)]
+    for field, values in zip(list(_schema())[2:], columns, strict=True):
+        rows, width = values.shape
+        offsets = pa.array(np.arange(0, (rows + 1) * width, width, dtype=np.int32))
+        flat = pa.array(values.reshape(-1))
+        arrays.append(pa.ListArray.from_arrays(offsets, flat, type=field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=_schema())
+
+
+def _report(found: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0))
+    parts = [
+        found["parts"][name]["cpu_us_per_row"] for name in ("read", "compute", "write")
+    ]
+    limit = cores / sum(parts) * 1e6
+    rate = found["featuretap"]["rows_per_second"]
+    return {
+        "machine": {
+            "processor": _processor(),
+            "cores": cores,
+            "python": platform.python_version(),
+        },
+        "batch_rows": arguments.batch_rows,
+        "limit_rows_per_second": round(limit),
+        "featuretap_to_limit": round(rate / limit, 3),
+        "featuretap_to_stock_beam": round(
+            rate / found["stock_beam"]["rows_per_second"], 1
+        ),
+        "featuretap_to_bare_loop": round(
+            rate / found["bare_loop"]["rows_per_second"], 2
+        ),
+        "featuretap_to_one_in_flight": round(
+            rate / found["one_in_flight"]["rows_per_second"], 2
+        ),
+        "contestants": found,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (x.partition(": ")[2] for x in lines if x.startswith("model name")), "?"
+    )
+
+
+def _table(report: dict[str, Any]) -> str:
+    lines = [f"{'':<16}{'rows/s':>10}{'fixed s':>10}"]
+    for name in CONTESTANTS[:-1]:
+        found = report["contestants"][name]
+        lines.append(
+            f"{name:<16}{found['rows_per_second']:>10}{found['fixed_seconds']:>10}"
+        )
+    lines.append(f"{'limit':<16}{report['limit_rows_per_second']:>10}")
+    lines += [f"{key}: {report[key]}" for key in report if "_to_" in key]
+    return "\n".join(lines)
+
+
+_RUNS: dict[str, Callable[[Sequence[str], Path, int], None]] = {
+    "featuretap": _featuretap,
+    "one_in_flight": _one_in_flight,
+    "bare_loop": _bare_loop,
+    "stock_beam": _stock_beam,
+}
+
+if __name__ == "__main__":
+    main()
