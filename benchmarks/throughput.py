@@ -149,7 +149,7 @@ def _plan(files: Sequence[str], out: Path, batch_rows: int) -> Any:
 
 
 def _stock_beam(files: Sequence[str], out: Path, batch_rows: int) -> None:
-    """ReadFromTFRecord, parse, RunInference, WriteToParquet: as Beam's manual has it."""
+    """Chain ReadAllFromTFRecord, parse, RunInference, WriteToParquet, as usual."""
     import apache_beam as beam
     import numpy as np
     import pyarrow as pa
@@ -226,10 +226,12 @@ def _parts(files: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any
                 np.asarray(column)
 
     def write() -> None:
-        with tempfile.TemporaryDirectory(dir=HERE) as out:
-            with _writer(Path(out) / "part.parquet") as writer:
-                for _ in range(batches):
-                    writer.write_batch(batch)
+        with (
+            tempfile.TemporaryDirectory(dir=HERE) as out,
+            _writer(Path(out) / "part.parquet") as writer,
+        ):
+            for _ in range(batches):
+                writer.write_batch(batch)
 
     rows = {"read": len(few) * arguments.rows_per_file}
     rows |= dict.fromkeys(("compute", "write"), batches * size)

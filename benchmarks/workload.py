@@ -52,7 +52,7 @@ def make_model() -> keras.Model:
 
 
 def make_files(directory: Path, files: int, rows_per_file: int) -> list[str]:
-    """Write TFRecord files of `image` (raw uint8), `id` and `label`; keep what is there."""
+    """Write TFRecord files of `image` (raw uint8), `id` and `label`, once."""
     directory.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     paths = []

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -106,10 +106,10 @@ def plan(
         ],
     )
     rows = made.rows
-    total = "unknown until read" if rows is None else _size(rows * made.bytes_per_row)
+    total = "unknown" if rows is None else _size(rows * made.bytes_per_row)
     typer.echo(
-        f"\n{len(made.shards)} shards, {'an unknown number of' if rows is None else rows}"
-        f" rows, {made.bytes_per_row} bytes a row, {total} before compression"
+        f"\n{len(made.shards)} shards, {'unknown' if rows is None else rows} rows,"
+        f" {made.bytes_per_row} bytes a row, {total} before compression"
         f"\nfingerprint {made.fingerprint}\ntable {made.config.table.path}"
     )
 
@@ -194,7 +194,7 @@ def main() -> None:
 
 
 def _start_tensorflow() -> None:
-    """Import TensorFlow without what it says on stderr before it can be told to be quiet.
+    """Import TensorFlow without what it says before it can be told to be quiet.
 
     With FEATURETAP_DEBUG set, or if the import fails, nothing is held back.
     """
@@ -255,7 +255,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _last_words(error: Exception) -> str:
-    """What an exception says at its end: Beam puts a worker's whole traceback in one."""
+    """What an exception says at its end, below the worker's traceback."""
     text = str(error).strip() or type(error).__name__
     marker = "Traceback (most recent call last)"
     if marker not in text:
@@ -267,7 +267,7 @@ def _last_words(error: Exception) -> str:
 
 @contextmanager
 def _interruptible(table: str) -> Iterator[None]:
-    """On Ctrl-C stop at once: commits are atomic, so there is nothing to put in order."""
+    """On Ctrl-C stop at once: commits are atomic, nothing has to be put in order."""
 
     def stop(*_: Any) -> None:
         from pipeline.status import table_status
@@ -416,7 +416,7 @@ def _print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print left-aligned columns as wide as they need, so that a pipe loses nothing."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:

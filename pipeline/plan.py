@@ -1,4 +1,4 @@
-"""Turn a config into a plan: shards, schema, sizes and fingerprint, before anything runs."""
+"""Turn a config into a plan: shards, schema, sizes, fingerprint; nothing runs yet."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ def list_taps(config: Config) -> tuple[list[Activation], list[Tap]]:
     """List every activation of the config's model, and the tapped ones.
 
     Raises:
-      ConfigError: the source or the model cannot be had. Taps that match nothing are not
-        an error here: this is where one looks them up.
+      ConfigError: the source or the model cannot be had. Taps that match nothing are
+        no error here: this is where one looks them up.
     """
     device.configure()
     source = make_source(config.source)

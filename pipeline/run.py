@@ -1,4 +1,4 @@
-"""Run a plan: prepare the table's directory, hand the shards to Beam, finish the table."""
+"""Run a plan: prepare the directory, hand the shards to Beam, finish the table."""
 
 from __future__ import annotations
 

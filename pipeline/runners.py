@@ -1,4 +1,4 @@
-"""Turn the user's Beam arguments into pipeline options; only this file names runners."""
+"""Turn Beam arguments into pipeline options; only this file names runners."""
 
 from __future__ import annotations
 

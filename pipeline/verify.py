@@ -88,7 +88,9 @@ def _against_plan(table: Table, manifest: list[dict[str, Any]]) -> Iterator[str]
     for shard, part in zip(shards, manifest, strict=True):
         accounted = part["rows"] + part["quarantined"]
         if shard.rows not in (None, accounted):
-            yield f"{part['path']} accounts for {accounted} of {shard.rows} planned rows"
+            yield (
+                f"{part['path']} accounts for {accounted} of {shard.rows} planned rows"
+            )
         if shard.index not in committed:
             yield f"_featuretap/commits/{shard.index:05d}.json is missing"
     present = [shard.index for shard in shards if shard.index in committed]

@@ -1,17 +1,18 @@
 """Turn a model and taps into one compiled function; list what can be tapped.
 
-While one tf.function is traced, every layer's `call` is wrapped on the instance, so that
-what the layer really returns is seen with its structure. TensorFlow then prunes what no
-tap needs. Addresses come from the tree of layers: it names sublayers of nested models
-apart, where Keras's own `path` may be absent or the same twice.
+While one tf.function is traced, every layer's `call` is wrapped on the instance, so
+that what the layer really returns is seen with its structure. TensorFlow then prunes
+what no tap needs. Addresses come from the tree of layers: it names sublayers of nested
+models apart, where Keras's own `path` may be absent or the same twice.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,14 +123,9 @@ def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> Compiled
     outputs: dict[str, Output] = {}
 
     def body(inputs: Any) -> Any:
-        found = {
-            address: value
-            for address, value, refusal in _record(model, inputs)
-            if refusal is None
-        }
+        found = _find(model, inputs, [tap.address for tap in taps])
         columns = {}
-        for tap, chain in zip(taps, chains, strict=True):
-            value = found[tap.address]
+        for tap, chain, value in zip(taps, chains, found, strict=True):
             if value.dtype.name in _HALF:
                 value = tf.cast(value, tf.float32)
             value = reduce_chain(value, chain, f"{tap.place}.reduce")
@@ -179,7 +175,7 @@ def _pack(columns: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _trace(model: Model, rows: int, body: Any) -> Any:
-    """Trace `body` for batches of `rows` rows; layers are wrapped by one thread a time."""
+    """Trace `body` for batches of `rows` rows, one thread at a time."""
     import tensorflow as tf
 
     signature = {
@@ -194,15 +190,14 @@ def _trace(model: Model, rows: int, body: Any) -> Any:
 def _record(
     model: Model, inputs: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, str | None]]:
-    """Run the model in the graph being traced; yield address, tensor, refusal."""
+    """Run the model in the graph being traced; yield address, value, refusal."""
     import tensorflow as tf
 
     graph = tf.compat.v1.get_default_graph()
-    with _recording(model.keras) as calls:
+    with _recording(model.keras, ()) as calls:
         result = model.call(inputs)
-    seen: dict[str, int] = {}
     found = []
-    for path, returned in [*calls.items(), ("", [result])]:
+    for path, returned in [*calls, ("", [result])]:
         nested = any(
             getattr(value, "graph", graph) is not graph
             for value in tf.nest.flatten(returned)
@@ -210,34 +205,72 @@ def _record(
         for call, value in enumerate(returned):
             head = f"{path}@{call}" if len(returned) > 1 else path
             for leaf, tensor in _leaves(value):
-                address = f"{head}:{leaf}" if leaf else head
-                seen[address] = seen.get(address, 0) + 1
-                found.append((address, tensor, nested))
+                found.append((f"{head}:{leaf}" if leaf else head, tensor, nested))
+    times = Counter(address for address, _, _ in found)
     for address, tensor, nested in found:
         if nested:
             refusal = "is computed inside a loop, a branch or a function of its own"
-        elif seen[address] > 1:
-            refusal = (
-                "is the address of more than one activation; name the layers apart"
-            )
+        elif times[address] > 1:
+            refusal = "is the address of more than one activation; name the layers apart"
         elif not isinstance(tensor, tf.Tensor) or not hasattr(tensor, "graph"):
-            refusal = f"is a {type(tensor).__name__}, not a tensor"
+            refusal = f"is a {type(tensor).__name__}, not a tensor of the graph"
         else:
             refusal = None
         yield address, tensor, refusal
 
 
+def _find(model: Model, inputs: Mapping[str, Any], addresses: list[str]) -> list[Any]:
+    """Run the model in the graph being traced as far as the addresses need it.
+
+    What comes later is not even traced: TensorFlow would leave out its arithmetic, but
+    not its assertions and prints, nor what those depend on.
+    """
+    places = [_parse(address) for address in addresses]
+    wanted = {(path, call) for path, call, _ in places}
+    result = None
+    with _recording(model.keras, wanted) as calls, suppress(_AllFoundError):
+        result = model.call(inputs)
+    returned = {**dict(calls), "": [result]}
+    return [dict(_leaves(returned[path][call]))[leaf] for path, call, leaf in places]
+
+
+def _parse(address: str) -> tuple[str, int, str]:
+    """Split an address into layer path, number of the call, and leaf."""
+    head, _, leaf = address.partition(":")
+    path, _, call = head.partition("@")
+    return path, int(call or 0), leaf
+
+
+class _AllFoundError(BaseException):
+    """Ends a model's call early; no error, so that nothing in between handles it."""
+
+
 @contextmanager
-def _recording(model: Any) -> Iterator[dict[str, list[Any]]]:
-    """Collect what each layer below the model returns, by its path, call after call."""
-    calls: dict[str, list[Any]] = {}
+def _recording(
+    model: Any, wanted: Collection[tuple[str, int]]
+) -> Iterator[list[tuple[str, list[Any]]]]:
+    """Collect what each layer below the model returns: its path, call after call.
+
+    Raises:
+      _AllFoundError: inside the model's call, as soon as the calls in `wanted`, if there
+        are any, have returned.
+    """
+    calls: list[tuple[str, list[Any]]] = []
+    missing = set(wanted)
     layers = list(_layers(model))
 
     def recorded(path: str, call: Any) -> Any:
+        mine: list[Any] = []
+
         @functools.wraps(call)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             returned = call(*args, **kwargs)
-            calls.setdefault(path, []).append(returned)
+            if not mine:
+                calls.append((path, mine))
+            mine.append(returned)
+            missing.discard((path, len(mine) - 1))
+            if wanted and not missing:
+                raise _AllFoundError
             return returned
 
         return wrapper

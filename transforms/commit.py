@@ -34,8 +34,8 @@ def commit_table(table: Table, max_fraction: float) -> dict[str, Any]:
       The summary that `_SUCCESS` holds.
 
     Raises:
-      RuntimeError: shards are missing, or too many rows are bad. Nothing is lost: what is
-        committed stays.
+      RuntimeError: shards are missing, or too many rows are bad. What is committed
+        stays.
     """
     done = table.read_success()
     if done is not None:
@@ -97,6 +97,7 @@ class CommitTable(beam.PTransform):
         self._max_fraction = max_fraction
 
     def expand(self, commits: Any) -> Any:
+        """Gather all records, then finish."""
         always = commits.pipeline | "Always" >> beam.Create(
             [(None, -1)]
         )  # (None, shard)

@@ -164,6 +164,7 @@ class ExtractShards(beam.PTransform):
         self._table = table
 
     def expand(self, pipeline: Any) -> Any:
+        """Read the plan on a worker, spread its shards, extract them."""
         return (
             pipeline
             | "Table" >> beam.Create([self._table])  # uri
@@ -256,8 +257,8 @@ class Quarantine:
         if self._shard.rows not in (None, found):
             raise RuntimeError(
                 f"shard {self._shard.index} must account for {self._shard.rows} planned"
-                f" rows, got {self.sound} sound and {len(self.rows)} bad ones; the source"
-                " has changed since the plan was made, or its reader loses rows"
+                f" rows, got {self.sound} sound and {len(self.rows)} bad ones; the"
+                " source has changed since it was planned, or its reader loses rows"
             )
         return found
 
@@ -268,8 +269,8 @@ class Quarantine:
             return
         first = self.rows[0]
         raise RuntimeError(
-            f"all {len(self.rows)} rows of the first batch failed alike in {stage}, which"
-            f" means a wrong config or model rather than bad rows: {exception}:"
+            f"all {len(self.rows)} rows of the first batch failed alike in {stage},"
+            f" which means a wrong config or model rather than bad rows: {exception}:"
             f" {first.message} (first: row {first.row} of {first.file})"
         )
 

@@ -16,9 +16,9 @@ def infer(
 ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
     """Compute the columns of a batch.
 
-    A batch with fewer rows is filled up with copies of its own rows, so that the function
-    always sees one shape. A batch that fails is halved until the rows at fault stand
-    alone.
+    A batch with fewer rows is filled up with copies of its own rows, so that the
+    function always sees one shape. A batch that fails is halved until the rows at fault
+    stand alone.
 
     Args:
       compiled: the function.

@@ -71,7 +71,7 @@ def import_module(name: str, what: str) -> Any:
             raise
         raise ConfigError(
             f"{what} must name an importable module, got {name!r}; modules are looked"
-            f" for in the working directory {str(Path.cwd())!r} and in what is installed"
+            f" for in the working directory {str(Path.cwd())!r} and what is installed"
         ) from None
 
 

@@ -227,7 +227,7 @@ def _local(uri: str, option: str) -> Iterator[Path]:
 
 
 def _declared_inputs(model: Any) -> list[tuple[str, tuple[int | None, ...], str]]:
-    """Names, shapes with batch, and types of a model's inputs; none if it is subclassed."""
+    """Names, shapes with batch and types of inputs; none if the model is subclassed."""
     try:
         tensors = model.inputs
     except (AttributeError, ValueError):
@@ -271,7 +271,8 @@ def _wire(
         if feature not in features:
             raise ConfigError(
                 f"model.inputs.{name} must name a feature, got {feature!r}"
-                f"{nearest(feature, features)} (features: {', '.join(sorted(features))})"
+                f"{nearest(feature, features)}"
+                f" (features: {', '.join(sorted(features))})"
             )
         found_shape, found_dtype = features[feature]
         expected = shape[1:] if declared else found_shape
@@ -310,8 +311,9 @@ def _merge(
     )
     if not fits:
         raise ConfigError(
-            f"model input {name!r} must have shape {_show(expected)}, feature {feature!r}"
-            f" has {_show(found)}; reshape or resize it in source.preprocess"
+            f"model input {name!r} must have shape {_show(expected)}, feature"
+            f" {feature!r} has {_show(found)}; reshape or resize it in"
+            " source.preprocess"
         )
     merged = tuple(e or f for e, f in zip(expected, found, strict=True))
     if None in merged:

@@ -1,7 +1,7 @@
 """Turn a shard into batches of model inputs, row by row where rows are bad.
 
-Batches normally come from a fast tf.data pipeline. When it fails, the rows from there on
-are read and preprocessed one at a time, until a whole batch of them was sound. So a
+Batches normally come from a fast tf.data pipeline. When it fails, the rows from there
+on are read and preprocessed one at a time, until a whole batch of them was sound. So a
 bad row costs time around it, and never its neighbours.
 """
 
@@ -91,7 +91,7 @@ class InputPipeline:
 
         Args:
           shard: what to read.
-          on_failure: called with each row that cannot be read or preprocessed, in order.
+          on_failure: called with each row that cannot be read or preprocessed.
 
         Yields:
           Batches of `batch_rows` rows in order; fewer at the end and around bad rows.

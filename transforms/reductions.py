@@ -88,7 +88,7 @@ def global_average_pool(values: Any) -> Any:
 
 
 def l2_normalize(values: Any, axis: int = -1, epsilon: float = 1e-12) -> Any:
-    """Scale to unit Euclidean length along an axis; squares below `epsilon` count as it."""
+    """Scale to unit Euclidean length along an axis; the square is at least `epsilon`."""
     import tensorflow as tf
 
     return tf.math.l2_normalize(values, _axes(values, axis), epsilon)
@@ -108,23 +108,24 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def parse_reduction(text: str, where: str) -> Callable[[Any], Any]:
-    """Turn `mean(axis=1)` or `package.module:function(k=3)` into a function of a tensor.
+    """Turn `mean(axis=1)` or `package.module:function(k=3)` into a function.
 
     Args:
       text: a name, with keyword arguments that are Python literals if any.
       where: place in the config, for error messages.
 
     Raises:
-      ConfigError: the text cannot be parsed, or names no reduction, or an option is off.
+      ConfigError: the text cannot be parsed, names no reduction, or has a bad option.
     """
     name, arguments = reduction_name(text), text.partition("(")[2]
     options: dict[str, Any] = {}
     if arguments:
         try:
             call = ast.parse(f"_({arguments}", mode="eval").body
-            assert isinstance(call, ast.Call) and not call.args
+            if not isinstance(call, ast.Call) or call.args:
+                raise ValueError(text)
             options = {k.arg or "**": ast.literal_eval(k.value) for k in call.keywords}
-        except (SyntaxError, ValueError, AssertionError):
+        except (SyntaxError, ValueError):
             raise ConfigError(
                 f"{where} must be a name with keyword arguments, such as"
                 f" 'mean(axis=1)', got {text!r}"

@@ -1,4 +1,4 @@
-"""Turn keys, kept features and taps into an Arrow schema, and values into its columns."""
+"""Turn keys, kept features and taps into an Arrow schema, and values into columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from transforms.activations import Output
 from transforms.lookup import ConfigError, nearest
@@ -119,8 +118,8 @@ def make_columns(
         feature = _feature(name, features, "source.keep")
         if name in RESERVED:
             raise ConfigError(
-                f"source.keep must not use the names {', '.join(RESERVED)}, got {name!r};"
-                " set source.key or table.event_timestamp"
+                f"source.keep must not use the names {', '.join(RESERVED)}, got"
+                f" {name!r}; set source.key or table.event_timestamp"
             )
         shape = _fixed(name, feature, "source.keep")
         columns.append(Column(name, "keep", feature.dtype, shape, name))

@@ -90,8 +90,8 @@ def choose(specs: Sequence[TapSpec], activations: Sequence[Activation]) -> list[
     matches one that can.
 
     Raises:
-      ConfigError: a tap matches nothing, or only what cannot be tapped; or two taps name
-        one column.
+      ConfigError: a tap matches nothing, or only what cannot be tapped; or two taps
+        name one column.
     """
     taps: list[Tap] = []
     for index, spec in enumerate(specs):

@@ -98,8 +98,8 @@ def check_part(path: Path, schema: pa.Schema, rows: int) -> None:
             schema, check_metadata=True
         ):
             raise OSError(
-                f"a written part must hold {rows} rows of the planned schema, {path} has"
-                f" {file.metadata.num_rows} rows of {file.schema_arrow}"
+                f"a written part must hold {rows} rows of the planned schema, {path}"
+                f" has {file.metadata.num_rows} rows of {file.schema_arrow}"
             )
 
 

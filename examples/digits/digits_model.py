@@ -51,6 +51,7 @@ def make_model() -> keras.Model:
 def train() -> keras.Model:
     """Train on the first half, scaled as the config's preprocessing scales images."""
     keras.utils.set_random_seed(1)
+    tf.config.experimental.enable_op_determinism()
     model = make_model()
     half = "train[:50%]"
     examples = tfds.load("digits", data_dir="data", split=half, as_supervised=True)

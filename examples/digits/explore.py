@@ -8,7 +8,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 TABLE = "out/features"
-COLUMN = "activation_2"
+COLUMN = "activation_1"
 
 
 def accuracy(features: np.ndarray, labels: np.ndarray) -> float:

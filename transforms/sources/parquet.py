@@ -58,7 +58,8 @@ class Parquet:
         for name in self.lengths or {}:
             if name not in features:
                 raise ConfigError(
-                    f"source.lengths must name list columns of {file.uri!r}, got {name!r}"
+                    f"source.lengths must name list columns of {file.uri!r}, got"
+                    f" {name!r}"
                 )
         return features
 

@@ -128,8 +128,8 @@ class Tfds:
         except tfds.core.registered.DatasetNotFoundError as error:
             raise ConfigError(
                 f"source.name must be a dataset that is prepared under source.data_dir,"
-                f" got {self.name!r} under {self.data_dir!r}; prepare it with tfds build,"
-                " or correct data_dir"
+                f" got {self.name!r} under {self.data_dir!r}; prepare it with tfds"
+                " build, or correct data_dir"
             ) from error
 
     @cached_property

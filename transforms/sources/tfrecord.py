@@ -33,8 +33,8 @@ class TfRecord:
 
     Attributes:
       path: path, directory or glob, one or a list; local or gs://.
-      features: name to dtype, or to `{dtype, shape}`. If absent, the first record tells:
-        a feature of one value is a scalar, text is a string, other bytes are bytes.
+      features: name to dtype, or to `{dtype, shape}`. If absent, the first record
+        tells: one value is a scalar, text is a string, other bytes are bytes.
       compression: of the files; if absent, their names tell (`.gz`, `.zlib`).
     """
 
@@ -85,7 +85,7 @@ class TfRecord:
         features: Mapping[str, Feature],
         batch_rows: int | None,
     ) -> tf.data.Dataset:
-        """Read records and parse them, a batch at a time where batches are asked for."""
+        """Read records and parse them, whole batches where batches are asked for."""
         import tensorflow as tf
 
         wanted = {
@@ -132,8 +132,8 @@ class TfRecord:
                 example = tf.train.Example.FromString(record) if record else None
             except Exception as error:
                 raise ConfigError(
-                    "source.path must hold TFRecord files of tf.Example messages, cannot"
-                    f" read the first record of {file.uri!r}: {error}; check"
+                    "source.path must hold TFRecord files of tf.Example messages,"
+                    f" cannot read the first record of {file.uri!r}: {error}; check"
                     " source.compression, or give source.features"
                 ) from error
             if example is not None:

@@ -1,0 +1,173 @@
+"""Small real datasets, written once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from pipeline import Plan, make_plan, run_plan
+from pipeline.config import parse_config
+from transforms.spec import Config
+
+ROWS = 100
+
+
+def vectors(rows: int = ROWS) -> np.ndarray:
+    """float32 [rows, 6], positive."""
+    return np.random.default_rng(0).random((rows, 6), np.float32) + 0.1
+
+
+def write_tfrecord(
+    path: Path,
+    ids: Sequence[int],
+    values: np.ndarray,
+    *,
+    compression: str = "",
+    text: Callable[[int], bytes] = lambda i: f"row {i}".encode(),
+) -> None:
+    """Write id, vec and text."""
+    with tf.io.TFRecordWriter(str(path), compression) as writer:
+        for i in ids:
+            feature = {
+                "id": tf.train.Feature(int64_list=tf.train.Int64List(value=[i])),
+                "vec": tf.train.Feature(float_list=tf.train.FloatList(value=values[i])),
+                "text": tf.train.Feature(bytes_list=tf.train.BytesList(value=[text(i)])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=feature))
+            writer.write(example.SerializeToString())
+
+
+def write_parquet(path: Path, ids: Sequence[int], values: np.ndarray, group: int) -> None:
+    """Write id, vec and text."""
+    table = pa.table(
+        {
+            "id": pa.array(list(ids), pa.int64()),
+            "vec": pa.FixedSizeListArray.from_arrays(
+                pa.array(values[list(ids)].reshape(-1)), 6
+            ),
+            "text": [f"row {i}" for i in ids],
+            "unused": [{"a": i} for i in ids],
+        }
+    )
+    pq.write_table(table, path, row_group_size=group)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same 100 rows as TFRecord, gzipped TFRecord, Parquet and TFDS."""
+    root = tmp_path_factory.mktemp("data")
+    values = vectors()
+    for name in ("tfrecord", "gzip", "parquet"):
+        (root / name).mkdir()
+    for index, ids in enumerate((range(0, 30), range(30, 75), range(75, ROWS))):
+        write_tfrecord(root / "tfrecord" / f"{index}.tfrecord", ids, values)
+        write_tfrecord(
+            root / "gzip" / f"{index}.tfrecord.gz", ids, values, compression="GZIP"
+        )
+        write_parquet(root / "parquet" / f"{index}.parquet", ids, values, 16)
+    _prepare_tfds(root / "tfds", values)
+    return root
+
+
+def _prepare_tfds(directory: Path, values: np.ndarray) -> None:
+    import tensorflow_datasets as tfds
+
+    class Vectors(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            features = {
+                "id": tfds.features.Scalar(np.int64),
+                "vec": tfds.features.Tensor(shape=(6,), dtype=np.float32),
+                "text": tfds.features.Text(),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, _: Any) -> Any:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self) -> Any:
+            for i in range(ROWS):
+                yield i, {"id": i, "vec": values[i], "text": f"row {i}"}
+
+    config = tfds.download.DownloadConfig(num_shards=3)
+    Vectors(data_dir=directory).download_and_prepare(download_config=config)
+
+
+@pytest.fixture
+def sources(data: Path) -> dict[str, dict[str, Any]]:
+    """A `[source]` for each reader, over the same rows."""
+    return {
+        "tfrecord": {"reader": "tfrecord", "path": str(data / "tfrecord" / "*.tfrecord")},
+        "gzip": {"reader": "tfrecord", "path": str(data / "gzip")},
+        "parquet": {"reader": "parquet", "path": str(data / "parquet" / "*.parquet")},
+        "tfds": {"reader": "tfds", "name": "vectors", "data_dir": str(data / "tfds")},
+        "user": {"reader": "toolbox:CountingReader", "sizes": [30, 45, 25]},
+    }
+
+
+class Job:
+    """Makes configs and runs them in a directory of their own."""
+
+    def __init__(self, directory: Path, source: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.source = dict(source)
+
+    def config(self, **sections: Any) -> Config:
+        """A config, with sections updated or replaced."""
+        document: dict[str, Any] = {
+            "source": {**self.source, "key": "id"},
+            "model": {"build": "toolbox:dict_model", "batch_rows": 16},
+            "taps": [
+                {"path": "features:activation_1", "column": "hidden"},
+                {"path": "head"},
+            ],
+            "table": {"path": str(self.directory / "table"), "rows_per_part": 20},
+        }
+        for name, section in sections.items():
+            if isinstance(section, dict):
+                section = {**document.get(name, {}), **section}
+            document[name] = section
+        return parse_config(document)
+
+    def plan(self, **sections: Any) -> Plan:
+        """A plan."""
+        return make_plan(self.config(**sections))
+
+    def run(self, **sections: Any) -> pa.Table:
+        """Run, and read the table back as anybody would."""
+        plan = self.plan(**sections)
+        run_plan(plan)
+        return pq.read_table(plan.config.table.path)
+
+    @property
+    def table(self) -> Path:
+        """Where the table is."""
+        return self.directory / "table"
+
+    def errors(self) -> list[dict[str, Any]]:
+        """The quarantined rows."""
+        return list(pq.read_table(self.table / "_featuretap" / "errors").to_pylist())
+
+
+@pytest.fixture
+def job(tmp_path: Path, sources: dict[str, dict[str, Any]]) -> Job:
+    """A job over Parquet files."""
+    return Job(tmp_path, sources["parquet"])
+
+
+def stacked(column: pa.ChunkedArray) -> np.ndarray:
+    """A vector column as an array [rows, width]."""
+    return np.stack(column.to_numpy())

@@ -1,0 +1,197 @@
+"""Models, steps and readers that tests name in their configs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from transforms.shard import Piece
+from transforms.sources import Feature, File
+
+
+@keras.saving.register_keras_serializable("tests")
+class Intermediates(keras.layers.Layer):
+    """Returns a nested structure of what it computes."""
+
+    def __init__(self, units: int = 4, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.first = keras.layers.Dense(units, activation="relu", name="first")
+        self.second = keras.layers.Dense(3, name="second")
+
+    def build(self, input_shape: Any) -> None:
+        self.first.build(input_shape)
+        self.second.build((None, self.units))
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> dict[str, Any]:
+        first = self.first(inputs)
+        second = self.second(first)
+        return {
+            "output": second,
+            "activation_1": first,
+            "nested": {"pair": (first, second)},
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable("tests")
+class RaisesWhenRun(keras.layers.Layer):
+    """Fails on execution, not on tracing."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.debugging.check_numerics(inputs + np.nan, "this layer was run")
+
+
+@keras.saving.register_keras_serializable("tests")
+class RefusesNegative(keras.layers.Layer):
+    """Fails for a batch that holds a negative first value."""
+
+    def call(self, inputs: Any) -> Any:
+        sound = tf.debugging.Assert(tf.reduce_all(inputs[:, 0] >= 0), ["negative"])
+        with tf.control_dependencies([sound]):
+            return tf.identity(inputs)
+
+
+def dict_model() -> keras.Model:
+    """vec [6] -> layers that return dicts; 10 classes."""
+    keras.utils.set_random_seed(7)
+    vec = keras.Input((6,), name="vec")
+    scaled = keras.layers.Dense(5, activation="tanh", name="stem")(vec)
+    made = Intermediates(name="features")(scaled)
+    head = keras.layers.Dense(2, activation="softmax", name="head")
+    return keras.Model(vec, head(made["output"]), name="dict_model")
+
+
+def picky_model() -> keras.Model:
+    """vec [6] -> a model that fails for rows with a negative first value."""
+    vec = keras.Input((6,), name="vec")
+    checked = RefusesNegative(name="checked")(vec)
+    return keras.Model(vec, keras.layers.Dense(2, name="head")(checked))
+
+
+def image_model() -> keras.Model:
+    """image [8, 8, 1] -> convolution and pooling."""
+    keras.utils.set_random_seed(7)
+    image = keras.Input((8, 8, 1), name="image")
+    x = keras.layers.Conv2D(4, 3, name="conv")(image)
+    return keras.Model(image, keras.layers.Dense(2, name="head")(x))
+
+
+class Subclassed(keras.Model):
+    """Declares no inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = keras.layers.Dense(4, name="stem")
+        self.head = keras.layers.Dense(2, name="head")
+
+    def call(self, inputs: Any) -> dict[str, Any]:
+        stem = self.stem(inputs)
+        return {"stem": stem, "logits": self.head(stem)}
+
+
+def unseeded_model() -> keras.Model:
+    """Comes out differently each time."""
+    seed = int.from_bytes(os.urandom(4))
+    vec = keras.Input((6,), name="vec")
+    kernel = keras.initializers.RandomNormal(seed=seed)
+    return keras.Model(vec, keras.layers.Dense(2, kernel_initializer=kernel)(vec))
+
+
+def double(features: Mapping[str, Any], *, factor: float = 2.0) -> dict[str, Any]:
+    """Works per example and per batch."""
+    return {**features, "vec": features["vec"] * factor}
+
+
+def center(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Subtracts the mean of the batch: per example that is the vector itself."""
+    return {**features, "vec": features["vec"] - tf.reduce_mean(features["vec"], 0)}
+
+
+def refuse_thirteen(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Fails for the row with id 13."""
+    sound = tf.debugging.Assert(features["id"] != 13, ["thirteen"])
+    with tf.control_dependencies([sound]):
+        return {**features, "vec": tf.identity(features["vec"])}
+
+
+def refuse_all(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Fails for every row."""
+    sound = tf.debugging.Assert(features["id"] < 0, ["no row will do"])
+    with tf.control_dependencies([sound]):
+        return {**features, "vec": tf.identity(features["vec"])}
+
+
+def die_half_way(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Kills the process, or waits for ever, at id 60 if the environment asks for it."""
+
+    def check(number: np.ndarray) -> np.ndarray:
+        wanted = os.environ.get("TEST_SIGNAL")
+        if number == 60 and wanted:
+            if wanted == "KILL":
+                os.kill(os.getpid(), signal.SIGKILL)
+            Path(os.environ["TEST_READY"]).touch()
+            threading.Event().wait()
+        return number
+
+    number = tf.numpy_function(check, [features["id"]], tf.int64)
+    with tf.control_dependencies([number]):
+        return {**features, "vec": tf.identity(features["vec"])}
+
+
+def scaled_sum(values: Any, *, scale: float = 1.0) -> Any:
+    """A user's reduction."""
+    return tf.reduce_sum(values, -1, keepdims=True) * scale
+
+
+def drop_rows(values: Any) -> Any:
+    """A reduction that breaks the rule."""
+    return values[1:]
+
+
+class CountingReader:
+    """A user's reader: one file for each entry of `sizes`, rows count up."""
+
+    default_key: ClassVar[str | None] = None
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+
+    def files(self) -> Sequence[File]:
+        return [
+            File(str(i), f"f{i}", size, "1", (size,))
+            for i, size in enumerate(self.sizes)
+        ]
+
+    def describe(self) -> Mapping[str, Feature]:
+        return {"id": Feature("int64"), "vec": Feature("float32", (6,))}
+
+    def read(
+        self,
+        pieces: Sequence[Piece],
+        features: Mapping[str, Feature],
+        batch_rows: int | None,
+    ) -> tf.data.Dataset:
+        first = np.cumsum([0, *self.sizes])
+        ids = np.concatenate(
+            [
+                first[int(p.file)] + np.arange(p.start, p.start + (p.rows or 0))
+                for p in pieces
+            ]
+        ).astype(np.int64)
+        vec = (ids[:, None] + np.arange(6)).astype(np.float32)
+        example = {"id": ids, "vec": vec}
+        chosen = {name: example[name] for name in features}
+        rows = tf.data.Dataset.from_tensor_slices((np.arange(len(ids)), chosen))
+        return rows if batch_rows is None else rows.batch(batch_rows)
