@@ -46,7 +46,7 @@ class Plan:
       columns: of the table.
       features: what is read of each example.
       activations: everything that could be tapped.
-      metadata: the part of the schema's metadata that is the same for all columns.
+      metadata: what every part says of itself, beside its columns.
       model_digest: of the model.
       ingredients: what the fingerprint is made of, `{name: hex digest}`.
     """
@@ -142,15 +142,16 @@ def make_plan(config: Config) -> Plan:
     if config.limit:
         files = _limited(source, features, files, config.limit)
     digest = model_digest(config.model, model)
+    ingredients = _ingredients(config, files, digest, rows_per_part)
     return Plan(
         config=config,
         shards=tuple(cut_shards(files, rows_per_part)),
         columns=tuple(columns),
         features=features,
         activations=tuple(activations),
-        metadata=_metadata(config, digest),
+        metadata=_metadata(config, digest, _digest(ingredients)),
         model_digest=digest,
-        ingredients=_ingredients(config, files, digest, rows_per_part),
+        ingredients=ingredients,
     )
 
 
@@ -267,12 +268,12 @@ def _check_step_features(steps: Sequence[Step], known: Mapping[str, Feature]) ->
             step.function(dict.fromkeys(known))
 
 
-def _metadata(config: Config, digest: str) -> dict[str, Any]:
-    source = config.source.model_dump(mode="json", exclude_none=True)
+def _metadata(config: Config, digest: str, fingerprint: str) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
-        "source": source,
-        "model": {**config.model.model_dump(mode="json", exclude_none=True)},
+        "fingerprint": fingerprint,
+        "source": config.source.model_dump(mode="json", exclude_none=True),
+        "model": config.model.model_dump(mode="json", exclude_none=True),
         "model_digest": digest,
         "versions": _versions(),
     }

@@ -1,1 +1,22 @@
 """What runs many times, on workers: read, preprocess, infer, write, commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transforms.commit import CommitTable
+    from transforms.extract import ExtractShards
+
+__all__ = ["CommitTable", "ExtractShards"]
+
+_HOMES = {"CommitTable": "commit", "ExtractShards": "extract"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: Beam and TensorFlow take seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'transforms' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"transforms.{_HOMES[name]}"), name)

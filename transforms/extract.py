@@ -57,7 +57,13 @@ ERROR_SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
-_NODES = re.compile(r"\{\{.*?\}\}\s*|\[\[.*?\]\]|\[Op:.*?\]|\(.*?_\d+ .*?line \d+\)")
+# Where TensorFlow puts names and places of its own around what went wrong.
+_NOISE = re.compile(
+    r"(?s:^Graph execution error:.*File \"[^\"]*\", line \d+, in [^\n]*\n)"
+    r"|\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]( name:)?"
+    r"|Error in user-defined function passed to .*? iterator: [\w:]*:"
+)
+_MESSAGE_LENGTH = 1000
 _DAMAGE = ("DataLossError", "EOFError")
 _workers: dict[str, Worker] = {}
 _lock = threading.Lock()
@@ -308,9 +314,8 @@ class Clock:
 
 def clean_message(error: Exception) -> str:
     """What an exception says, without names of graph nodes, which differ by run."""
-    text = getattr(error, "message", None) or str(error)
-    text = _NODES.sub("", str(text))
-    return " ".join(text.split())[:1000]
+    text = _NOISE.sub("", str(getattr(error, "message", error)))
+    return " ".join(text.split())[:_MESSAGE_LENGTH]
 
 
 def _make_worker(table: Table, plan: Mapping[str, Any]) -> Worker:

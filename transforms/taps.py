@@ -116,7 +116,7 @@ def _choose(spec: TapSpec, place: str, activations: Sequence[Activation]) -> lis
     ]
     if not matches:
         known = [activation.address for activation in activations]
-        near = difflib.get_close_matches(spec.path, known, _NEAR, cutoff=0.3)
+        near = difflib.get_close_matches(spec.path, known, _NEAR, cutoff=0.0)
         called = [
             a for a in known if a.partition(":")[0].partition("@")[0] == spec.path
         ]

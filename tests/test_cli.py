@@ -1,0 +1,241 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROWS, Job
+from test_extract import contents
+from typer.testing import CliRunner
+
+from pipeline import run_plan
+from pipeline.cli import app
+
+TESTS = Path(__file__).parent
+CONFIG = """
+[source]
+reader = "parquet"
+path = "{data}/parquet"
+key = "id"
+preprocess = ["toolbox:die_half_way"]
+
+[model]
+build = "toolbox:dict_model"
+batch_rows = 16
+
+[[taps]]
+path = "features:activation_1"
+column = "hidden"
+
+[table]
+path = "table"
+rows_per_part = 20
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "job.toml"
+    path.write_text(CONFIG.format(data=data))
+    return path
+
+
+def invoke(*arguments: Any, code: int = 0) -> tuple[str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout, result.stderr
+
+
+def in_process(config: Path, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(config)]
+    command += ["--", "--direct_num_workers=1"]
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    return subprocess.Popen(
+        command,
+        cwd=config.parent,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_help_does_not_import_what_takes_seconds() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from pipeline.cli import app;"
+        "result = CliRunner().invoke(app, ['--help']); assert result.exit_code == 0;"
+        "heavy = {'tensorflow', 'keras', 'apache_beam', 'pyarrow', 'numpy', 'pandas'};"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_commands_of_later_work_are_absent() -> None:
+    stdout, _ = invoke("--help")
+    assert all(name in stdout for name in ("taps", "plan", "run", "status", "verify"))
+    assert not any(name in stdout for name in ("publish", "report", "doctor"))
+
+
+def test_run_status_and_verify_tell_the_same_story(config: Path) -> None:
+    stdout, stderr = invoke("run", config)
+    assert "table: 100 rows in 7 parts" in stdout
+    assert "100/100 rows" in stderr
+    stdout, _ = invoke("status", "table")
+    assert "finished, 7 of 7 shards, 100 of 100 rows, 0 bad rows" in stdout
+    assert "computing" in stdout
+    assert "as its manifest says" in invoke("verify", "table")[0]
+
+
+def test_json_is_one_document_on_stdout(config: Path) -> None:
+    taps = json.loads(invoke("taps", config, "--json")[0])
+    (tapped,) = [tap for tap in taps if tap["columns"]]
+    assert tapped == {
+        "address": "features:activation_1",
+        "shape": [4],
+        "dtype": "float32",
+        "bytes_per_row": 16,
+        "refusal": None,
+        "columns": ["hidden"],
+    }
+    plan = json.loads(invoke("plan", config, "--json")[0])
+    assert (plan["rows"], plan["bytes_per_row"], plan["bytes"]) == (100, 24, 2400)
+    run = json.loads(invoke("run", config, "--json")[0])
+    assert (run["rows"], run["quarantined"]) == (100, 0)
+    assert run["fingerprint"] == plan["fingerprint"]
+    status = json.loads(invoke("status", "table", "--json")[0])
+    assert (status["finished"], status["rows"]) == (True, 100)
+    verify = json.loads(invoke("verify", "table", "--json")[0])
+    assert verify == {"table": "table", "differences": []}
+
+
+def test_taps_lists_every_address_and_why_not(config: Path) -> None:
+    stdout, _ = invoke("taps", config, "--set", "taps.0.path=nothing")
+    lines = stdout.splitlines()
+    assert lines[0].split() == "address shape dtype a row column, or why not".split()
+    assert "features:nested/pair/0" in stdout
+    assert not any(line.startswith("*") for line in lines)
+
+
+def test_limit_and_set_change_the_run(config: Path) -> None:
+    stdout, _ = invoke("run", config, "--limit", 7, "--set", "table.path=few")
+    assert "few: 7 rows in 1 parts" in stdout
+    assert pq.read_table("few")["example_id"].to_pylist() == list(range(7))
+
+
+def test_verify_fails_on_a_difference(config: Path) -> None:
+    invoke("run", config)
+    part = next(iter(Path("table").glob("part-*")))
+    part.unlink()
+    assert f"{part.name} is missing" in invoke("verify", "table", code=1)[0]
+    document = json.loads(invoke("verify", "table", "--json", code=1)[0])
+    assert document["differences"] == [f"{part.name} is missing"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere.toml"], "CONFIG must be an existing file"),
+        (["run", "job.toml", "--set", "taps.0.path=heads"], "nearest are 'head'"),
+        (["plan", "job.toml", "--set", "model.bach_rows=1"], "nearest is 'batch_rows'"),
+        (["taps", "job.toml", "--set", "source.path=none"], "match at least one file"),
+        (["status", "nowhere"], "found none in 'nowhere'"),
+        (["verify", "nowhere"], "found none in 'nowhere'"),
+    ],
+)
+def test_misuse_exits_with_2_and_says_what_to_do(
+    config: Path, arguments: list[str], message: str
+) -> None:
+    assert message in invoke(*arguments, code=2)[1]
+
+
+def test_another_plan_exits_with_2(config: Path) -> None:
+    invoke("run", config)
+    _, stderr = invoke("run", config, "--limit", 3, code=2)
+    assert "holds another (different: files, limit)" in stderr
+    assert "  there: " in stderr
+    invoke("run", config, "--limit", 3, "--overwrite")
+    assert pq.read_table("table").num_rows == 3
+
+
+def test_a_failed_run_exits_with_1_in_few_words(config: Path) -> None:
+    refuse = "source.preprocess=['toolbox:refuse_thirteen']"
+    _, stderr = invoke("run", config, "--set", refuse, code=1)
+    assert "1 of 100 are (1.0000%)" in stderr
+    assert "Traceback" not in stderr
+    assert len(stderr.splitlines()) < 12
+    accept = "errors.max_fraction=0.5"
+    stdout, _ = invoke("run", config, "--set", refuse, "--set", accept)
+    assert "99 rows in 7 parts" in stdout
+    assert "1 bad rows set apart" in stdout
+
+
+def test_beam_arguments_go_to_beam(config: Path, monkeypatch: Any) -> None:
+    seen = []
+    original = run_plan
+
+    def spy(plan: Any, **options: Any) -> Any:
+        seen.append(options["beam_args"])
+        return original(plan, **options)
+
+    monkeypatch.setattr("pipeline.run.run_plan", spy)
+    invoke("run", config, "--limit", 3, "--", "--direct_num_workers=1", "--x", "y")
+    assert list(seen[0]) == ["--direct_num_workers=1", "--x", "y"]
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_table(config: Path, job: Job) -> None:
+    killed = in_process(config, TEST_SIGNAL="KILL")
+    killed.wait(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    table = config.parent / "table"
+    committed = list((table / "_featuretap" / "commits").glob("*.json"))
+    assert 0 < len(committed) < 7
+    assert not (table / "_SUCCESS").exists()
+    records = {path: path.read_bytes() for path in committed}
+
+    invoke("run", config)
+    assert {path: path.read_bytes() for path in committed} == records
+    invoke("run", config, "--set", "table.path=whole")
+    whole, resumed = contents(config.parent / "whole"), contents(table)
+    different = {n for n in whole.keys() | resumed if whole.get(n) != resumed.get(n)}
+    assert different == {"_featuretap/config.json"}  # it holds table.path
+    assert pq.read_table(table)["example_id"].to_pylist() == list(range(ROWS))
+
+
+def test_ctrl_c_says_how_to_go_on_and_status_sees_it_from_outside(
+    config: Path, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    running = in_process(config, TEST_SIGNAL="WAIT", TEST_READY=str(ready))
+    try:
+        deadline = time.monotonic() + 120
+        while not ready.exists():
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        document = json.loads(invoke("status", "table", "--json")[0])
+        assert 0 < document["committed"] < 7
+        assert not document["finished"]
+        running.send_signal(signal.SIGINT)
+        _, stderr = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    done = f"interrupted; {document['committed']} of 7 shards are committed"
+    assert f"{done}. Run the same command again to go on." in stderr
+    assert "Traceback" not in stderr
+    invoke("run", config)
+    assert pq.read_table("table").num_rows == ROWS

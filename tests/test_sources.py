@@ -1,0 +1,247 @@
+"""One suite over every reader, and what each has of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROWS, Job, stacked, vectors, write_parquet, write_tfrecord
+
+from pipeline import make_plan
+from transforms.lookup import ConfigError
+from transforms.shard import Piece
+from transforms.sources import make_source
+from transforms.spec import SourceSpec
+
+READERS = ["tfrecord", "gzip", "parquet", "tfds", "user"]
+
+
+@pytest.fixture(params=READERS)
+def any_job(request: Any, tmp_path: Path, sources: dict[str, Any]) -> Job:
+    return Job(tmp_path, sources[request.param])
+
+
+def test_every_row_is_extracted_once_with_its_own_values(any_job: Job) -> None:
+    table = any_job.run(source={"keep": ["vec"]}, taps=[{"path": "stem"}]).sort_by(
+        "example_id"
+    )
+    assert table["example_id"].to_pylist() == list(range(ROWS))
+    if any_job.source["reader"] == "toolbox:CountingReader":
+        expected = np.arange(ROWS)[:, None] + np.arange(6)
+    else:
+        expected = vectors()
+    np.testing.assert_array_equal(stacked(table["vec"]), expected.astype(np.float32))
+    model = make_plan(any_job.config()).config.model
+    assert model.build == "toolbox:dict_model"
+    import toolbox
+
+    stem = toolbox.dict_model().get_layer("stem")
+    np.testing.assert_allclose(
+        stacked(table["stem"]), stem(expected.astype(np.float32)), atol=1e-5
+    )
+
+
+def test_the_same_rows_come_out_whatever_the_parts(any_job: Job) -> None:
+    tables = []
+    for rows in (7, 33, 1000):
+        path = str(any_job.directory / f"table{rows}")
+        table = any_job.run(
+            source={"key": None}, table={"path": path, "rows_per_part": rows}
+        )
+        tables.append(table.sort_by("example_id"))
+    assert len(set(tables[0]["example_id"].to_pylist())) == ROWS
+    for other in tables[1:]:
+        assert other["example_id"].equals(tables[0]["example_id"])
+        for column in ("hidden", "head"):
+            np.testing.assert_array_equal(
+                stacked(other[column]), stacked(tables[0][column])
+            )
+
+
+def test_reading_in_batches_equals_reading_examples(any_job: Job) -> None:
+    source = make_source(any_job.config().source)
+    features = {n: f for n, f in source.describe().items() if n in ("id", "vec")}
+    files = [Piece(f.uri, f.name, 0, sum(f.blocks or ()) or None) for f in source.files()]
+    pieces = files[:1] if files[0].rows is None else files
+    examples = list(source.read(pieces, features, None).as_numpy_iterator())
+    batches = list(source.read(pieces, features, 8).as_numpy_iterator())
+    assert [position for position, _ in examples] == list(range(len(examples)))
+    for name in features:
+        np.testing.assert_array_equal(
+            np.concatenate([batch[name] for _, batch in batches]),
+            np.stack([example[name] for _, example in examples]),
+        )
+    np.testing.assert_array_equal(
+        np.concatenate([position for position, _ in batches]), np.arange(len(examples))
+    )
+
+
+def test_default_keys_are_file_and_row(job: Job) -> None:
+    keys = job.run(source={"key": None})["example_id"].to_pylist()
+    assert keys[0] == "0.parquet#0"
+    assert keys[30] == "1.parquet#0"
+    assert keys[-1] == "2.parquet#24"
+
+
+def test_tfds_id_is_the_default_key_of_tfds(
+    tmp_path: Path, sources: dict[str, Any]
+) -> None:
+    keys = Job(tmp_path, sources["tfds"]).run(source={"key": None})["example_id"]
+    assert keys[0].as_py().startswith("vectors-train.tfrecord-00000-of-00003__0")
+
+
+def test_tfrecord_features_are_inferred_from_the_first_record(
+    tmp_path: Path, sources: dict[str, Any]
+) -> None:
+    source = make_source(SourceSpec(**sources["tfrecord"]))
+    described = {n: (f.dtype, f.shape) for n, f in source.describe().items()}
+    assert described == {
+        "id": ("int64", ()),
+        "vec": ("float32", (6,)),
+        "text": ("string", ()),
+    }
+
+
+def test_tfrecord_features_can_be_given(tmp_path: Path, sources: dict[str, Any]) -> None:
+    given = {"id": "int32", "vec": {"dtype": "float32", "shape": [6]}, "text": "bytes"}
+    table = Job(tmp_path, sources["tfrecord"]).run(
+        source={"features": given, "keep": ["text"]}
+    )
+    assert table.schema.field("example_id").type == pa.int32()
+    assert table.schema.field("text").type == pa.binary()
+    assert table["text"][3].as_py() == b"row 3"
+
+
+def test_tfrecord_plans_whole_files_of_unknown_length(
+    tmp_path: Path, sources: dict[str, Any]
+) -> None:
+    plan = Job(tmp_path, sources["tfrecord"]).plan()
+    assert [len(shard.pieces) for shard in plan.shards] == [1, 1, 1]
+    assert plan.rows is None
+
+
+def test_parquet_shards_are_made_of_row_groups(job: Job) -> None:
+    plan = job.plan(table={"rows_per_part": 20})
+    starts = {(p.name, p.start) for s in plan.shards for p in s.pieces}
+    assert {(n, s) for n, s in starts if s % 16} == set()
+    assert plan.rows == ROWS
+
+
+def test_parquet_reads_only_the_columns_it_needs(job: Job) -> None:
+    assert set(job.plan().features) == {"id", "vec"}
+    assert set(job.plan(source={"keep": ["text"]}).features) == {"id", "vec", "text"}
+
+
+def test_parquet_types_become_columns(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": ["a", "b"],
+            "vec": pa.array([[1.0] * 6] * 2, pa.list_(pa.float32())),
+            "raw": pa.array([b"\xff", b"\x00"], pa.binary()),
+            "word": pa.array(["x", "y"]).dictionary_encode(),
+            "flag": [True, False],
+            "small": pa.array([1, 2], pa.uint16()),
+            "when": pa.array([0, 10**9], pa.timestamp("ns")),
+        }
+    )
+    pq.write_table(table, tmp_path / "types.parquet")
+    source = {"reader": "parquet", "path": str(tmp_path), "lengths": {"vec": 6}}
+    kept = ["raw", "word", "flag", "small", "when"]
+    job = Job(tmp_path / "out", source)
+    result = job.run(source={"keep": kept}, table={"event_timestamp": "when"})
+    assert result["example_id"].to_pylist() == ["a", "b"]
+    assert result["raw"].to_pylist() == [b"\xff", b"\x00"]
+    assert result["word"].to_pylist() == ["x", "y"]
+    assert result["flag"].to_pylist() == [True, False]
+    assert result.schema.field("small").type == pa.uint16()
+    assert result["event_timestamp"].cast(pa.int64()).to_pylist() == [0, 10**6]
+
+
+def test_parquet_rows_with_nulls_are_quarantined_and_neighbours_kept(
+    tmp_path: Path,
+) -> None:
+    values = vectors()
+    write_parquet(tmp_path / "good.parquet", range(20), values, 8)
+    vec: list[Any] = [list(v) for v in values[20:40]]
+    vec[3], vec[5], vec[7] = None, [1.0] * 5, [None] * 6
+    ids = pa.array([None if i == 30 else i for i in range(20, 40)], pa.int64())
+    bad = pa.table({"id": ids, "vec": pa.array(vec, pa.list_(pa.float32()))})
+    pq.write_table(bad, tmp_path / "bad.parquet", row_group_size=8)
+    paths = [str(tmp_path / "bad.parquet"), str(tmp_path / "good.parquet")]
+    source = {"reader": "parquet", "path": paths, "lengths": {"vec": 6}}
+    job = Job(tmp_path / "out", source)
+    table = job.run(errors={"max_fraction": 0.2})
+    lost = {23, 25, 27, 30}
+    assert set(table["example_id"].to_pylist()) == set(range(40)) - lost
+    errors = job.errors()
+    assert [error["row"] for error in errors] == [3, 5, 7, 10]
+    assert {error["stage"] for error in errors} == {"read"}
+    assert "vec is null or has another length" in errors[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"reader": "parket"}, "source.reader must be one of .* nearest is 'parquet'"),
+        ({"reader": "parquet"}, "source.path is required"),
+        ({"reader": "parquet", "path": "nowhere/*.parquet"}, "match at least one file"),
+        ({"reader": "parquet", "path": 3}, "source.path"),
+        ({"reader": "parquet", "pth": "x"}, "nearest is 'path'"),
+        ({"reader": "parquet", "path": "PARQUET", "lengths": {"no": 3}}, "got 'no'"),
+        ({"reader": "parquet", "path": "TFRECORD"}, "must hold Parquet files"),
+        ({"reader": "tfrecord", "path": "PARQUET"}, "cannot read the first record"),
+        ({"reader": "tfrecord", "path": "memory://x"}, "match at least one file"),
+        (
+            {"reader": "tfrecord", "path": "TFRECORD", "features": {"vec": "floaty"}},
+            "source.features.vec must be one of",
+        ),
+        ({"reader": "tfds", "name": "nothing", "data_dir": "TFDS"}, "is prepared under"),
+        (
+            {"reader": "tfds", "name": "vectors", "data_dir": "TFDS", "split": "tran"},
+            "nearest is 'train'",
+        ),
+        ({"reader": "parquet", "path": ["PARQUET", "PARQUET"]}, "two files one name"),
+    ],
+)
+def test_sources_that_cannot_be_read_are_refused(
+    job: Job, data: Path, source: dict[str, Any], message: str
+) -> None:
+    places = {n.upper(): str(data / n) for n in ("parquet", "tfrecord", "tfds")}
+
+    def place(value: Any) -> Any:
+        if isinstance(value, list):
+            return [place(one) for one in value]
+        return places.get(value, value) if isinstance(value, str) else value
+
+    job.source = {name: place(value) for name, value in source.items()}
+    with pytest.raises(ConfigError, match=message):
+        job.plan()
+
+
+def test_a_truncated_tfrecord_loses_only_its_own_rest(tmp_path: Path) -> None:
+    values = vectors()
+    write_tfrecord(tmp_path / "a.tfrecord", range(40), values)
+    write_tfrecord(tmp_path / "b.tfrecord", range(40, 80), values)
+    whole = (tmp_path / "a.tfrecord").read_bytes()
+    (tmp_path / "a.tfrecord").write_bytes(whole[: len(whole) * 3 // 4 - 5])
+    job = Job(tmp_path / "out", {"reader": "tfrecord", "path": str(tmp_path)})
+    table = job.run(errors={"max_fraction": 0.1})
+    assert table["example_id"].to_pylist() == [*range(29), *range(40, 80)]
+    (error,) = job.errors()
+    assert (error["stage"], error["exception"]) == ("read", "DataLossError")
+    assert (error["row"], Path(error["file"]).name) == (29, "a.tfrecord")
+
+
+def test_a_record_of_another_shape_is_quarantined(tmp_path: Path) -> None:
+    values = vectors()
+    odd = [v[:5] if i == 17 else v for i, v in enumerate(values[:40])]
+    write_tfrecord(tmp_path / "a.tfrecord", range(40), odd)  # type: ignore[arg-type]
+    job = Job(tmp_path / "out", {"reader": "tfrecord", "path": str(tmp_path)})
+    table = job.run(errors={"max_fraction": 0.1})
+    assert set(table["example_id"].to_pylist()) == set(range(40)) - {17}
+    (error,) = job.errors()
+    assert (error["row"], error["stage"], error["example_id"]) == (17, "read", None)
