@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 
@@ -25,6 +27,7 @@ EXIT_FAILED = 1
 EXIT_MISUSE = 2
 EXIT_INTERRUPTED = 130
 _POLL_SECONDS = 0.5
+_TRACEBACK = "Traceback (most recent call last)"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -134,7 +137,13 @@ def run(
         from pipeline.run import prepare_table, run_plan
 
         prepare_table(made, overwrite=overwrite)
-        with _interruptible(made.config.table.path), _progress(made):
+        debug = os.environ.get("FEATURETAP_DEBUG")
+        quiet = redirect_stderr(cast(TextIO, _WithoutTracebacks(sys.stderr)))
+        with (
+            nullcontext() if debug else quiet,
+            _interruptible(made.config.table.path),
+            _progress(made),
+        ):
             summary = run_plan(made, beam_args=beam_args or ())
     if as_json:
         _print_json({"table": made.config.table.path, **summary})
@@ -204,8 +213,8 @@ def _start_tensorflow() -> None:
         device.configure()
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("absl", "tensorflow", "apache_beam", "root"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("absl", "tensorflow", "apache_beam"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held_back:
@@ -257,37 +266,62 @@ def _fail(message: str, code: int) -> NoReturn:
 def _last_words(error: Exception) -> str:
     """What an exception says at its end, below the worker's traceback."""
     text = str(error).strip() or type(error).__name__
-    marker = "Traceback (most recent call last)"
-    if marker not in text:
-        return f"{text}\nset FEATURETAP_DEBUG=1 to see where"
-    lines = text.rpartition(marker)[2].splitlines()
-    start = next(i for i, line in enumerate(lines[1:], 1) if line[:1].strip())
-    return "\n".join([*lines[start:], "set FEATURETAP_DEBUG=1 to see where"])
+    if _TRACEBACK in text:
+        lines = text.rpartition(_TRACEBACK)[2].splitlines()[1:]
+        start = next(i for i, line in enumerate(lines) if line[:1].strip())
+        text = "\n".join(lines[start:]).removeprefix("RuntimeError: ")
+    text = re.sub(r" \[while running '[^']*'\]", "", text)
+    return f"{text}\nset FEATURETAP_DEBUG=1 to see where"
+
+
+class _WithoutTracebacks:
+    """A stderr that leaves out the tracebacks that Beam prints besides raising them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith(_TRACEBACK) else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager
 def _interruptible(table: str) -> Iterator[None]:
-    """On Ctrl-C stop at once: commits are atomic, nothing has to be put in order."""
+    """On Ctrl-C stop at once: commits are atomic, nothing has to be put in order.
 
-    def stop(*_: Any) -> None:
+    A thread of its own waits for the signal, since Python's handlers wait for the main
+    thread, which may be inside an operation of TensorFlow.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+
+    def stop() -> None:
+        if receiver.recv(1) != bytes([signal.SIGINT]):
+            return
         from pipeline.status import table_status
 
-        try:
-            found = table_status(table)
-            done = f"{found.committed} of {found.shards} shards are committed"
-        except FileNotFoundError:
-            done = "nothing is committed yet"
+        found = table_status(table)
         sys.stderr.write(
-            f"\nfeaturetap: interrupted; {done}. Run the same command again to go on.\n"
+            f"\nfeaturetap: interrupted; {found.committed} of {found.shards} shards are"
+            " committed. Run the same command again to go on.\n"
         )
         sys.stderr.flush()
         os._exit(EXIT_INTERRUPTED)
 
-    before = signal.signal(signal.SIGINT, stop)
+    waiting = threading.Thread(target=stop, daemon=True)
+    waiting.start()
+    handler = signal.signal(signal.SIGINT, lambda *_: None)
+    wakeup = signal.set_wakeup_fd(sender.fileno())
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGINT, handler)
+        sender.close()
+        waiting.join()
+        receiver.close()
 
 
 @contextmanager

@@ -41,13 +41,17 @@ def write_tfrecord(
             feature = {
                 "id": tf.train.Feature(int64_list=tf.train.Int64List(value=[i])),
                 "vec": tf.train.Feature(float_list=tf.train.FloatList(value=values[i])),
-                "text": tf.train.Feature(bytes_list=tf.train.BytesList(value=[text(i)])),
+                "text": tf.train.Feature(
+                    bytes_list=tf.train.BytesList(value=[text(i)])
+                ),
             }
             example = tf.train.Example(features=tf.train.Features(feature=feature))
             writer.write(example.SerializeToString())
 
 
-def write_parquet(path: Path, ids: Sequence[int], values: np.ndarray, group: int) -> None:
+def write_parquet(
+    path: Path, ids: Sequence[int], values: np.ndarray, group: int
+) -> None:
     """Write id, vec and text."""
     table = pa.table(
         {
@@ -110,7 +114,10 @@ def _prepare_tfds(directory: Path, values: np.ndarray) -> None:
 def sources(data: Path) -> dict[str, dict[str, Any]]:
     """A `[source]` for each reader, over the same rows."""
     return {
-        "tfrecord": {"reader": "tfrecord", "path": str(data / "tfrecord" / "*.tfrecord")},
+        "tfrecord": {
+            "reader": "tfrecord",
+            "path": str(data / "tfrecord" / "*.tfrecord"),
+        },
         "gzip": {"reader": "tfrecord", "path": str(data / "gzip")},
         "parquet": {"reader": "parquet", "path": str(data / "parquet" / "*.parquet")},
         "tfds": {"reader": "tfds", "name": "vectors", "data_dir": str(data / "tfds")},

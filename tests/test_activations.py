@@ -25,7 +25,9 @@ def loaded(model: keras.Model, shape: tuple[int, ...] = (6,)) -> Model:
     return Model(model, (Input(name, "x", shape, "float32", "float32"),), None)
 
 
-def computed(model: Model, specs: list[TapSpec], x: np.ndarray) -> dict[str, np.ndarray]:
+def computed(
+    model: Model, specs: list[TapSpec], x: np.ndarray
+) -> dict[str, np.ndarray]:
     taps = choose(specs, list_activations(model))
     return compile_taps(model, taps, len(x))({"x": tf.constant(x)})
 
@@ -63,7 +65,9 @@ def test_calls_of_a_shared_layer_are_numbered_and_differ() -> None:
     x = keras.Input((6,), name="x")
     shared = keras.layers.Dense(6, name="shared")
     model = keras.Model(x, shared(shared(x)))
-    values = computed(loaded(model), [TapSpec(path="shared@*", column="c{1}")], vectors(4))
+    values = computed(
+        loaded(model), [TapSpec(path="shared@*", column="c{1}")], vectors(4)
+    )
     once = keras.Model(x, shared(x))(vectors(4)).numpy()
     np.testing.assert_allclose(values["c0"], once, atol=1e-6)
     np.testing.assert_allclose(values["c1"], model(vectors(4)).numpy(), atol=1e-6)

@@ -125,7 +125,17 @@ def test_json_is_one_document_on_stdout(config: Path) -> None:
 def test_taps_lists_every_address_and_why_not(config: Path) -> None:
     stdout, _ = invoke("taps", config, "--set", "taps.0.path=nothing")
     lines = stdout.splitlines()
-    assert lines[0].split() == "address shape dtype a row column, or why not".split()
+    assert lines[0].split() == [
+        "address",
+        "shape",
+        "dtype",
+        "a",
+        "row",
+        "column,",
+        "or",
+        "why",
+        "not",
+    ]
     assert "features:nested/pair/0" in stdout
     assert not any(line.startswith("*") for line in lines)
 

@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline import run_plan, table_status, verify_table
 from pipeline.run import prepare_table
-from transforms import ExtractShards, CommitTable
+from transforms import CommitTable, ExtractShards
 from transforms.extract import extract_shard, pending_shards, worker_for
 from transforms.lookup import ConfigError
 from transforms.schema import Column, to_array
@@ -55,7 +55,11 @@ def test_a_saved_model_gives_the_same_table_as_the_built_one(
     job: Job, tmp_path: Path
 ) -> None:
     toolbox.dict_model().save(tmp_path / "model.keras")
-    saved = {"build": None, "path": str(tmp_path / "model.keras"), "imports": ["toolbox"]}
+    saved = {
+        "build": None,
+        "path": str(tmp_path / "model.keras"),
+        "imports": ["toolbox"],
+    }
     built = job.run()
     other = job.run(model=saved, table={"path": str(tmp_path / "saved")})
     assert stacked(built["hidden"]).tolist() == stacked(other["hidden"]).tolist()
@@ -94,7 +98,9 @@ def test_part_names_hold_their_content_hash(job: Job) -> None:
 
 
 def test_encodings_and_statistics_are_as_documented(job: Job) -> None:
-    job.run(source={"keep": ["text"]}, table={"event_timestamp": "2026-01-01T00:00:00Z"})
+    job.run(
+        source={"keep": ["text"]}, table={"event_timestamp": "2026-01-01T00:00:00Z"}
+    )
     part = pq.ParquetFile(next(iter(job.table.glob("*.parquet"))))
     group = part.metadata.row_group(0)
     found = {
@@ -138,7 +144,9 @@ def test_tensors_are_flattened_in_c_order_with_their_shape_in_the_metadata(
     table = pa.table(
         {
             "id": list(range(10)),
-            "image": pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), 64),
+            "image": pa.FixedSizeListArray.from_arrays(
+                pa.array(images.reshape(-1)), 64
+            ),
         }
     )
     pq.write_table(table, tmp_path / "i.parquet")
@@ -197,12 +205,14 @@ def test_a_failing_write_is_raised(tmp_path: Path) -> None:
     column = Column("x", "feature", "float32", (10,))
     schema = pa.schema([pa.field("x", column.arrow_type, nullable=False)])
     wrong = pa.RecordBatch.from_arrays([pa.array([1])], names=["x"])
-    with (
-        pytest.raises(pa.ArrowInvalid),
-        PartWriter(tmp_path / "p.parquet", schema, [column]) as writer,
-    ):
-        writer.write(wrong)
-        writer.finish()
+
+    def write() -> None:
+        with PartWriter(tmp_path / "p.parquet", schema, [column]) as writer:
+            writer.write(wrong)
+            writer.finish()
+
+    with pytest.raises(ValueError, match="schema"):
+        write()
 
 
 def test_an_event_timestamp_can_be_a_constant_or_text(job: Job, tmp_path: Path) -> None:
@@ -221,9 +231,7 @@ def test_an_event_timestamp_can_be_a_constant_or_text(job: Job, tmp_path: Path) 
     pq.write_table(table, tmp_path / "t.parquet")
     source = {"reader": "parquet", "path": str(tmp_path / "t.parquet")}
     other = Job(tmp_path / "out", source)
-    result = other.run(
-        table={"event_timestamp": "at"}, errors={"max_fraction": 0.7}
-    )
+    result = other.run(table={"event_timestamp": "at"}, errors={"max_fraction": 0.7})
     assert result["example_id"].to_pylist() == [0]
     assert {e["stage"] for e in other.errors()} == {"encode"}
 
@@ -335,7 +343,9 @@ def test_bad_rows_are_set_apart_and_the_rest_kept(job: Job) -> None:
     assert verify_table(str(job.table)) == []
 
 
-def test_a_row_that_the_model_cannot_compute_is_found_by_halving(tmp_path: Path) -> None:
+def test_a_row_that_the_model_cannot_compute_is_found_by_halving(
+    tmp_path: Path,
+) -> None:
     values = vectors()
     values[[5, 6, 40], 0] = -1
     from conftest import write_parquet
@@ -372,7 +382,9 @@ def test_too_many_bad_rows_fail_the_run_and_a_higher_limit_finishes_at_once(
 
 
 def test_a_first_batch_that_fails_alike_stops_the_run(job: Job) -> None:
-    with pytest.raises(RuntimeError, match="wrong config or model rather than bad rows"):
+    with pytest.raises(
+        RuntimeError, match="wrong config or model rather than bad rows"
+    ):
         job.run(
             source={"preprocess": ["toolbox:refuse_all"]}, errors={"max_fraction": 1.0}
         )
@@ -430,7 +442,10 @@ def test_an_exception_from_a_worker_names_shard_and_file(
     plan = job.plan()
     prepare_table(plan)
     monkeypatch.setattr(
-        "transforms.extract.check_part", lambda *_: (_ for _ in ()).throw(OSError("disk"))
+        "transforms.extract.check_part",
+        lambda *_: (_ for _ in ()).throw(OSError("disk")),
     )
-    with pytest.raises(Exception, match=r"(?s)disk.*extracting shard \d+ of .*parquet"):
+    with pytest.raises(
+        Exception, match=r"shard \d+ of .*parquet failed: OSError: disk"
+    ):
         run_plan(plan)

@@ -194,8 +194,9 @@ def test_the_fingerprint_changes_with_user_code_and_model_files(
     }
     before = job.plan(**sections)
     (tmp_path / "my_steps.py").write_text(code + "# another\n")
-    assert job.plan(**sections).ingredients["user_code"] != (
-        before.ingredients["user_code"]
+    assert (
+        job.plan(**sections).ingredients["user_code"]
+        != (before.ingredients["user_code"])
     )
     changed = toolbox.dict_model()
     changed.get_layer("stem").kernel.assign_add(changed.get_layer("stem").kernel)
@@ -214,7 +215,7 @@ def test_weights_are_loaded_into_a_built_model(job: Job, tmp_path: Path) -> None
     assert min(first for first, _ in head) > 0.9
     other = toolbox.image_model()
     other.save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(ConfigError, match="model.weights must fit the model"):
+    with pytest.raises(ConfigError, match=r"model\.weights must fit the model"):
         job.plan(model={"weights": str(tmp_path / "other.weights.h5")})
 
 
@@ -269,7 +270,10 @@ def test_set_overrides_values_with_toml_or_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"source": {"key": "idd"}}, "source.key must name a feature .* nearest is 'id'"),
+        (
+            {"source": {"key": "idd"}},
+            "source.key must name a feature .* nearest is 'id'",
+        ),
         ({"source": {"key": "vec"}}, "source.key must be a scalar"),
         ({"source": {"keep": ["txt"]}}, "source.keep must name .* nearest is 'text'"),
         (

@@ -79,7 +79,10 @@ def test_every_built_in_is_tested() -> None:
         ({"step": "rescale", "feature": "vec"}, r"preprocess\[0\].scale is required"),
         ({"step": "rescale", "feature": "vek", "scale": 1}, "nearest is 'vec'"),
         ({"step": "cast", "feature": "vec", "dtyp": "int32"}, "nearest is 'dtype'"),
-        ({"step": "cast", "feature": "vec", "dtype": "floaty"}, "must fit the features"),
+        (
+            {"step": "cast", "feature": "vec", "dtype": "floaty"},
+            "must fit the features",
+        ),
         ({"step": "toolbox:double", "factr": 1}, "nearest is 'factor'"),
         ({"step": "resize", "feature": "vec", "size": [2, 2]}, "must fit the features"),
     ],
@@ -166,5 +169,3 @@ def test_images_of_many_sizes_need_a_resize(tmp_path: Path) -> None:
     assert job.plan(**config).rows == 1
     with pytest.raises(ConfigError, match=r"must have shape \[8, 8, 1\]"):
         job.plan(**{**config, "source": {"preprocess": [{**decode, "channels": 3}]}})
-
-

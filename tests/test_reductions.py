@@ -47,7 +47,9 @@ def test_every_built_in_is_compared() -> None:
 
 
 def test_reductions_are_chained_left_to_right() -> None:
-    chain = [parse_reduction(t, "r") for t in ("mean(axis=1)", "flatten", "l2_normalize")]
+    chain = [
+        parse_reduction(t, "r") for t in ("mean(axis=1)", "flatten", "l2_normalize")
+    ]
     reduced = reduce_chain(tf.constant(VALUES), chain, "r").numpy()
     np.testing.assert_allclose(reduced, unit(VALUES.mean(1).reshape(3, -1)), atol=1e-5)
 
@@ -85,4 +87,6 @@ def test_the_batch_axis_is_protected(text: str, message: str) -> None:
 
 def test_pooling_without_anything_to_pool_is_refused() -> None:
     with pytest.raises(ConfigError, match="axes between batch and channels"):
-        reduce_chain(tf.ones([3, 4]), [parse_reduction("global_average_pool", "r")], "r")
+        reduce_chain(
+            tf.ones([3, 4]), [parse_reduction("global_average_pool", "r")], "r"
+        )

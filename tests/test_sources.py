@@ -65,7 +65,9 @@ def test_the_same_rows_come_out_whatever_the_parts(any_job: Job) -> None:
 def test_reading_in_batches_equals_reading_examples(any_job: Job) -> None:
     source = make_source(any_job.config().source)
     features = {n: f for n, f in source.describe().items() if n in ("id", "vec")}
-    files = [Piece(f.uri, f.name, 0, sum(f.blocks or ()) or None) for f in source.files()]
+    files = [
+        Piece(f.uri, f.name, 0, sum(f.blocks or ()) or None) for f in source.files()
+    ]
     pieces = files[:1] if files[0].rows is None else files
     examples = list(source.read(pieces, features, None).as_numpy_iterator())
     batches = list(source.read(pieces, features, 8).as_numpy_iterator())
@@ -106,7 +108,9 @@ def test_tfrecord_features_are_inferred_from_the_first_record(
     }
 
 
-def test_tfrecord_features_can_be_given(tmp_path: Path, sources: dict[str, Any]) -> None:
+def test_tfrecord_features_can_be_given(
+    tmp_path: Path, sources: dict[str, Any]
+) -> None:
     given = {"id": "int32", "vec": {"dtype": "float32", "shape": [6]}, "text": "bytes"}
     table = Job(tmp_path, sources["tfrecord"]).run(
         source={"features": given, "keep": ["text"]}
@@ -199,7 +203,10 @@ def test_parquet_rows_with_nulls_are_quarantined_and_neighbours_kept(
             {"reader": "tfrecord", "path": "TFRECORD", "features": {"vec": "floaty"}},
             "source.features.vec must be one of",
         ),
-        ({"reader": "tfds", "name": "nothing", "data_dir": "TFDS"}, "is prepared under"),
+        (
+            {"reader": "tfds", "name": "nothing", "data_dir": "TFDS"},
+            "is prepared under",
+        ),
         (
             {"reader": "tfds", "name": "vectors", "data_dir": "TFDS", "split": "tran"},
             "nearest is 'train'",

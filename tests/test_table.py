@@ -184,7 +184,9 @@ def test_verify_checks_the_errors_table(job: Job) -> None:
 
 
 def test_status_tells_progress_from_commit_records(job: Job) -> None:
-    with pytest.raises(FileNotFoundError, match="found none in .*start the table with"):
+    with pytest.raises(
+        FileNotFoundError, match=r"found none in .*start the table with"
+    ):
         table_status(str(job.table))
     plan = job.plan()
     prepare_table(plan)
@@ -201,7 +203,11 @@ def test_status_tells_progress_from_commit_records(job: Job) -> None:
     assert 0 < parts <= status.seconds["total"] + 0.01
     run_plan(plan)
     status = table_status(str(job.table))
-    assert (status.committed, status.rows, status.finished) == (status.shards, 100, True)
+    assert (status.committed, status.rows, status.finished) == (
+        status.shards,
+        100,
+        True,
+    )
 
 
 def test_a_table_with_missing_shards_is_not_finished(job: Job) -> None:

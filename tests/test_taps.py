@@ -88,7 +88,10 @@ def test_glob_passes_over_what_cannot_be_tapped() -> None:
         ([TapSpec(path="blok_0:attn")], r"'block_0:attn'"),
         ([TapSpec(path="block_0")], r"nearest is 'block_0:attn'"),
         ([TapSpec(path="cell")], r"'cell' is computed inside a loop"),
-        ([TapSpec(path="block_*:attn", column="x")], r"taps\[0\].column must be unique"),
+        (
+            [TapSpec(path="block_*:attn", column="x")],
+            r"taps\[0\].column must be unique",
+        ),
         ([TapSpec(path=""), TapSpec(path="")], r"taps\[1\].column must be unique"),
         ([TapSpec(path="", column="{1}")], r"wildcards of the path from 1 to 0"),
         ([TapSpec(path="", column="Attn")], r"lower_snake .* got 'Attn'; 'attn'"),

@@ -200,9 +200,12 @@ class _ExtractShard(beam.DoFn):
         try:
             commit = extract_shard(self._worker, shard)
         except Exception as error:
-            files = ", ".join(dict.fromkeys(piece.file for piece in shard.pieces))
-            error.add_note(f"while extracting shard {shard.index} of {files}")
-            raise
+            files = list(dict.fromkeys(piece.file for piece in shard.pieces))
+            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+            kind = type(error).__name__
+            raise RuntimeError(
+                f"shard {shard.index} of {files[0]}{more} failed: {kind}: {error}"
+            ) from error
         Metrics.counter("featuretap", "shards").inc()
         Metrics.counter("featuretap", "rows").inc(commit.part.rows)
         Metrics.counter("featuretap", "quarantined_rows").inc(commit.quarantined)

@@ -88,7 +88,7 @@ def global_average_pool(values: Any) -> Any:
 
 
 def l2_normalize(values: Any, axis: int = -1, epsilon: float = 1e-12) -> Any:
-    """Scale to unit Euclidean length along an axis; the square is at least `epsilon`."""
+    """Scale to unit Euclidean length; squares count as `epsilon` at least."""
     import tensorflow as tf
 
     return tf.math.l2_normalize(values, _axes(values, axis), epsilon)
