@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.config import load_config
     from pipeline.plan import Plan, make_plan
-    from pipeline.run import run_plan
+    from pipeline.run import prepare_table, run_plan
     from pipeline.status import table_status
     from pipeline.verify import verify_table
 
@@ -15,6 +15,7 @@ __all__ = [
     "Plan",
     "load_config",
     "make_plan",
+    "prepare_table",
     "run_plan",
     "table_status",
     "verify_table",
@@ -25,6 +26,7 @@ _HOMES = {
     "Plan": "plan",
     "load_config": "config",
     "make_plan": "plan",
+    "prepare_table": "run",
     "run_plan": "run",
     "table_status": "status",
     "verify_table": "verify",

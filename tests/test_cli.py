@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -125,16 +126,12 @@ def test_json_is_one_document_on_stdout(config: Path) -> None:
 def test_taps_lists_every_address_and_why_not(config: Path) -> None:
     stdout, _ = invoke("taps", config, "--set", "taps.0.path=nothing")
     lines = stdout.splitlines()
-    assert lines[0].split() == [
+    assert re.split(r"\s{2,}", lines[0].strip()) == [
         "address",
         "shape",
         "dtype",
-        "a",
-        "row",
-        "column,",
-        "or",
-        "why",
-        "not",
+        "a row",
+        "column, or why not",
     ]
     assert "features:nested/pair/0" in stdout
     assert not any(line.startswith("*") for line in lines)

@@ -211,7 +211,7 @@ def test_a_failing_write_is_raised(tmp_path: Path) -> None:
             writer.write(wrong)
             writer.finish()
 
-    with pytest.raises(ValueError, match="schema"):
+    with pytest.raises(ValueError, match="Schema at index 0 was different"):
         write()
 
 

@@ -51,6 +51,30 @@ def test_whole_configs_in_documents_are_valid(path: Path) -> None:
             parse_config(document)
 
 
+def test_the_python_of_the_api_document_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "api.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    exec("\n".join(blocks), {})
+    assert (tmp_path / "others" / "_SUCCESS").exists()
+
+
+def test_documented_steps_reductions_and_readers_are_the_built_in_ones() -> None:
+    from transforms.preprocess import PREPROCESSORS
+    from transforms.reductions import REDUCTIONS
+    from transforms.sources import READERS
+
+    running = (ROOT / "docs" / "running.md").read_text()
+    taps = (ROOT / "docs" / "taps.md").read_text()
+    for name in [*PREPROCESSORS, *READERS]:
+        assert f"| `{name}` |" in running, name
+    for name in REDUCTIONS:
+        assert f"`{name}`" in taps, name
+
+
 def test_the_decision_records_are_listed() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     for path in (ROOT / "docs" / "decisions").glob("*.md"):

@@ -254,8 +254,8 @@ def _recording(
     """Collect what each layer below the model returns: its path, call after call.
 
     Raises:
-      _AllFoundError: inside the model's call, as soon as the calls in `wanted`, if there
-        are any, have returned.
+      _AllFoundError: inside the model's call, as soon as all the calls in `wanted`, if
+        there are any, have returned.
     """
     calls: list[tuple[str, list[Any]]] = []
     missing = set(wanted)

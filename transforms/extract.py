@@ -7,64 +7,42 @@ by several workers at once: the first commit record of a shard counts.
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import shutil
 import tempfile
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
 from transforms import storage
 from transforms.activations import CompiledTaps, compile_taps
+from transforms.encode import Layout, encode
 from transforms.infer import infer
 from transforms.model import cached_model
 from transforms.preprocess import make_steps, trace_steps
-from transforms.read import Batch, Failure, InputPipeline
+from transforms.quarantine import Quarantine
+from transforms.read import InputPipeline
 from transforms.schema import (
     Column,
     arrow_schema,
     constant_timestamp,
     passed_features,
-    to_array,
 )
-from transforms.shard import BadRow, Commit, Shard, StoredFile
+from transforms.shard import Commit, Shard, StoredFile
 from transforms.sources import Feature, make_source
 from transforms.spec import Config
 from transforms.table import Table
 from transforms.taps import Tap
 from transforms.write import PartWriter, check_part, file_sha256
 
-ERROR_SCHEMA = pa.schema(
-    [
-        ("example_id", pa.string()),
-        ("shard", pa.int64()),
-        ("file", pa.string()),
-        ("row", pa.int64()),
-        ("stage", pa.string()),
-        ("exception", pa.string()),
-        ("message", pa.string()),
-    ]
-)
-# Where TensorFlow puts names and places of its own around what went wrong.
-_NOISE = re.compile(
-    r"(?s:^Graph execution error:.*File \"[^\"]*\", line \d+, in [^\n]*\n)"
-    r"|\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]( name:)?"
-    r"|Error in user-defined function passed to .*? iterator: [\w:]*:"
-)
-_MESSAGE_LENGTH = 1000
-_DAMAGE = ("DataLossError", "EOFError")
 _workers: dict[str, Worker] = {}
 _lock = threading.Lock()
 
@@ -79,9 +57,7 @@ class Worker:
       shards: how many the plan has.
       pipeline: from stored rows to model inputs.
       compiled: from model inputs to columns.
-      columns: of the table.
-      schema: of every part.
-      timestamp: constant event timestamp, None if there is none.
+      layout: how rows of the table look.
       proven: whether a row has ever come through here; until then, rows that all fail
         alike speak of the config and not of the data.
     """
@@ -91,9 +67,7 @@ class Worker:
     shards: int
     pipeline: InputPipeline
     compiled: CompiledTaps
-    columns: list[Column]
-    schema: pa.Schema
-    timestamp: Any
+    layout: Layout
     proven: bool = False
 
 
@@ -127,34 +101,43 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
         return committed
     began = time.perf_counter()
     clock = Clock()
-    quarantine = Quarantine(worker, shard)
+    quarantine = Quarantine(
+        shard,
+        worker.layout.columns[0].source,
+        worker.compiled.batch_rows,
+        proven=worker.proven,
+    )
     with _scratch(worker.table) as directory:
         path = directory / "part.parquet"
-        with PartWriter(path, worker.schema, worker.columns) as writer:
+        with PartWriter(path, worker.layout.schema, worker.layout.columns) as writer:
             batches = worker.pipeline.batches(shard, quarantine.add)
             for batch in clock.timed("read", batches):
                 computed = infer(worker.compiled, batch, quarantine.add)
                 for rows, values in clock.timed("compute", computed):
-                    encoded = _encode(worker, shard, rows, values, quarantine)
+                    encoded = encode(worker.layout, shard, rows, values, quarantine.add)
                     quarantine.passed(encoded.num_rows)
                     with clock.during("write"):
                         writer.write(encoded)
             with clock.during("write"):
                 writer.finish()
         quarantine.close()
-        check_part(path, worker.schema, quarantine.sound)
+        worker.proven = worker.proven or quarantine.sound > 0
+        check_part(path, worker.layout.schema, quarantine.sound)
+        part_name = partial(Table.part_name, shard.index, worker.shards)
         commit = Commit(
             shard=shard.index,
             fingerprint=worker.fingerprint,
-            planned_rows=quarantine.planned_rows(),
-            part=_store_part(worker, shard, path, quarantine.sound),
-            errors=_store_errors(worker, shard, directory, quarantine.rows),
+            planned_rows=quarantine.sound + len(quarantine.rows),
+            part=_store(worker.table, path, quarantine.sound, part_name),
+            errors=_store_errors(worker.table, shard, directory, quarantine),
             seconds=clock.seconds(time.perf_counter() - began),
         )
     if worker.table.create_commit(commit):
         return commit
     first = worker.table.read_commit(shard.index)
     assert first is not None
+    if first.part.path != commit.part.path:
+        storage.remove(worker.table.path(commit.part.path))
     return first
 
 
@@ -213,77 +196,6 @@ class _ExtractShard(beam.DoFn):
         yield commit
 
 
-class Quarantine:
-    """Collects a shard's bad rows, and stops when they are not the rows' fault."""
-
-    def __init__(self, worker: Worker, shard: Shard) -> None:
-        self.rows: list[BadRow] = []
-        self.sound = 0
-        self._worker = worker
-        self._shard = shard
-
-    def add(self, failure: Failure) -> None:
-        """Take a row that failed."""
-        piece, row = self._shard.locate(failure.position)
-        key_column = self._worker.columns[0]
-        key: str | None = f"{piece.name}#{row}"
-        if key_column.source:
-            value = failure.passed.get(key_column.source)
-            key = None if value is None else _text(np.asarray(value).item())
-        self.rows.append(
-            BadRow(
-                example_id=key,
-                shard=self._shard.index,
-                file=piece.file,
-                row=row,
-                stage=failure.stage,
-                exception=type(failure.error).__name__,
-                message=clean_message(failure.error),
-            )
-        )
-        if len(self.rows) == self._worker.compiled.batch_rows:
-            self._stop_if_alike()
-
-    def passed(self, rows: int) -> None:
-        """Count rows that came through."""
-        self.sound += rows
-        if rows:
-            self._worker.proven = True
-
-    def close(self) -> None:
-        """Check the shard as a whole, and put the rows in order."""
-        if len(self.rows) > 1:
-            self._stop_if_alike()
-        self.rows.sort(key=lambda bad: (bad.file, bad.row))
-
-    def planned_rows(self) -> int:
-        """Rows that the shard accounts for.
-
-        Raises:
-          RuntimeError: they are not the planned ones; a reader broke its promise.
-        """
-        found = self.sound + len(self.rows)
-        if self._shard.rows not in (None, found):
-            raise RuntimeError(
-                f"shard {self._shard.index} must account for {self._shard.rows} planned"
-                f" rows, got {self.sound} sound and {len(self.rows)} bad ones; the"
-                " source has changed since it was planned, or its reader loses rows"
-            )
-        return found
-
-    def _stop_if_alike(self) -> None:
-        kinds = Counter((bad.stage, bad.exception) for bad in self.rows)
-        (stage, exception), _ = kinds.most_common(1)[0]
-        if self._worker.proven or len(kinds) > 1 or exception in _DAMAGE:
-            return
-        first = self.rows[0]
-        raise RuntimeError(
-            f"all {len(self.rows)} rows of the first batch failed alike in {stage},"
-            f" which means a wrong config or model rather than bad rows: {exception}:"
-            f" {first.message} (first: row {first.row} of {first.file})"
-        )
-
-
 @dataclass(slots=True)
 class Clock:
     """Adds up wall-clock seconds by phase."""
@@ -313,12 +225,6 @@ class Clock:
     def seconds(self, total: float) -> dict[str, float]:
         """The sums, in seconds to the millisecond."""
         return {k: round(v, 3) for k, v in {**self._seconds, "total": total}.items()}
-
-
-def clean_message(error: Exception) -> str:
-    """What an exception says, without names of graph nodes, which differ by run."""
-    text = _NOISE.sub("", str(getattr(error, "message", error)))
-    return " ".join(text.split())[:_MESSAGE_LENGTH]
 
 
 def _make_worker(table: Table, plan: Mapping[str, Any]) -> Worker:
@@ -366,79 +272,12 @@ def _make_worker(table: Table, plan: Mapping[str, Any]) -> Worker:
             batch_rows=config.model.batch_rows,
         ),
         compiled=compiled,
-        columns=columns,
-        schema=arrow_schema(columns, layout["metadata"]),
-        timestamp=constant_timestamp(config.table.event_timestamp)
-        if config.table.event_timestamp and not _timestamp_source(columns)
-        else None,
+        layout=Layout(
+            columns=tuple(columns),
+            schema=arrow_schema(columns, layout["metadata"]),
+            timestamp=_constant_timestamp(config, columns),
+        ),
     )
-
-
-def _timestamp_source(columns: list[Column]) -> str:
-    return next((c.source for c in columns if c.role == "timestamp"), "")
-
-
-def _encode(
-    worker: Worker,
-    shard: Shard,
-    batch: Batch,
-    values: Mapping[str, np.ndarray],
-    quarantine: Quarantine,
-) -> pa.RecordBatch:
-    """Make a record batch; rows whose text or time cannot be stored are set apart."""
-    try:
-        return _record_batch(worker, shard, batch, values)
-    except ValueError as error:
-        rows = len(batch.positions)
-        if rows == 1:
-            passed = {name: tensor[0] for name, tensor in batch.passed.items()}
-            quarantine.add(Failure(int(batch.positions[0]), "encode", error, passed))
-            return pa.RecordBatch.from_pylist([], schema=worker.schema)
-    halves = [
-        _encode(
-            worker,
-            shard,
-            batch.take(half),
-            {name: array[half] for name, array in values.items()},
-            quarantine,
-        )
-        for half in np.array_split(np.arange(rows), 2)
-    ]
-    return pa.concat_batches(halves)
-
-
-def _record_batch(
-    worker: Worker, shard: Shard, batch: Batch, values: Mapping[str, np.ndarray]
-) -> pa.RecordBatch:
-    arrays = []
-    for column in worker.columns:
-        if column.role == "feature":
-            arrays.append(to_array(column, values[column.name]))
-        elif column.source:
-            arrays.append(to_array(column, batch.passed[column.source].numpy()))
-        elif column.role == "key":
-            arrays.append(_default_keys(shard, batch.positions))
-        else:
-            constant = pa.scalar(worker.timestamp, column.arrow_type)
-            arrays.append(pa.repeat(constant, len(batch.positions)))
-    return pa.RecordBatch.from_arrays(arrays, schema=worker.schema)
-
-
-def _default_keys(shard: Shard, positions: np.ndarray) -> pa.Array:
-    """Make `<file>#<row>` for rows that are in order."""
-    import pyarrow.compute as pc
-
-    keys = []
-    start = 0
-    for piece in shard.pieces:
-        stop = np.inf if piece.rows is None else start + piece.rows
-        inside = positions[(positions >= start) & (positions < stop)]
-        rows = pa.array(inside - start + piece.start).cast(pa.string())
-        keys.append(pc.binary_join_element_wise(piece.name, rows, "#"))
-        if piece.rows is None:
-            break
-        start += piece.rows
-    return pa.concat_arrays(keys)
 
 
 @contextlib.contextmanager
@@ -454,28 +293,29 @@ def _scratch(table: Table) -> Iterator[Path]:
         shutil.rmtree(local, ignore_errors=True)
 
 
-def _store_part(worker: Worker, shard: Shard, path: Path, rows: int) -> StoredFile:
+def _constant_timestamp(config: Config, columns: list[Column]) -> Any:
+    if not any(c.role == "timestamp" and not c.source for c in columns):
+        return None
+    assert config.table.event_timestamp is not None
+    return constant_timestamp(config.table.event_timestamp)
+
+
+def _store(
+    table: Table, path: Path, rows: int, name: Callable[[str], str]
+) -> StoredFile:
+    """Publish a finished file under the name that `name` gives its hash."""
     sha256 = file_sha256(path)
-    name = Table.part_name(shard.index, worker.shards, sha256)
-    stored = StoredFile(name, rows, os.path.getsize(path), sha256)
-    storage.publish(path, worker.table.path(name))
+    stored = StoredFile(name(sha256), rows, path.stat().st_size, sha256)
+    storage.publish(path, table.path(stored.path))
     return stored
 
 
 def _store_errors(
-    worker: Worker, shard: Shard, directory: Path, rows: list[BadRow]
+    table: Table, shard: Shard, directory: Path, quarantine: Quarantine
 ) -> StoredFile | None:
-    if not rows:
+    if not quarantine.rows:
         return None
     path = directory / "errors.parquet"
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=ERROR_SCHEMA)
-    pq.write_table(table, path, compression="zstd")
-    sha256 = file_sha256(path)
-    name = Table.errors_name(shard.index, sha256)
-    stored = StoredFile(name, len(rows), os.path.getsize(path), sha256)
-    storage.publish(path, worker.table.path(name))
-    return stored
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    pq.write_table(quarantine.table(), path, compression="zstd")
+    name = partial(Table.errors_name, shard.index)
+    return _store(table, path, len(quarantine.rows), name)

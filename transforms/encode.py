@@ -1,0 +1,99 @@
+"""Turn computed batches into record batches of the table's schema."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.read import Batch, Failure
+from transforms.schema import Column, to_array
+from transforms.shard import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How rows of the table look.
+
+    Attributes:
+      columns: of the table, the key first.
+      schema: of every part.
+      timestamp: constant event timestamp, None if there is none.
+    """
+
+    columns: tuple[Column, ...]
+    schema: pa.Schema
+    timestamp: datetime.datetime | None
+
+
+def encode(
+    layout: Layout,
+    shard: Shard,
+    batch: Batch,
+    values: Mapping[str, np.ndarray],
+    on_failure: Callable[[Failure], None],
+) -> pa.RecordBatch:
+    """Make a record batch; rows whose text or time cannot be stored are left out.
+
+    Args:
+      layout: how rows look.
+      shard: whose rows.
+      batch: the rows, for keys and what is passed through.
+      values: `{column: array [rows, *shape]}` of the activations.
+      on_failure: called with each row that is left out.
+    """
+    try:
+        return _record_batch(layout, shard, batch, values)
+    except ValueError as error:
+        rows = len(batch.positions)
+        if rows == 1:
+            passed = {name: tensor[0] for name, tensor in batch.passed.items()}
+            on_failure(Failure(int(batch.positions[0]), "encode", error, passed))
+            return pa.RecordBatch.from_pylist([], schema=layout.schema)
+    halves = [
+        encode(
+            layout,
+            shard,
+            batch.take(half),
+            {name: array[half] for name, array in values.items()},
+            on_failure,
+        )
+        for half in np.array_split(np.arange(rows), 2)
+    ]
+    return pa.concat_batches(halves)
+
+
+def _record_batch(
+    layout: Layout, shard: Shard, batch: Batch, values: Mapping[str, np.ndarray]
+) -> pa.RecordBatch:
+    arrays = []
+    for column in layout.columns:
+        if column.role == "feature":
+            arrays.append(to_array(column, values[column.name]))
+        elif column.source:
+            arrays.append(to_array(column, batch.passed[column.source].numpy()))
+        elif column.role == "key":
+            arrays.append(_default_keys(shard, batch.positions))
+        else:
+            constant = pa.scalar(layout.timestamp, column.arrow_type)
+            arrays.append(pa.repeat(constant, len(batch.positions)))
+    return pa.RecordBatch.from_arrays(arrays, schema=layout.schema)
+
+
+def _default_keys(shard: Shard, positions: np.ndarray) -> pa.Array:
+    """Make `<file>#<row>` for rows that are in order."""
+    keys = []
+    start = 0
+    for piece in shard.pieces:
+        stop = np.inf if piece.rows is None else start + piece.rows
+        inside = positions[(positions >= start) & (positions < stop)]
+        rows = pa.array(inside - start + piece.start).cast(pa.string())
+        keys.append(pc.binary_join_element_wise(piece.name, rows, "#"))
+        if piece.rows is None:
+            break
+        start += piece.rows
+    return pa.concat_arrays(keys)

@@ -1,0 +1,134 @@
+"""Collect the rows of a shard that failed, and tell bad rows from a bad config."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from transforms.read import Failure
+from transforms.shard import BadRow, Shard
+
+ERROR_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("shard", pa.int64()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("stage", pa.string()),
+        ("exception", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+# Where TensorFlow puts names and places of its own around what went wrong.
+_NOISE = re.compile(
+    r"(?s:^Graph execution error:.*File \"[^\"]*\", line \d+, in [^\n]*\n)"
+    r"|\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]( name:)?"
+    r"|Error in user-defined function passed to .*? iterator: [\w:]*:"
+)
+_MESSAGE_LENGTH = 1000
+_DAMAGE = ("DataLossError", "EOFError")
+
+
+class Quarantine:
+    """Collects a shard's bad rows, and stops when they are not the rows' fault.
+
+    Attributes:
+      rows: the bad rows so far.
+      sound: how many rows came through.
+    """
+
+    def __init__(
+        self, shard: Shard, key: str, batch_rows: int, *, proven: bool
+    ) -> None:
+        """Start with nothing.
+
+        Args:
+          shard: whose rows.
+          key: feature that identifies an example; empty for file and row.
+          batch_rows: so many rows that fail alike before any is sound speak of the
+            config and not of the data.
+          proven: whether a row has come through in this process before.
+        """
+        self.rows: list[BadRow] = []
+        self.sound = 0
+        self._shard = shard
+        self._key = key
+        self._batch_rows = batch_rows
+        self._proven = proven
+
+    def add(self, failure: Failure) -> None:
+        """Take a row that failed.
+
+        Raises:
+          RuntimeError: all rows so far failed alike, and they fill a batch.
+        """
+        piece, row = self._shard.locate(failure.position)
+        key: str | None = f"{piece.name}#{row}"
+        if self._key:
+            value = failure.passed.get(self._key)
+            key = None if value is None else _text(np.asarray(value).item())
+        self.rows.append(
+            BadRow(
+                example_id=key,
+                shard=self._shard.index,
+                file=piece.file,
+                row=row,
+                stage=failure.stage,
+                exception=type(failure.error).__name__,
+                message=clean_message(failure.error),
+            )
+        )
+        if len(self.rows) == self._batch_rows:
+            self._stop_if_alike()
+
+    def passed(self, rows: int) -> None:
+        """Count rows that came through."""
+        self.sound += rows
+
+    def close(self) -> None:
+        """Check the shard as a whole.
+
+        Raises:
+          RuntimeError: all rows failed alike, or they are not the planned ones.
+        """
+        if len(self.rows) > 1:
+            self._stop_if_alike()
+        found = self.sound + len(self.rows)
+        if self._shard.rows not in (None, found):
+            raise RuntimeError(
+                f"shard {self._shard.index} must account for {self._shard.rows} planned"
+                f" rows, got {self.sound} sound and {len(self.rows)} bad ones; the"
+                " source has changed since it was planned, or its reader loses rows"
+            )
+
+    def table(self) -> pa.Table:
+        """The bad rows as a table (`ERROR_SCHEMA`), by file and row."""
+        ordered = sorted(self.rows, key=lambda bad: (bad.file, bad.row))
+        return pa.Table.from_pylist([asdict(bad) for bad in ordered], ERROR_SCHEMA)
+
+    def _stop_if_alike(self) -> None:
+        kinds = Counter((bad.stage, bad.exception) for bad in self.rows)
+        (stage, exception), _ = kinds.most_common(1)[0]
+        if self._proven or self.sound or len(kinds) > 1 or exception in _DAMAGE:
+            return
+        first = self.rows[0]
+        raise RuntimeError(
+            f"all {len(self.rows)} rows of the first batch failed alike in {stage},"
+            f" which means a wrong config or model rather than bad rows: {exception}:"
+            f" {first.message} (first: row {first.row} of {first.file})"
+        )
+
+
+def clean_message(error: Exception) -> str:
+    """What an exception says, without names of graph nodes, which differ by run."""
+    text = _NOISE.sub("", str(getattr(error, "message", error)))
+    return " ".join(text.split())[:_MESSAGE_LENGTH]
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
