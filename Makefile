@@ -36,7 +36,7 @@ bench: $(STAMP)  ## Measure throughput against stock Beam, a bare loop and the h
 
 bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they work
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
-	$(BIN)/python benchmarks/throughput.py --files 2 --rows-per-file 2000
+	$(BIN)/python benchmarks/throughput.py --files 3 --rows-per-file 2000 --repeats 1
 
 constraints:  ## Resolve constraints.txt anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

@@ -17,6 +17,7 @@ from transforms.activations import compile_taps, list_activations
 from transforms.lookup import ConfigError, source_digest
 from transforms.model import cached_model, model_digest
 from transforms.preprocess import Step, make_steps, needed_features, trace_steps
+from transforms.read import read_errors
 from transforms.schema import (
     Column,
     arrow_schema,
@@ -254,9 +255,17 @@ def _limited(
 def _count(
     source: Source, features: Mapping[str, Feature], file: File, limit: int
 ) -> int:
-    """Count the records of a file, up to `limit`."""
-    examples = source.read([Piece(file.uri, file.name)], features, None)
-    return sum(1 for _ in examples.take(limit))
+    """Count the rows of a file up to `limit`, bad ones included."""
+    examples = iter(source.read([Piece(file.uri, file.name)], features, None))
+    count = 0
+    while count < limit:
+        try:
+            if next(examples, None) is None:
+                break
+        except read_errors():
+            pass
+        count += 1
+    return count
 
 
 def _check_step_features(steps: Sequence[Step], known: Mapping[str, Feature]) -> None:
