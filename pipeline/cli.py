@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, cast
 
@@ -27,6 +27,7 @@ EXIT_FAILED = 1
 EXIT_MISUSE = 2
 EXIT_INTERRUPTED = 130
 _POLL_SECONDS = 0.5
+_REPORT_SECONDS = 5
 _TRACEBACK = "Traceback (most recent call last)"
 
 app = typer.Typer(
@@ -59,6 +60,8 @@ def taps(config: ConfigPath, as_json: Json = False, overrides: Set = None) -> No
         from pipeline.plan import list_taps
 
         activations, chosen = list_taps(checked)
+    from transforms.lookup import shape_text
+
     tapped: dict[str, list[str]] = {}
     for tap in chosen:
         tapped.setdefault(tap.address, []).append(tap.column)
@@ -71,9 +74,9 @@ def taps(config: ConfigPath, as_json: Json = False, overrides: Set = None) -> No
         (
             "*" if a.address in tapped else "",
             a.address or "'' (the model's result)",
-            _shape(a.shape),
+            shape_text(a.shape),
             a.dtype,
-            _size(_activation_bytes(a)),
+            _size(a.bytes_per_row),
             a.refusal or ", ".join(tapped.get(a.address, [])),
         )
         for a in activations
@@ -94,6 +97,8 @@ def plan(
     if as_json:
         _print_json(_plan_json(made))
         return
+    from transforms.lookup import shape_text
+
     _print_table(
         ("column", "role", "type", "shape", "a row", "from"),
         [
@@ -101,7 +106,7 @@ def plan(
                 c.name,
                 c.role,
                 c.dtype,
-                _shape(c.shape),
+                shape_text(c.shape),
                 _size(c.bytes_per_row),
                 " | ".join((repr(c.source) if c.source else "", *c.reduce)).strip(" |"),
             )
@@ -264,12 +269,15 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _last_words(error: Exception) -> str:
-    """What an exception says at its end, below the worker's traceback."""
-    text = str(error).strip() or type(error).__name__
-    if _TRACEBACK in text:
-        lines = text.rpartition(_TRACEBACK)[2].splitlines()[1:]
-        start = next(i for i, line in enumerate(lines) if line[:1].strip())
-        text = "\n".join(lines[start:]).removeprefix("RuntimeError: ")
+    """What an exception says at its end, below the worker's tracebacks."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    heads = [i for i, line in enumerate(lines) if line.startswith(_TRACEBACK)]
+    if heads:
+        # Frames are indented, what was raised is not.
+        below = range(heads[-1] + 1, len(lines))
+        start = next((i for i in below if lines[i][:1].strip()), 0)
+        lines = lines[start:]
+    text = "\n".join(lines).removeprefix("RuntimeError: ")
     text = re.sub(r" \[while running '[^']*'\]", "", text)
     return f"{text}\nset FEATURETAP_DEBUG=1 to see where"
 
@@ -297,23 +305,33 @@ def _interruptible(table: str) -> Iterator[None]:
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
 
-    def stop() -> None:
-        if receiver.recv(1) != bytes([signal.SIGINT]):
-            return
+    def report() -> None:
         from pipeline.status import table_status
 
         found = table_status(table)
         sys.stderr.write(
-            f"\nfeaturetap: interrupted; {found.committed} of {found.shards} shards are"
-            " committed. Run the same command again to go on.\n"
+            f"{found.committed} of {found.shards} shards are committed. Run the same"
+            " command again to go on.\n"
         )
-        sys.stderr.flush()
-        os._exit(EXIT_INTERRUPTED)
+
+    def stop() -> None:
+        while (number := receiver.recv(1)) != bytes([signal.SIGINT]):
+            if not number:
+                return
+        try:
+            shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor
+            sys.stderr.write(f"{shown}\nfeaturetap: interrupted; ")
+            reporting = threading.Thread(target=report, daemon=True)
+            reporting.start()
+            reporting.join(_REPORT_SECONDS)
+            sys.stderr.flush()
+        finally:
+            os._exit(EXIT_INTERRUPTED)
 
     waiting = threading.Thread(target=stop, daemon=True)
     waiting.start()
     handler = signal.signal(signal.SIGINT, lambda *_: None)
-    wakeup = signal.set_wakeup_fd(sender.fileno())
+    wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
@@ -356,12 +374,10 @@ def _progress(made: Plan) -> Iterator[None]:
     stopped = threading.Event()
 
     def look() -> None:
-        try:
+        with suppress(Exception):  # a look that fails must not fail the run
             found = watch.status()
-        except FileNotFoundError:
-            return
-        done = found.rows + found.quarantined if unit == "rows" else found.committed
-        progress.update(task, completed=done)
+            done = found.rows + found.quarantined if unit == "rows" else found.committed
+            progress.update(task, completed=done)
 
     def follow() -> None:
         while not stopped.wait(_POLL_SECONDS):
@@ -399,23 +415,10 @@ def _activation_json(activation: Activation, columns: list[str]) -> dict[str, An
         "address": activation.address,
         "shape": list(activation.shape),
         "dtype": activation.dtype,
-        "bytes_per_row": _activation_bytes(activation),
+        "bytes_per_row": activation.bytes_per_row,
         "refusal": activation.refusal,
         "columns": columns,
     }
-
-
-def _activation_bytes(activation: Activation) -> int | None:
-    """Bytes of a row as a column would hold it, None if that cannot be told."""
-    import math
-
-    if activation.refusal or activation.dtype == "string":
-        return None
-    halves = ("float16", "bfloat16")
-    import numpy as np
-
-    size = 4 if activation.dtype in halves else np.dtype(activation.dtype).itemsize
-    return size * math.prod(n for n in activation.shape if n is not None)
 
 
 def _time_line(found: Status) -> str:
@@ -440,10 +443,6 @@ def _size(count: int | None) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
-
-
-def _shape(shape: tuple[int | None, ...]) -> str:
-    return "[" + ", ".join("?" if n is None else str(n) for n in shape) + "]"
 
 
 def _print_json(document: Any) -> None:

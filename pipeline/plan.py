@@ -15,7 +15,7 @@ import pyarrow as pa
 from transforms import device, storage
 from transforms.activations import compile_taps, list_activations
 from transforms.lookup import ConfigError, source_digest
-from transforms.model import cached_model, model_digest
+from transforms.model import cached_model
 from transforms.preprocess import Step, make_steps, needed_features, trace_steps
 from transforms.read import read_errors
 from transforms.schema import (
@@ -83,11 +83,7 @@ class Plan:
         return bytes_per_row(self.columns)
 
     def write(self, table: Table) -> None:
-        """Put the plan into the table's directory, for workers and later runs."""
-        storage.replace(
-            table.internal("plan.parquet"),
-            to_parquet(shards_to_arrow(list(self.shards))),
-        )
+        """Put schema and shards where workers and later runs find them."""
         layout = {
             "shards": len(self.shards),
             "rows": self.rows,
@@ -100,6 +96,17 @@ class Plan:
             "metadata": dict(self.metadata),
         }
         storage.replace(table.internal("schema.json"), to_json(layout))
+        storage.replace(
+            table.internal("plan.parquet"),
+            to_parquet(shards_to_arrow(list(self.shards))),
+        )
+
+    def claim(self, table: Table) -> bool:
+        """Make a directory this plan's, unless it is a plan's already.
+
+        Returns:
+          Whether this call made it so; of several at once exactly one does.
+        """
         document = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
@@ -107,7 +114,7 @@ class Plan:
             "model_digest": self.model_digest,
             "config": self.config.model_dump(mode="json", exclude_none=True),
         }
-        storage.replace(table.internal("config.json"), to_json(document))
+        return storage.create(table.internal("config.json"), to_json(document))
 
 
 def make_plan(config: Config) -> Plan:
@@ -116,6 +123,11 @@ def make_plan(config: Config) -> Plan:
     Raises:
       ConfigError: what is asked for cannot be done.
     """
+    if not config.taps:
+        raise ConfigError(
+            "taps must name at least one activation, got none (featuretap taps CONFIG"
+            " lists all)"
+        )
     device.configure()
     source = make_source(config.source)
     known = dict(source.describe())
@@ -136,22 +148,23 @@ def make_plan(config: Config) -> Plan:
     )
     used = [i.feature for i in model.inputs] + passed_features(columns)
     files = list(source.files())
+    _check_apart(config.table.path, files)
     rows_per_part = config.table.rows_per_part or _default_rows_per_part(
         files, bytes_per_row(columns), config.model.batch_rows
     )
     features = needed_features(steps, known, used)
     if config.limit:
         files = _limited(source, features, files, config.limit)
-    digest = model_digest(config.model, model)
-    ingredients = _ingredients(config, files, digest, rows_per_part)
+    shards = cut_shards(files, rows_per_part)
+    ingredients = _ingredients(config, files, shards, model.digest)
     return Plan(
         config=config,
-        shards=tuple(cut_shards(files, rows_per_part)),
+        shards=tuple(shards),
         columns=tuple(columns),
         features=features,
         activations=tuple(activations),
-        metadata=_metadata(config, digest, _digest(ingredients)),
-        model_digest=digest,
+        metadata=_metadata(config, model.digest, _digest(ingredients)),
+        model_digest=model.digest,
         ingredients=ingredients,
     )
 
@@ -268,6 +281,17 @@ def _count(
     return count
 
 
+def _check_apart(table: str, files: Sequence[File]) -> None:
+    """Refuse to read what would be written."""
+    inside = storage.join(storage.filesystem(table)[1], "")
+    for file in files:
+        if storage.filesystem(file.uri)[1].startswith(inside):
+            raise ConfigError(
+                f"table.path must not hold files of the source, {table!r} holds"
+                f" {file.uri!r}; choose another path, or a narrower source.path"
+            )
+
+
 def _check_step_features(steps: Sequence[Step], known: Mapping[str, Feature]) -> None:
     """Let built-in steps complain about features before anything is traced."""
     for step in steps:
@@ -293,7 +317,7 @@ def _versions() -> dict[str, str]:
 
 
 def _ingredients(
-    config: Config, files: Sequence[File], digest: str, rows_per_part: int
+    config: Config, files: Sequence[File], shards: Sequence[Shard], digest: str
 ) -> dict[str, str]:
     """Hash each thing that changes the bytes, so that a difference can be named."""
     source, model = config.source, config.model
@@ -308,7 +332,7 @@ def _ingredients(
         "taps": [tap.model_dump(mode="json") for tap in config.taps],
         "batch_rows": model.batch_rows,
         "precision": model.precision,
-        "rows_per_part": rows_per_part,
+        "parts": [[p.start for p in shard.pieces] for shard in shards],
         "event_timestamp": config.table.event_timestamp,
         "limit": config.limit,
         "user_code": source_digest(names),

@@ -57,16 +57,17 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
       ConfigError: the directory holds a table of another plan.
     """
     table = Table(plan.config.table.path)
-    if overwrite and storage.exists(table.internal("config.json")):
+    claimed = storage.exists(table.internal("config.json"))
+    if overwrite and claimed:
         table.clear()
-    if not storage.exists(table.internal("config.json")):
+        claimed = False
+    if not claimed:
         if storage.exists(table.path("_SUCCESS")) or table.part_names():
             raise ConfigError(
                 f"table.path must not hold parts without a plan, {table.uri!r} does;"
                 " choose another path, or remove them"
             )
-        plan.write(table)
-        return
+        plan.claim(table)  # or somebody else has, just now
     there = table.read_json("config.json")
     if there["fingerprint"] != plan.fingerprint:
         names = [
@@ -81,3 +82,5 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
             f"  here:  {plan.fingerprint}\n"
             "choose another table.path, or replace the table with --overwrite"
         )
+    if not storage.exists(table.internal("plan.parquet")):
+        plan.write(table)

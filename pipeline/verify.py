@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms import storage
+from transforms.commit import manifest_table
 from transforms.schema import Column, arrow_schema
 from transforms.shard import Commit
 from transforms.table import Table
@@ -42,7 +43,11 @@ def verify_table(table: str) -> list[str]:
 def _differences(table: Table) -> Iterator[str]:
     plan = table.read_json("config.json")
     layout = table.read_json("schema.json")
-    summary = table.read_success()
+    try:
+        summary = table.read_success()
+    except ValueError as error:
+        yield f"_SUCCESS cannot be read: {error}"
+        return
     if summary is None:
         yield "_SUCCESS is missing: the table is not finished"
         return
@@ -58,7 +63,7 @@ def _differences(table: Table) -> Iterator[str]:
         )
     yield from _sums(summary, manifest)
     yield from _against_plan(table, manifest)
-    for extra in set(table.part_names()) - {part["path"] for part in manifest}:
+    for extra in sorted(set(table.part_names()) - {p["path"] for p in manifest}):
         yield f"{extra} is not in the manifest"
     columns = [Column.from_json(document) for document in layout["columns"]]
     schema = arrow_schema(columns, layout["metadata"])
@@ -94,8 +99,16 @@ def _against_plan(table: Table, manifest: list[dict[str, Any]]) -> Iterator[str]
         if shard.index not in committed:
             yield f"_featuretap/commits/{shard.index:05d}.json is missing"
     present = [shard.index for shard in shards if shard.index in committed]
-    for commit in table.read_commits(present):
+    commits = table.read_commits(present)
+    by_shard = {part["shard"]: part for part in manifest}
+    for row, commit in zip(manifest_table(commits).to_pylist(), commits, strict=True):
+        if row != by_shard[commit.shard]:
+            name = f"_featuretap/commits/{commit.shard:05d}.json"
+            yield f"{name} differs from the manifest"
         yield from _errors(table, commit)
+    kept = {commit.errors.path for commit in commits if commit.errors}
+    for extra in sorted(set(table.error_names()) - kept):
+        yield f"{extra} is in no commit record"
 
 
 def _errors(table: Table, commit: Commit) -> Iterator[str]:

@@ -155,6 +155,17 @@ def test_listing_and_compiling_leave_the_model_as_it_was() -> None:
         assert vars(layer).keys() == before[id(layer)].keys()
 
 
+def test_a_call_that_the_user_has_replaced_stays_replaced() -> None:
+    model = toolbox.dict_model()
+    stem = model.get_layer("stem")
+    original = stem.call
+    object.__setattr__(stem, "call", lambda x, **_: original(x) * 100)
+    expected = np.asarray(stem(vectors(4)))
+    for _ in range(2):
+        values = computed(loaded(model), [TapSpec(path="stem")], vectors(4))
+        np.testing.assert_allclose(values["stem"], expected, rtol=1e-5)
+
+
 def test_listing_does_not_run_the_model() -> None:
     x = keras.Input((6,), name="x")
     model = keras.Model(x, toolbox.RaisesWhenRun(name="late")(x))

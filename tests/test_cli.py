@@ -172,7 +172,7 @@ def test_misuse_exits_with_2_and_says_what_to_do(
 def test_another_plan_exits_with_2(config: Path) -> None:
     invoke("run", config)
     _, stderr = invoke("run", config, "--limit", 3, code=2)
-    assert "holds another (different: files, limit)" in stderr
+    assert "holds another (different: files, parts, limit)" in stderr
     assert "  there: " in stderr
     invoke("run", config, "--limit", 3, "--overwrite")
     assert pq.read_table("table").num_rows == 3
@@ -203,9 +203,50 @@ def test_beam_arguments_go_to_beam(config: Path, monkeypatch: Any) -> None:
     assert list(seen[0]) == ["--direct_num_workers=1", "--x", "y"]
 
 
+def test_a_module_that_fails_on_import_says_so(config: Path) -> None:
+    Path("broken.py").write_text("import math\nmath.no_such_thing\n")
+    step = "source.preprocess=['broken:step']"
+    _, stderr = invoke("plan", config, "--set", step, code=1)
+    assert "no_such_thing" in stderr
+
+
+def test_taps_are_listed_before_any_is_chosen(config: Path) -> None:
+    config.write_text(
+        re.sub(r"(?s)\[\[taps\]\].*?\[table\]", "[table]", CONFIG).format(
+            data=re.search(r'path = "(.*)/parquet"', config.read_text())[1]  # type: ignore[index]
+        )
+    )
+    assert "features:nested/pair/0" in invoke("taps", config)[0]
+    assert "taps must name at least one" in invoke("run", config, code=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "Traceback (most recent call last):\n  File x\nValueError: one\n\n"
+            "During\n\nTraceback (most recent call last):\n  File y\n"
+            "RuntimeError: two\nlines [while running 'A/B']",
+            "two\nlines",
+        ),
+        ("plain", "plain"),
+        ("", "RuntimeError"),
+        ("x: Traceback (most recent call last): flat", None),
+        ("Traceback (most recent call last):\n  cut off", None),
+    ],
+)
+def test_words_of_an_exception_are_found_in_any_form(
+    text: str, words: str | None
+) -> None:
+    from pipeline.cli import _last_words
+
+    found = _last_words(RuntimeError(text))
+    assert found == f"{words or text}\nset FEATURETAP_DEBUG=1 to see where"
+
+
 def test_a_killed_run_goes_on_and_gives_the_same_table(config: Path, job: Job) -> None:
     killed = in_process(config, TEST_SIGNAL="KILL")
-    killed.wait(timeout=120)
+    killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
     table = config.parent / "table"
     committed = list((table / "_featuretap" / "commits").glob("*.json"))

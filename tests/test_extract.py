@@ -150,7 +150,7 @@ def test_tensors_are_flattened_in_c_order_with_their_shape_in_the_metadata(
         }
     )
     pq.write_table(table, tmp_path / "i.parquet")
-    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path)})
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
     reshape = {"step": "reshape", "feature": "image", "shape": [8, 8, 1]}
     result = job.run(
         source={"preprocess": [reshape], "keep": ["image"]},
@@ -351,7 +351,7 @@ def test_a_row_that_the_model_cannot_compute_is_found_by_halving(
     from conftest import write_parquet
 
     write_parquet(tmp_path / "v.parquet", range(ROWS), values, 50)
-    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path)})
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
     table = job.run(
         model={"build": "toolbox:picky_model"},
         taps=[{"path": "head"}],
@@ -388,7 +388,104 @@ def test_a_first_batch_that_fails_alike_stops_the_run(job: Job) -> None:
         job.run(
             source={"preprocess": ["toolbox:refuse_all"]}, errors={"max_fraction": 1.0}
         )
-    assert not list((job.table / "_featuretap").glob("commits/*"))
+    assert not (job.table / "_SUCCESS").exists()
+    assert table_status(str(job.table)).rows == 0
+
+
+def test_a_bad_shard_is_no_wrong_config_where_others_work(tmp_path: Path) -> None:
+    from conftest import write_parquet
+
+    values = vectors()
+    values[20:40, 0] = -1
+    for start in (0, 20, 40):
+        ids = range(start, start + 20)
+        write_parquet(tmp_path / f"{start}.parquet", ids, values, 20)
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
+    sections: dict[str, Any] = {
+        "model": {"build": "toolbox:picky_model"},
+        "taps": [{"path": "head"}],
+        "errors": {"max_fraction": 0.4},
+    }
+    plan = job.plan(**sections)
+    prepare_table(plan)
+    worker = worker_for(Table(str(job.table)))
+    assert extract_shard(worker, plan.shards[1]).quarantined == 20
+    assert job.run(**sections).num_rows == 40
+
+
+def test_what_is_left_of_a_batch_does_not_hold_the_batch_in_memory(
+    tmp_path: Path,
+) -> None:
+    from conftest import write_parquet
+
+    from transforms.infer import infer
+
+    values = vectors()
+    values[::2, 0] = -1
+    write_parquet(tmp_path / "v.parquet", range(ROWS), values, 50)
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
+    plan = job.plan(
+        model={"build": "toolbox:picky_model", "batch_rows": 64},
+        taps=[{"path": "head"}],
+        table={"rows_per_part": ROWS},
+    )
+    prepare_table(plan)
+    worker = worker_for(Table(str(job.table)))
+    failures: list[Any] = []
+    kept = [
+        columns["head"]
+        for batch in worker.pipeline.batches(plan.shards[0], failures.append)
+        for _, columns in infer(worker.compiled, batch, failures.append)
+    ]
+    assert sum(len(array) for array in kept) == len(failures) == ROWS // 2
+    owners = [array if array.base is None else array.base for array in kept]
+    assert sum(owner.nbytes for owner in owners) == ROWS // 2 * 2 * 4
+
+
+def test_a_losing_attempt_leaves_nothing_behind(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = job.plan(source={"preprocess": ["toolbox:refuse_thirteen"]})
+    prepare_table(plan)
+    worker = worker_for(Table(str(job.table)))
+    first = extract_shard(worker, plan.shards[0])
+    before = contents(job.table)
+    # A zombie that looked before the commit, and whose bytes came out differently.
+    monkeypatch.setattr("transforms.write._COMPRESSION_LEVEL", 9)
+    answers = iter([None])
+    read = Table.read_commit
+    monkeypatch.setattr(
+        Table, "read_commit", lambda self, shard: next(answers, read(self, shard))
+    )
+    assert extract_shard(worker, plan.shards[0]) == first
+    assert contents(job.table) == before
+
+
+def test_a_table_whose_committed_part_is_gone_is_not_finished(job: Job) -> None:
+    run_plan(job.plan())
+    (job.table / "_SUCCESS").unlink()
+    gone = sorted(job.table.glob("part-*"))[2]
+    gone.unlink()
+    with pytest.raises(RuntimeError, match=rf"1 are gone \(first: {gone.name}\)"):
+        run_plan(job.plan())
+    (job.table / "_featuretap" / "commits" / "00002.json").unlink()
+    run_plan(job.plan())
+    assert gone.exists()
+    assert verify_table(str(job.table)) == []
+
+
+def test_kept_features_get_column_names_in_snake_case(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": [1, 2],
+            "vec": pa.FixedSizeListArray.from_arrays(pa.array([0.5] * 12), 6),
+            "Petal Width (cm)": [1.5, 2.5],
+        }
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
+    result = job.run(source={"keep": ["Petal Width (cm)"]})
+    assert result["petal_width_cm"].to_pylist() == [1.5, 2.5]
 
 
 def test_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
@@ -400,7 +497,7 @@ def test_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
         vectors(),
         text=lambda i: b"\xff\xfe" if i == 9 else b"fine",
     )
-    job = Job(tmp_path / "out", {"reader": "tfrecord", "path": str(tmp_path)})
+    job = Job(tmp_path / "out", {"reader": "tfrecord", "path": str(tmp_path / "*.*")})
     table = job.run(source={"keep": ["text"]}, errors={"max_fraction": 0.1})
     assert table.num_rows == 29
     assert [(e["row"], e["stage"]) for e in job.errors()] == [(9, "encode")]
@@ -446,6 +543,7 @@ def test_an_exception_from_a_worker_names_shard_and_file(
         lambda *_: (_ for _ in ()).throw(OSError("disk")),
     )
     with pytest.raises(
-        Exception, match=r"shard \d+ of .*parquet failed: OSError: disk"
+        Exception,
+        match=r"shard \d+ \(\d+ rows from row \d+ of .*\) failed: OSError: disk",
     ):
         run_plan(plan)

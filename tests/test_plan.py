@@ -127,6 +127,16 @@ def test_limit_takes_exactly_the_first_rows(
     assert first[0] == whole.shards[0].pieces[0].file
 
 
+def test_a_table_is_not_read_as_its_own_source(tmp_path: Path) -> None:
+    from conftest import vectors
+
+    write_parquet(tmp_path / "a.parquet", range(20), vectors(), 8)
+    job = Job(tmp_path, {"reader": "parquet", "path": str(tmp_path)})
+    job.run()
+    with pytest.raises(ConfigError, match=r"table.path must not hold files of the"):
+        job.plan()
+
+
 def test_default_parts_are_whole_batches_of_a_sensible_size(job: Job) -> None:
     plan = job.plan(table={"rows_per_part": None})
     assert len(plan.shards) == 1
@@ -143,7 +153,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str | None]] = {
     "precision": ({"model": {"precision": "bfloat16"}}, "precision"),
     "key": ({"source": {"key": None}}, "source"),
     "keep": ({"source": {"keep": ["text"]}}, "source"),
-    "rows_per_part": ({"table": {"rows_per_part": 10}}, "rows_per_part"),
+    "rows_per_part": ({"table": {"rows_per_part": 10}}, "parts"),
     "event_timestamp": (
         {"table": {"event_timestamp": "2026-01-01T00:00:00Z"}},
         "event_timestamp",
@@ -173,7 +183,7 @@ def test_the_fingerprint_changes_with_the_data(tmp_path: Path) -> None:
     from conftest import vectors
 
     write_parquet(tmp_path / "a.parquet", range(20), vectors(), 8)
-    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path)})
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
     before = job.plan()
     os.utime(tmp_path / "a.parquet", (1, 1))
     assert job.plan().ingredients["files"] != before.ingredients["files"]
@@ -204,6 +214,50 @@ def test_the_fingerprint_changes_with_user_code_and_model_files(
     assert job.plan(**sections).ingredients["model"] != before.ingredients["model"]
 
 
+def test_weights_are_part_of_the_fingerprint(job: Job, tmp_path: Path) -> None:
+    import toolbox
+
+    model = toolbox.dict_model()
+    model.save(tmp_path / "model.keras")
+    fingerprints = set()
+    for bias in (1.0, 2.0):
+        model.get_layer("head").bias.assign([bias, 0.0])
+        weights = tmp_path / f"{bias}.weights.h5"
+        model.save_weights(weights)
+        section = {
+            "build": None,
+            "path": str(tmp_path / "model.keras"),
+            "weights": str(weights),
+            "imports": ["toolbox"],
+        }
+        fingerprints.add(job.plan(model=section).ingredients["model"])
+    assert len(fingerprints) == 2
+
+
+def test_rows_per_part_does_not_matter_where_files_are_parts(
+    tmp_path: Path, sources: dict[str, Any]
+) -> None:
+    job = Job(tmp_path, sources["tfrecord"])
+    assert job.plan().fingerprint == job.plan(table={"rows_per_part": 5}).fingerprint
+
+
+@pytest.mark.parametrize("winner", ["first", "second"])
+def test_of_two_plans_for_one_directory_only_one_is_kept(job: Job, winner: str) -> None:
+    from pipeline import prepare_table
+    from transforms.table import Table
+
+    table = Table(job.config().table.path)
+    plans = [job.plan(), job.plan(model={"batch_rows": 8})]
+    if winner == "second":
+        plans.reverse()
+    assert plans[0].claim(table)
+    assert not plans[1].claim(table)
+    with pytest.raises(ConfigError, match="different: batch_rows"):
+        prepare_table(plans[1])
+    prepare_table(plans[0])  # killed after its claim, it goes on where it was
+    assert len(table.shards()) == len(plans[0].shards)
+
+
 def test_weights_are_loaded_into_a_built_model(job: Job, tmp_path: Path) -> None:
     import toolbox
 
@@ -227,7 +281,6 @@ def test_weights_are_loaded_into_a_built_model(job: Job, tmp_path: Path) -> None
         ("[model]\npth=1", [], "model.pth is not a known key; nearest is 'path'"),
         ("[[taps]]\npaths=1", [], r"taps\[0\].paths is not a known key"),
         ("[[taps]]", [], r"taps\[0\].path is required"),
-        ("taps=[]", [], "taps"),
         ("[model]\nbatch_rows=0", [], "model.batch_rows: .* got 0"),
         ("[errors]\nmax_fraction=2", [], "errors.max_fraction"),
         ("[model]\nprecision='f8'", [], "model.precision"),
@@ -270,6 +323,7 @@ def test_set_overrides_values_with_toml_or_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
+        ({"taps": []}, r"taps must name at least one .*featuretap taps CONFIG"),
         (
             {"source": {"key": "idd"}},
             "source.key must name a feature .* nearest is 'id'",

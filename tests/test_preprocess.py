@@ -84,6 +84,10 @@ def test_every_built_in_is_tested() -> None:
             "must fit the features",
         ),
         ({"step": "toolbox:double", "factr": 1}, "nearest is 'factor'"),
+        (
+            {"step": "rescale", "feature": "vec", "scale": 1, "batched": True},
+            "batched is for functions of your own",
+        ),
         ({"step": "resize", "feature": "vec", "size": [2, 2]}, "must fit the features"),
     ],
 )
@@ -124,7 +128,7 @@ def test_a_corrupt_image_is_quarantined_and_its_neighbours_kept(tmp_path: Path) 
     data[20] = data[20][:40]
     table = pa.table({"id": list(range(30)), "image": data})
     pq.write_table(table, tmp_path / "images.parquet", row_group_size=8)
-    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path)})
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
     preprocess = [
         {"step": "decode_image", "feature": "image", "channels": 1},
         {"step": "resize", "feature": "image", "size": [8, 8]},
@@ -157,7 +161,7 @@ def test_a_corrupt_image_is_quarantined_and_its_neighbours_kept(tmp_path: Path) 
 def test_images_of_many_sizes_need_a_resize(tmp_path: Path) -> None:
     data = [tf.io.encode_png(PIXELS[0]).numpy()]
     pq.write_table(pa.table({"image": data}), tmp_path / "i.parquet")
-    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path)})
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
     decode = {"step": "decode_image", "feature": "image", "channels": 1}
     # the model's own shape completes what decoding leaves open; a row of another
     # shape is then a bad row

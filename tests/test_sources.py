@@ -149,11 +149,15 @@ def test_parquet_types_become_columns(tmp_path: Path) -> None:
             "word": pa.array(["x", "y"]).dictionary_encode(),
             "flag": [True, False],
             "small": pa.array([1, 2], pa.uint16()),
-            "when": pa.array([0, 10**9], pa.timestamp("ns")),
+            "when": pa.array([0, 10**9 + 1], pa.timestamp("ns")),
         }
     )
     pq.write_table(table, tmp_path / "types.parquet")
-    source = {"reader": "parquet", "path": str(tmp_path), "lengths": {"vec": 6}}
+    source = {
+        "reader": "parquet",
+        "path": str(tmp_path / "*.parquet"),
+        "lengths": {"vec": 6},
+    }
     kept = ["raw", "word", "flag", "small", "when"]
     job = Job(tmp_path / "out", source)
     result = job.run(source={"keep": kept}, table={"event_timestamp": "when"})
@@ -204,6 +208,14 @@ def test_parquet_rows_with_nulls_are_quarantined_and_neighbours_kept(
             "source.features.vec must be one of",
         ),
         (
+            {
+                "reader": "tfrecord",
+                "path": "TFRECORD",
+                "features": {"vec": {"dtype": "float32", "shap": [6]}},
+            },
+            "shap",
+        ),
+        (
             {"reader": "tfds", "name": "nothing", "data_dir": "TFDS"},
             "is prepared under",
         ),
@@ -235,8 +247,10 @@ def test_a_truncated_tfrecord_loses_only_its_own_rest(tmp_path: Path) -> None:
     write_tfrecord(tmp_path / "b.tfrecord", range(40, 80), values)
     whole = (tmp_path / "a.tfrecord").read_bytes()
     (tmp_path / "a.tfrecord").write_bytes(whole[: len(whole) * 3 // 4 - 5])
-    job = Job(tmp_path / "out", {"reader": "tfrecord", "path": str(tmp_path)})
-    table = job.run(errors={"max_fraction": 0.1})
+    job = Job(tmp_path / "out", {"reader": "tfrecord", "path": str(tmp_path / "*.*")})
+    with pytest.raises(RuntimeError, match=r"1 broke off \(first: shard 0"):
+        job.run(errors={"max_fraction": 0.1})
+    table = job.run(errors={"max_fraction": 1.0})
     assert table["example_id"].to_pylist() == [*range(29), *range(40, 80)]
     (error,) = job.errors()
     assert (error["stage"], error["exception"]) == ("read", "DataLossError")
@@ -247,7 +261,7 @@ def test_a_record_of_another_shape_is_quarantined(tmp_path: Path) -> None:
     values = vectors()
     odd = [v[:5] if i == 17 else v for i, v in enumerate(values[:40])]
     write_tfrecord(tmp_path / "a.tfrecord", range(40), odd)  # type: ignore[arg-type]
-    job = Job(tmp_path / "out", {"reader": "tfrecord", "path": str(tmp_path)})
+    job = Job(tmp_path / "out", {"reader": "tfrecord", "path": str(tmp_path / "*.*")})
     table = job.run(errors={"max_fraction": 0.1})
     assert set(table["example_id"].to_pylist()) == set(range(40)) - {17}
     (error,) = job.errors()

@@ -135,6 +135,26 @@ def lose_a_commit(job: Job) -> str:
     return "commits/00002.json is missing"
 
 
+def change_a_commit(job: Job) -> str:
+    record = job.table / "_featuretap" / "commits" / "00001.json"
+    document = json.loads(record.read_text())
+    document["part"]["sha256"] = "0" * 64
+    record.write_text(json.dumps(document))
+    return "commits/00001.json differs from the manifest"
+
+
+def break_success(job: Job) -> str:
+    (job.table / "_SUCCESS").write_text("{")
+    return "_SUCCESS cannot be read"
+
+
+def add_errors(job: Job) -> str:
+    directory = job.table / "_featuretap" / "errors"
+    directory.mkdir()
+    (directory / "00000-00000000.parquet").write_text("?")
+    return "errors/00000-00000000.parquet is in no commit record"
+
+
 def lose_the_manifest(job: Job) -> str:
     (job.table / "_featuretap" / "manifest.parquet").unlink()
     return "manifest.parquet cannot be read"
@@ -158,6 +178,9 @@ def lose_success(job: Job) -> str:
         repeat_a_key,
         change_the_sum,
         lose_a_commit,
+        change_a_commit,
+        break_success,
+        add_errors,
         lose_the_manifest,
         lose_success,
     ],

@@ -277,13 +277,19 @@ def _recording(
 
         return wrapper
 
+    own = {
+        id(layer): vars(layer)["call"] for _, layer in layers if "call" in vars(layer)
+    }
     for path, layer in layers:
         object.__setattr__(layer, "call", recorded(path, layer.call))
     try:
         yield calls
     finally:
         for _, layer in layers:
-            object.__delattr__(layer, "call")
+            if id(layer) in own:
+                object.__setattr__(layer, "call", own[id(layer)])
+            else:
+                object.__delattr__(layer, "call")
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:

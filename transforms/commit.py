@@ -52,10 +52,11 @@ def commit_table(table: Table, max_fraction: float) -> dict[str, Any]:
     commits = table.read_commits([shard.index for shard in shards])
     for shard, commit in zip(shards, commits, strict=True):
         _check(commit, shard.rows, plan["fingerprint"])
+    _check_whole(commits, max_fraction)
     rows = sum(commit.part.rows for commit in commits)
     quarantined = sum(commit.quarantined for commit in commits)
     _check_budget(table, rows, quarantined, max_fraction)
-    _remove_orphans(table, commits)
+    _tidy(table, commits)
     manifest = to_parquet(manifest_table(commits))
     storage.replace(table.internal("manifest.parquet"), manifest)
     summary = {
@@ -134,6 +135,17 @@ def _check(commit: Commit, planned: int | None, fingerprint: str) -> None:
         )
 
 
+def _check_whole(commits: list[Commit], max_fraction: float) -> None:
+    broken = [commit for commit in commits if commit.rest_lost]
+    if broken and max_fraction < 1:
+        raise RuntimeError(
+            f"files must be whole where only reading tells their rows, {len(broken)}"
+            f" broke off (first: shard {broken[0].shard}, see its rows in the errors"
+            " table), so that nobody knows how many rows are lost. Replace them, or"
+            " accept any loss with errors.max_fraction = 1"
+        )
+
+
 def _check_budget(
     table: Table, rows: int, quarantined: int, max_fraction: float
 ) -> None:
@@ -147,11 +159,22 @@ def _check_budget(
         )
 
 
-def _remove_orphans(table: Table, commits: list[Commit]) -> None:
-    """Remove what lost a race or was cut off; only files of featuretap's own naming."""
+def _tidy(table: Table, commits: list[Commit]) -> None:
+    """Remove what lost a race or was cut off; only files of featuretap's own naming.
+
+    Raises:
+      RuntimeError: a committed file is gone.
+    """
     kept = {commit.part.path for commit in commits}
     kept |= {commit.errors.path for commit in commits if commit.errors}
-    for name in [*table.part_names(), *table.error_names()]:
-        if name not in kept:
-            storage.remove(table.path(name))
+    found = {*table.part_names(), *table.error_names()}
+    gone = sorted(kept - found)
+    if gone:
+        raise RuntimeError(
+            f"every committed file must be there, {len(gone)} are gone (first:"
+            f" {gone[0]}); put them back, or remove their commit records to compute"
+            " them again"
+        )
+    for name in found - kept:
+        storage.remove(table.path(name))
     storage.remove(table.internal("uploads"))

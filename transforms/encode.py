@@ -86,14 +86,12 @@ def _record_batch(
 
 def _default_keys(shard: Shard, positions: np.ndarray) -> pa.Array:
     """Make `<file>#<row>` for rows that are in order."""
+    starts = np.cumsum([0, *(piece.rows or 0 for piece in shard.pieces[:-1])])
+    touched = np.searchsorted(starts, positions, side="right") - 1
     keys = []
-    start = 0
-    for piece in shard.pieces:
-        stop = np.inf if piece.rows is None else start + piece.rows
-        inside = positions[(positions >= start) & (positions < stop)]
-        rows = pa.array(inside - start + piece.start).cast(pa.string())
+    for index in np.unique(touched):
+        piece = shard.pieces[index]
+        inside = positions[touched == index] - starts[index] + piece.start
+        rows = pa.array(inside).cast(pa.string())
         keys.append(pc.binary_join_element_wise(piece.name, rows, "#"))
-        if piece.rows is None:
-            break
-        start += piece.rows
     return pa.concat_arrays(keys)

@@ -47,7 +47,7 @@ _workers: dict[str, Worker] = {}
 _lock = threading.Lock()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Worker:
     """All that a process needs for the shards of one table; made once.
 
@@ -58,8 +58,6 @@ class Worker:
       pipeline: from stored rows to model inputs.
       compiled: from model inputs to columns.
       layout: how rows of the table look.
-      proven: whether a row has ever come through here; until then, rows that all fail
-        alike speak of the config and not of the data.
     """
 
     table: Table
@@ -68,7 +66,6 @@ class Worker:
     pipeline: InputPipeline
     compiled: CompiledTaps
     layout: Layout
-    proven: bool = False
 
 
 def worker_for(table: Table) -> Worker:
@@ -99,13 +96,34 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
     committed = worker.table.read_commit(shard.index)
     if committed is not None:
         return committed
+    try:
+        commit = _compute(worker, shard)
+    except OSError:
+        # Whoever finishes a table tidies up behind attempts that came too late.
+        committed = worker.table.read_commit(shard.index)
+        if committed is not None:
+            return committed
+        raise
+    if worker.table.create_commit(commit):
+        return commit
+    first = worker.table.read_commit(shard.index)
+    assert first is not None
+    kept = {first.part, first.errors}
+    for file in (commit.part, commit.errors):
+        if file is not None and file not in kept:
+            storage.remove(worker.table.path(file.path))
+    return first
+
+
+def _compute(worker: Worker, shard: Shard) -> Commit:
+    """Write a shard's part and errors, and say what a commit of them would be."""
     began = time.perf_counter()
     clock = Clock()
     quarantine = Quarantine(
         shard,
         worker.layout.columns[0].source,
         worker.compiled.batch_rows,
-        proven=worker.proven,
+        partial(_hopeless, worker.table, shard),
     )
     with _scratch(worker.table) as directory:
         path = directory / "part.parquet"
@@ -121,24 +139,28 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
             with clock.during("write"):
                 writer.finish()
         quarantine.close()
-        worker.proven = worker.proven or quarantine.sound > 0
         check_part(path, worker.layout.schema, quarantine.sound)
         part_name = partial(Table.part_name, shard.index, worker.shards)
-        commit = Commit(
+        return Commit(
             shard=shard.index,
             fingerprint=worker.fingerprint,
             planned_rows=quarantine.sound + len(quarantine.rows),
             part=_store(worker.table, path, quarantine.sound, part_name),
             errors=_store_errors(worker.table, shard, directory, quarantine),
+            rest_lost=quarantine.rest_lost,
             seconds=clock.seconds(time.perf_counter() - began),
         )
-    if worker.table.create_commit(commit):
-        return commit
-    first = worker.table.read_commit(shard.index)
-    assert first is not None
-    if first.part.path != commit.part.path:
-        storage.remove(worker.table.path(commit.part.path))
-    return first
+
+
+def _hopeless(table: Table, shard: Shard) -> bool:
+    """Whether rows that all fail alike mean a wrong config: nothing has ever worked.
+
+    Only the first shard judges, so that the order in which workers finish decides
+    nothing.
+    """
+    if shard.index != 0:
+        return False
+    return not any(commit.part.rows for commit in table.read_commits(table.committed()))
 
 
 class ExtractShards(beam.PTransform):
@@ -183,11 +205,10 @@ class _ExtractShard(beam.DoFn):
         try:
             commit = extract_shard(self._worker, shard)
         except Exception as error:
-            files = list(dict.fromkeys(piece.file for piece in shard.pieces))
-            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            kind = type(error).__name__
+            first, rows = shard.pieces[0], shard.rows or "all"
             raise RuntimeError(
-                f"shard {shard.index} of {files[0]}{more} failed: {kind}: {error}"
+                f"shard {shard.index} ({rows} rows from row {first.start} of"
+                f" {first.file}) failed: {type(error).__name__}: {error}"
             ) from error
         Metrics.counter("featuretap", "shards").inc()
         Metrics.counter("featuretap", "rows").inc(commit.part.rows)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from transforms.activations import CompiledTaps
-from transforms.read import Batch, Failure, preprocess_errors
+from transforms.read import Batch, Failure, read_errors
 
 
 def infer(
@@ -34,7 +34,7 @@ def infer(
     rows = len(batch.positions)
     try:
         columns = compiled(_filled(batch, compiled.batch_rows))
-    except preprocess_errors() as error:
+    except read_errors() as error:
         if rows == 1:
             passed = {name: values[0] for name, values in batch.passed.items()}
             on_failure(Failure(int(batch.positions[0]), "infer", error, passed))
@@ -42,7 +42,9 @@ def infer(
         for half in np.array_split(np.arange(rows), 2):
             yield from infer(compiled, batch.take(half), on_failure)
         return
-    yield batch, {name: values[:rows] for name, values in columns.items()}
+    if rows < compiled.batch_rows:  # a view would keep the whole batch in memory
+        columns = {name: values[:rows].copy() for name, values in columns.items()}
+    yield batch, columns
 
 
 def _filled(batch: Batch, rows: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ callables, so the signature of a callable is the one description of its options.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib
 import inspect
@@ -44,8 +45,8 @@ def resolve(name: str, table: Mapping[str, Any], what: str) -> Any:
             f" 'package.module:attribute', got {name!r}{nearest(name, table)}"
         )
     module_name, _, attribute = name.partition(":")
+    found: Any = import_module(module_name, what)
     try:
-        found: Any = import_module(module_name, what)
         for part in attribute.split("."):
             found = getattr(found, part)
     except AttributeError:
@@ -78,9 +79,10 @@ def import_module(name: str, what: str) -> Any:
 def bind(function: Callable[..., Any], options: Mapping[str, Any], what: str) -> Any:
     """Check `options` against the keyword parameters of `function` and convert them.
 
-    Parameters before the first keyword-only one are options too, except those that
-    have no annotation-independent meaning in a config: the caller passes only the
-    part of the signature that is left for the user (see `functools.partial`).
+    Args:
+      function: any callable; with `functools.partial` for what is no option.
+      options: as the config gives them.
+      what: their place in the config, for error messages.
 
     Returns:
       The validated options, a dict.
@@ -103,7 +105,7 @@ def bind(function: Callable[..., Any], options: Mapping[str, Any], what: str) ->
             )
     fields: dict[str, Any] = {}
     for name, parameter in parameters.items():
-        kind = Any if parameter.annotation is parameter.empty else parameter.annotation
+        kind = _annotation(function, parameter)
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (kind, default)
     model = pydantic.create_model(
@@ -114,6 +116,21 @@ def bind(function: Callable[..., Any], options: Mapping[str, Any], what: str) ->
     except pydantic.ValidationError as error:
         raise ConfigError("; ".join(explain(error, what))) from None
     return {name: getattr(checked, name) for name in options}
+
+
+def _annotation(function: Any, parameter: inspect.Parameter) -> Any:
+    """The type of one parameter; Any where there is none, or none that can be found."""
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        return eval(annotation, vars(sys.modules[function.__module__]))
+    except (NameError, AttributeError, KeyError):
+        return Any
 
 
 def explain(
@@ -157,6 +174,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; nearest is {close[0]!r}" if close else ""
+
+
+def shape_text(shape: Iterable[object]) -> str:
+    """Show a shape; `?` stands for a length that is not known.
+
+    >>> shape_text((None, 3))
+    '[?, 3]'
+    """
+    return f"[{', '.join('?' if n is None else str(n) for n in shape)}]"
 
 
 def source_digest(names: Iterable[str]) -> str:

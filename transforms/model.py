@@ -17,6 +17,7 @@ from transforms.lookup import (
     import_module,
     nearest,
     resolve,
+    shape_text,
     source_digest,
 )
 from transforms.spec import ModelSpec
@@ -52,11 +53,13 @@ class Model:
       keras: the model.
       inputs: what it takes, in its own order.
       batch_rows: the one batch size it takes, None if it takes any.
+      digest: of all that decides what it computes, 64 hex digits.
     """
 
     keras: Any
     inputs: tuple[Input, ...]
     batch_rows: int | None
+    digest: str = ""
 
     def call(self, features: Mapping[str, Any]) -> Any:
         """Run inference (never training) on `{feature: tensor [batch, ...]}`."""
@@ -109,29 +112,9 @@ def load_model(
         for layer in keras_model._flatten_layers():
             layer.dtype_policy = f"mixed_{spec.precision}"
     batch = {shape[0] for _, shape, _ in declared} - {None}
-    return Model(keras_model, inputs, batch.pop() if batch else None)
-
-
-def model_digest(spec: ModelSpec, model: Model) -> str:
-    """Hash what the model computes: its files, or its source and weights.
-
-    A model that `build` makes is hashed with the values of its weights, so that a build
-    that comes out differently elsewhere is noticed rather than mixed in.
-
-    Returns:
-      64 hex digits.
-    """
-    digest = hashlib.sha256()
-    names = list(spec.imports) + ([spec.build] if spec.build else [])
-    digest.update(source_digest(names).encode())
-    if spec.path:
-        with _local(spec.path, "model.path") as path, path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    else:
-        for weight in model.keras.weights:
-            digest.update(f"{weight.path} {weight.shape} {weight.dtype}".encode())
-            digest.update(weight.numpy().tobytes())
-    return digest.hexdigest()
+    return Model(
+        keras_model, inputs, batch.pop() if batch else None, _digest(spec, keras_model)
+    )
 
 
 def cached_model(
@@ -149,21 +132,42 @@ def cached_model(
     Raises:
       RuntimeError: the model here has another digest.
     """
-    key = f"{digest} {spec.model_dump_json()} {sorted(features.items())}"
-    if key not in _models:
-        model = load_model(spec, features)
-        found = model_digest(spec, model)
-        if digest not in (None, found):
-            raise RuntimeError(
-                "this worker must load the planned model\n"
-                f"  planned: {digest}\n  here:    {found}\n"
-                "give all workers the same model files and code; a model.build function"
-                " must give the same weights each time, or take them from model.weights"
-            )
-        _models.clear()
-        _models[f"{found} {key.partition(' ')[2]}"] = model
-        return model
-    return _models[key]
+    held = _models.get(f"{digest} {spec.model_dump_json()}")
+    if held is not None:
+        declared = _declared_inputs(held.keras)
+        if _wire(spec, declared, features) == held.inputs:
+            return held
+    model = load_model(spec, features)
+    if digest not in (None, model.digest):
+        raise RuntimeError(
+            "this worker must load the planned model\n"
+            f"  planned: {digest}\n  here:    {model.digest}\n"
+            "give all workers the same model files and code; a model.build function"
+            " must give the same weights each time, or take them from model.weights"
+        )
+    _models.clear()
+    _models[f"{model.digest} {spec.model_dump_json()}"] = model
+    return model
+
+
+def _digest(spec: ModelSpec, model: Any) -> str:
+    """Hash what decides what a model computes: code, files, weights.
+
+    A model that `build` makes is hashed with the values of its weights, so that a build
+    that comes out differently elsewhere is noticed rather than mixed in.
+    """
+    digest = hashlib.sha256()
+    names = list(spec.imports) + ([spec.build] if spec.build else [])
+    digest.update(source_digest(names).encode())
+    for option, uri in (("model.path", spec.path), ("model.weights", spec.weights)):
+        if uri:
+            with _local(uri, option) as path, path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    if spec.build:
+        for weight in model.weights:
+            digest.update(f"{weight.path} {weight.shape} {weight.dtype}".encode())
+            digest.update(weight.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _from_path(uri: str) -> Any:
@@ -311,21 +315,17 @@ def _merge(
     )
     if not fits:
         raise ConfigError(
-            f"model input {name!r} must have shape {_show(expected)}, feature"
-            f" {feature!r} has {_show(found)}; reshape or resize it in"
+            f"model input {name!r} must have shape {shape_text(expected)}, feature"
+            f" {feature!r} has {shape_text(found)}; reshape or resize it in"
             " source.preprocess"
         )
     merged = tuple(e or f for e, f in zip(expected, found, strict=True))
     if None in merged:
         raise ConfigError(
             f"model input {name!r} must have one shape for all examples, feature"
-            f" {feature!r} has {_show(merged)}; resize it in source.preprocess"
+            f" {feature!r} has {shape_text(merged)}; resize it in source.preprocess"
         )
     return tuple(length for length in merged if length is not None)
-
-
-def _show(shape: tuple[int | None, ...]) -> str:
-    return "[" + ", ".join("?" if n is None else str(n) for n in shape) + "]"
 
 
 def _build_from(model: Any, inputs: tuple[Input, ...]) -> None:

@@ -33,13 +33,11 @@ class Step:
     """A step that is ready to run.
 
     Attributes:
-      name: as the config gives it.
       function: from features to features.
       batched: whether the function sees a batch; if not, one example.
       feature: the one feature it reads and replaces; None: possibly any.
     """
 
-    name: str
     function: Callable[[Features], Features]
     batched: bool
     feature: str | None
@@ -220,7 +218,11 @@ def _step(spec: StepSpec, where: str) -> Step:
     options = spec.options
     if ":" in spec.step:
         checked = bind(functools.partial(function, {}), options, where)
-        return Step(spec.step, _traced(function, checked), spec.batched, None)
+        return Step(_traced(function, checked), spec.batched, None)
+    if spec.batched:
+        raise ConfigError(
+            f"{where}.batched is for functions of your own, not for {spec.step!r}"
+        )
     feature = options.pop("feature", None)
     if not isinstance(feature, str):
         raise ConfigError(
@@ -236,7 +238,7 @@ def _step(spec: StepSpec, where: str) -> Step:
             )
         return {**features, feature: function(features[feature], **checked)}
 
-    return Step(spec.step, on_one_feature, spec.step in BATCH_STEPS, feature)
+    return Step(on_one_feature, spec.step in BATCH_STEPS, feature)
 
 
 def _traced(function: Any, options: dict[str, Any]) -> Callable[[Features], Features]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -31,6 +31,7 @@ _NOISE = re.compile(
     r"|Error in user-defined function passed to .*? iterator: [\w:]*:"
 )
 _MESSAGE_LENGTH = 1000
+_TRACEBACK = "Traceback (most recent call last)"
 _DAMAGE = ("DataLossError", "EOFError")
 
 
@@ -40,26 +41,29 @@ class Quarantine:
     Attributes:
       rows: the bad rows so far.
       sound: how many rows came through.
+      rest_lost: whether a file of unknown length broke off, so that nobody knows how
+        many rows it held.
     """
 
     def __init__(
-        self, shard: Shard, key: str, batch_rows: int, *, proven: bool
+        self, shard: Shard, key: str, batch_rows: int, hopeless: Callable[[], bool]
     ) -> None:
         """Start with nothing.
 
         Args:
           shard: whose rows.
           key: feature that identifies an example; empty for file and row.
-          batch_rows: so many rows that fail alike before any is sound speak of the
-            config and not of the data.
-          proven: whether a row has come through in this process before.
+          batch_rows: so many rows that fail alike before any is sound may speak of
+            the config and not of the data.
+          hopeless: whether nothing else speaks for the config; asked when it matters.
         """
         self.rows: list[BadRow] = []
         self.sound = 0
+        self.rest_lost = False
         self._shard = shard
         self._key = key
         self._batch_rows = batch_rows
-        self._proven = proven
+        self._hopeless = hopeless
 
     def add(self, failure: Failure) -> None:
         """Take a row that failed.
@@ -83,6 +87,7 @@ class Quarantine:
                 message=clean_message(failure.error),
             )
         )
+        self.rest_lost = self.rest_lost or failure.rest_lost
         if len(self.rows) == self._batch_rows:
             self._stop_if_alike()
 
@@ -96,8 +101,7 @@ class Quarantine:
         Raises:
           RuntimeError: all rows failed alike, or they are not the planned ones.
         """
-        if len(self.rows) > 1:
-            self._stop_if_alike()
+        self._stop_if_alike()
         found = self.sound + len(self.rows)
         if self._shard.rows not in (None, found):
             raise RuntimeError(
@@ -112,9 +116,11 @@ class Quarantine:
         return pa.Table.from_pylist([asdict(bad) for bad in ordered], ERROR_SCHEMA)
 
     def _stop_if_alike(self) -> None:
-        kinds = Counter((bad.stage, bad.exception) for bad in self.rows)
-        (stage, exception), _ = kinds.most_common(1)[0]
-        if self._proven or self.sound or len(kinds) > 1 or exception in _DAMAGE:
+        kinds = {(bad.stage, bad.exception) for bad in self.rows}
+        if self.sound or len(self.rows) < 2 or len(kinds) > 1:
+            return
+        ((stage, exception),) = kinds
+        if exception in _DAMAGE or not self._hopeless():
             return
         first = self.rows[0]
         raise RuntimeError(
@@ -127,6 +133,9 @@ class Quarantine:
 def clean_message(error: Exception) -> str:
     """What an exception says, without names of graph nodes, which differ by run."""
     text = _NOISE.sub("", str(getattr(error, "message", error)))
+    text = text.partition(_TRACEBACK)[
+        0
+    ]  # of Python inside a graph: paths of this machine
     return " ".join(text.split())[:_MESSAGE_LENGTH]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,15 +56,17 @@ class Failure:
       stage: `read`, `preprocess`, `infer` or `encode`.
       error: what was raised.
       passed: features for the table as far as they are known, `{name: tensor [...]}`.
+      rest_lost: whether an unknown number of rows behind it cannot be read either.
     """
 
     position: int
     stage: str
     error: Exception
     passed: Mapping[str, Any] = field(default_factory=dict)
+    rest_lost: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InputPipeline:
     """Everything between stored bytes and model inputs.
 
@@ -165,9 +168,10 @@ class InputPipeline:
                 try:
                     element = next(iterator, None)
                 except read_errors() as error:
-                    yield Failure(position, "read", error)
+                    lost = end is None and _lost(error)
+                    yield Failure(position, "read", error, rest_lost=lost)
                     position, last_error = position + 1, error
-                    if end is None and _lost(error):
+                    if lost:
                         break
                     continue
                 if element is None:
@@ -187,8 +191,7 @@ class InputPipeline:
         import tensorflow as tf
 
         try:
-            done = apply_to_example(self.steps, dict(example))
-            inputs, passed = self._chosen(done, example, batched=False)
+            inputs, passed = self._prepare(dict(example))
         except preprocess_errors() as error:
             known = {name: example[name] for name in self.passed if name in example}
             return Failure(position, "preprocess", error, known)
@@ -197,6 +200,22 @@ class InputPipeline:
             {name: tf.expand_dims(value, 0) for name, value in inputs.items()},
             {name: tf.expand_dims(value, 0) for name, value in passed.items()},
         )
+
+    @cached_property
+    def _prepare(self) -> Any:
+        """Preprocessing of one example as one graph function: `(inputs, passed)`."""
+        import tensorflow as tf
+
+        @tf.autograph.experimental.do_not_convert
+        def body(example: dict[str, Any]) -> Any:
+            done = apply_to_example(self.steps, example)
+            return self._chosen(done, example, batched=False)
+
+        spec = {
+            name: tf.TensorSpec(feature.shape, feature.tensor_dtype)
+            for name, feature in self.features.items()
+        }
+        return tf.function(body, input_signature=[spec])
 
     def _dataset(self, pieces: Sequence[Piece]) -> Any:
         """Give the fast pipeline: elements `(positions, (inputs, passed))`, batched."""

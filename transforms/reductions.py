@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from transforms.lookup import ConfigError, bind, resolve
+from transforms.lookup import ConfigError, bind, resolve, shape_text
 
 Axis = int | list[int] | None
 
@@ -159,18 +159,17 @@ def reduce_chain(
     """
     rows = values.shape[0]
     for index, reduction in enumerate(reductions):
-        given = values
+        given, shown = values, shape_text(("batch", *values.shape[1:]))
         try:
             values = reduction(given)
         except Exception as error:
             raise ConfigError(
-                f"{where}[{index}] must fit an activation of shape {_shape(given)}:"
-                f" {error}"
+                f"{where}[{index}] must fit an activation of shape {shown}: {error}"
             ) from error
         if values.shape.rank == 0 or values.shape[0] != rows:
             raise ConfigError(
                 f"{where}[{index}] must keep the batch axis of {rows} rows, it turns"
-                f" shape {_shape(given)} into {values.shape.as_list()}"
+                f" shape {shown} into {shape_text(values.shape)}"
             )
     return values
 
@@ -179,7 +178,3 @@ def _entry(values: Any, axis: int, index: int) -> Any:
     import tensorflow as tf
 
     return tf.gather(values, index % values.shape[axis], axis=_axes(values, axis)[0])
-
-
-def _shape(values: Any) -> list[str | int]:
-    return ["batch", *values.shape.as_list()[1:]]

@@ -16,7 +16,7 @@ from transforms.activations import Output
 from transforms.lookup import ConfigError, nearest
 from transforms.sources import Feature
 from transforms.spec import Config
-from transforms.taps import RESERVED, Tap
+from transforms.taps import RESERVED, Tap, snake
 
 METADATA_KEY = b"featuretap"
 _KEY_TYPES = ("string", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32")
@@ -122,7 +122,7 @@ def make_columns(
                 f" {name!r}; set source.key or table.event_timestamp"
             )
         shape = _fixed(name, feature, "source.keep")
-        columns.append(Column(name, "keep", feature.dtype, shape, name))
+        columns.append(Column(snake(name), "keep", feature.dtype, shape, name))
     for tap, output in zip(taps, outputs, strict=True):
         columns.append(
             Column(

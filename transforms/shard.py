@@ -144,6 +144,8 @@ class Commit:
       planned_rows: rows the shard had to account for.
       part: the feature rows.
       errors: the quarantined rows, None if there are none.
+      rest_lost: whether a file of unknown length broke off, so that more rows than
+        `planned_rows` may have been meant.
       seconds: wall-clock seconds by phase: `read` and `write` are what the loop waited
         for reader and writer, `compute` is the model, `total` is everything.
     """
@@ -153,6 +155,7 @@ class Commit:
     planned_rows: int
     part: StoredFile
     errors: StoredFile | None
+    rest_lost: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

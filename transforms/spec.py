@@ -104,12 +104,13 @@ class ErrorSpec(_Section):
 class Config(_Section):
     """A whole config.
 
+    `taps` may be empty only where one looks for them (`featuretap taps`).
     `limit` is the command line's `--limit`: only the first so many rows.
     """
 
     source: SourceSpec
     model: ModelSpec
-    taps: Annotated[tuple[TapSpec, ...], Field(min_length=1)]
+    taps: tuple[TapSpec, ...] = ()
     table: TableSpec
     errors: ErrorSpec = ErrorSpec()
     limit: Rows | None = None

@@ -130,6 +130,7 @@ def publish(source: Path, uri: str) -> None:
         source.unlink()
         return
     target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with source.open("rb") as stream:
         _sync(stream)
     try:

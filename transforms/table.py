@@ -119,9 +119,9 @@ class Table:
     def clear(self) -> None:
         """Remove what featuretap wrote here, and nothing else."""
         storage.remove(self.path("_SUCCESS"))
-        storage.remove(self.internal())
         for name in self.part_names():
             storage.remove(self.path(name))
+        storage.remove(self.internal())  # last: it says that the parts are ours
 
     def _commit(self, shard: int) -> str:
         return self.internal(f"commits/{shard:05d}.json")

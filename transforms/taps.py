@@ -7,9 +7,12 @@ segment and `**` across segments; everything else stands for itself.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from transforms.lookup import ConfigError
 from transforms.spec import TapSpec
@@ -36,6 +39,15 @@ class Activation:
     shape: tuple[int | None, ...]
     dtype: str
     refusal: str | None = None
+
+    @property
+    def bytes_per_row(self) -> int | None:
+        """Bytes of a row in a column of its own; None if that cannot be told."""
+        if self.refusal or self.dtype == "string":
+            return None
+        half = self.dtype in ("float16", "bfloat16")  # columns of these are float32
+        size = 4 if half else np.dtype(self.dtype).itemsize
+        return size * math.prod(n for n in self.shape if n is not None)
 
 
 @dataclass(frozen=True, slots=True)

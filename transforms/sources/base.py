@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pydantic import ConfigDict
+
 from transforms import storage
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
@@ -25,6 +27,8 @@ class Feature:
         microseconds since the epoch, UTC).
       shape: without the batch dimension; None where it differs between examples.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     dtype: str
     shape: tuple[int | None, ...] = ()
@@ -140,7 +144,7 @@ def _expand(pattern: str, option: str) -> list[File]:
             uri=_with_protocol(fs, name),
             name=name.removeprefix(root),
             bytes=int(info["size"]),
-            version=str(_version(info)),
+            version=file_version(info),
         )
         for name, info in sorted(found.items())
         if info["type"] == "file" and not _hidden(name.removeprefix(root))
@@ -162,10 +166,11 @@ def _with_protocol(fs: Any, name: str) -> str:
     return name if "file" in protocols else str(fs.unstrip_protocol(name))
 
 
-def _version(info: Mapping[str, Any]) -> Any:
+def file_version(info: Mapping[str, Any]) -> str:
+    """What of a file's details changes when its content does."""
     for field in ("generation", "ETag", "etag", "md5Hash", "mtime", "created"):
         if info.get(field) is not None:
-            return info[field]
+            return str(info[field])
     return ""
 
 

@@ -95,9 +95,7 @@ class Parquet:
 
 
 def _with_row_groups(file: File) -> File:
-    metadata = _open(file.uri).metadata
-    groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    return replace(file, blocks=tuple(groups), divisible=False)
+    return replace(file, blocks=tuple(_group_rows(_open(file.uri))), divisible=False)
 
 
 def _open(uri: str) -> pq.ParquetFile:
@@ -162,8 +160,12 @@ def _batches(
             faults[~whole] = f"{name} is null or has another length than planned"
         return numbers, columns, faults
 
+    uri, file, groups = "", None, [0]
     for piece in pieces:
-        for table in _read_piece(piece, list(features)):
+        if piece.file != uri:
+            uri, file = piece.file, _open(piece.file)
+            groups = _group_rows(file)
+        for table in _read_piece(file, groups, piece, list(features)):
             waiting.append(table)
             count += table.num_rows
             while count >= rows:
@@ -172,19 +174,27 @@ def _batches(
         yield take(count)
 
 
-def _read_piece(piece: Piece, names: list[str]) -> Iterator[pa.Table]:
+def _read_piece(
+    file: Any, groups: Sequence[int], piece: Piece, names: list[str]
+) -> Iterator[pa.Table]:
     """Yield the piece's rows, one row group after the other."""
     assert piece.rows is not None
-    file = _open(piece.file)
     first, last = piece.start, piece.start + piece.rows
     start = 0
-    for index in range(file.metadata.num_row_groups):
-        stop = start + file.metadata.row_group(index).num_rows
+    for index, rows in enumerate(groups):
+        stop = start + rows
         if start < last and stop > first:
             group = file.read_row_group(index, columns=names)
             begin = max(first - start, 0)
             yield group.slice(begin, min(last, stop) - start - begin)
         start = stop
+        if start >= last:
+            return
+
+
+def _group_rows(file: pq.ParquetFile) -> list[int]:
+    metadata = file.metadata
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 
 def _to_numpy(
@@ -222,7 +232,8 @@ def _to_numpy(
 
 def _values(array: pa.Array, feature: Feature) -> np.ndarray:
     if feature.dtype == "timestamp":
-        array = array.cast(pa.timestamp("us", array.type.tz)).cast(pa.int64())
+        array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
+        array = array.cast(pa.int64())
     if array.null_count:
         text = feature.dtype in ("string", "bytes")
         array = array.fill_null(pa.scalar("" if text else 0).cast(array.type))

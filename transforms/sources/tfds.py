@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transforms import storage
 from transforms.lookup import ConfigError, nearest
 from transforms.shard import Piece
-from transforms.sources.base import Feature, File
+from transforms.sources.base import Feature, File, file_version
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -50,7 +50,7 @@ class Tfds:
                     f"source.name must be a prepared dataset, {uri!r} is missing; run"
                     " the builder's download_and_prepare() again"
                 ) from None
-            version = f"{self._builder.info.full_name} {details.get('mtime', '')}"
+            version = f"{self._builder.info.full_name} {file_version(details)}"
             files.append(File(uri, name, int(details["size"]), version, (rows,)))
         return files
 

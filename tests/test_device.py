@@ -1,0 +1,63 @@
+"""The rule for threads and shards in flight."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.runners import pipeline_options
+from transforms import device
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "shards", "threads"),
+    [
+        (1, 0, 1, 1),
+        (2, 0, 2, 1),
+        (8, 0, 8, 1),
+        (64, 0, 8, 8),
+        (16, 1, 2, 8),
+        (1, 1, 2, 1),
+    ],
+)
+def test_cores_are_shared_between_the_shards_in_flight(
+    monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, shards: int, threads: int
+) -> None:
+    monkeypatch.setattr(device, "cores", lambda: cores)
+    monkeypatch.setattr(device, "_gpus", lambda: ["gpu"] * gpus)
+    assert device.shards_in_flight() == shards
+    assert device.reader_threads() == threads
+
+
+def test_tensorflow_gets_the_threads_that_are_left() -> None:
+    code = (
+        "from transforms import device; device.cores = lambda: 16; device.configure();"
+        "import tensorflow as tf;"
+        "print(tf.config.threading.get_intra_op_parallelism_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["2"]
+
+
+def test_the_local_runner_gets_as_many_workers_as_shards_in_flight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "shards_in_flight", lambda: 5)
+    options = pipeline_options([]).get_all_options()
+    assert options["runner"] == "FnApiRunner"
+    assert options["direct_num_workers"] == 5
+    assert options["direct_running_mode"] == "multi_threading"
+
+
+def test_what_the_user_gives_to_beam_is_not_overridden() -> None:
+    given = ["--direct_num_workers=3", "--direct_running_mode=multi_processing"]
+    options = pipeline_options(given).get_all_options()
+    assert options["direct_num_workers"] == 3
+    assert options["direct_running_mode"] == "multi_processing"
+    other = pipeline_options(["--runner=DirectRunner"]).get_all_options()
+    assert other["runner"] == "DirectRunner"
+    assert other["direct_num_workers"] == 1
