@@ -13,8 +13,8 @@ help:  ## Show this list
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install -qq --upgrade pip
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[demo,dev]'
 	touch $@
 
 install: $(STAMP)  ## Install the package and its tools into .venv
@@ -31,11 +31,11 @@ lint: $(STAMP)  ## Check format, style and types
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## Measure throughput against stock Beam, a bare loop and the hardware
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py
 
 bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they work
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py --files 3 --rows-per-file 2000 --repeats 1
 
 constraints:  ## Resolve constraints.txt anew (needs uv)

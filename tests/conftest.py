@@ -50,7 +50,12 @@ def write_tfrecord(
 
 
 def write_parquet(
-    path: Path, ids: Sequence[int], values: np.ndarray, group: int
+    path: Path,
+    ids: Sequence[int],
+    values: np.ndarray,
+    group: int,
+    *,
+    checksums: bool = False,
 ) -> None:
     """Write id, vec and text."""
     table = pa.table(
@@ -63,7 +68,7 @@ def write_parquet(
             "unused": [{"a": i} for i in ids],
         }
     )
-    pq.write_table(table, path, row_group_size=group)
+    pq.write_table(table, path, row_group_size=group, write_page_checksum=checksums)
 
 
 @pytest.fixture(scope="session")

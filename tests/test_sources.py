@@ -257,6 +257,23 @@ def test_a_truncated_tfrecord_loses_only_its_own_rest(tmp_path: Path) -> None:
     assert (error["row"], Path(error["file"]).name) == (29, "a.tfrecord")
 
 
+def test_a_damaged_row_group_loses_only_its_own_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_parquet(path, range(60), vectors(), 20, checksums=True)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    data = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    data[start + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(data)
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(path)})
+    table = job.run(errors={"max_fraction": 0.4}, table={"rows_per_part": 60})
+    assert table["example_id"].to_pylist() == [*range(20), *range(40, 60)]
+    errors = job.errors()
+    assert [error["row"] for error in errors] == list(range(20, 40))
+    assert {error["stage"] for error in errors} == {"read"}
+    assert "row group 1 is damaged" in errors[0]["message"]
+
+
 def test_a_record_of_another_shape_is_quarantined(tmp_path: Path) -> None:
     values = vectors()
     odd = [v[:5] if i == 17 else v for i, v in enumerate(values[:40])]

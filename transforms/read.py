@@ -228,7 +228,8 @@ class InputPipeline:
 
         @unconverted
         def per_example(position: Any, example: Any) -> Any:
-            return position, apply_to_example(example_steps, example), example
+            read = {name: example[name] for name in self.passed if name in example}
+            return position, apply_to_example(example_steps, example), read
 
         @unconverted
         def per_batch(position: Any, features: Any, read: Any) -> Any:

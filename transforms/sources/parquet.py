@@ -101,7 +101,9 @@ def _with_row_groups(file: File) -> File:
 def _open(uri: str) -> pq.ParquetFile:
     fs, path = storage.filesystem(uri)
     try:
-        return pq.ParquetFile(fs.open(path, "rb"), pre_buffer=True)
+        return pq.ParquetFile(
+            fs.open(path, "rb"), pre_buffer=True, page_checksum_verification=True
+        )
     except pa.ArrowInvalid as error:
         raise ConfigError(
             f"source.path must hold Parquet files, cannot read the footer of {uri!r}:"
@@ -184,12 +186,27 @@ def _read_piece(
     for index, rows in enumerate(groups):
         stop = start + rows
         if start < last and stop > first:
-            group = file.read_row_group(index, columns=names)
+            group = _read_group(file, index, names)
             begin = max(first - start, 0)
             yield group.slice(begin, min(last, stop) - start - begin)
         start = stop
         if start >= last:
             return
+
+
+def _read_group(file: Any, index: int, names: list[str]) -> pa.Table:
+    """Read a row group.
+
+    Raises:
+      ValueError: its bytes are damaged. Arrow says so by a bare OSError; one with a
+        number, or of another class, is the storage's.
+    """
+    try:
+        return file.read_row_group(index, columns=names)
+    except OSError as error:
+        if type(error) is OSError and error.errno is None:
+            raise ValueError(f"row group {index} is damaged: {error}") from error
+        raise
 
 
 def _group_rows(file: pq.ParquetFile) -> list[int]:
