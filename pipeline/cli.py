@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
@@ -137,6 +138,8 @@ def run(
     ] = False,
 ) -> None:
     """Extract the table; what an earlier run has committed is kept."""
+    if beam_args and not beam_args[0].startswith("-"):
+        _fail(f"one CONFIG is enough, got also {beam_args[0]!r}", EXIT_MISUSE)
     with _errors():
         made = _make_plan(config, overrides, limit)
         from pipeline.run import prepare_table, run_plan
@@ -146,7 +149,7 @@ def run(
         quiet = redirect_stderr(cast(TextIO, _WithoutTracebacks(sys.stderr)))
         with (
             nullcontext() if debug else quiet,
-            _interruptible(made.config.table.path),
+            _interruptible(made.config.table.path, overwrite=overwrite),
             _progress(made),
         ):
             summary = run_plan(made, beam_args=beam_args or ())
@@ -220,6 +223,8 @@ def _start_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "tensorflow", "apache_beam"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Beam leaves out arguments that it does not know: say so.
+    logging.getLogger("apache_beam.options").setLevel(logging.WARNING)
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held_back:
@@ -255,6 +260,8 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except (ConfigError, FileNotFoundError) as error:
+        if os.environ.get("FEATURETAP_DEBUG"):
+            traceback.print_exc()
         _fail(str(error), EXIT_MISUSE)
     except Exception as error:
         if os.environ.get("FEATURETAP_DEBUG"):
@@ -270,7 +277,13 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def _last_words(error: Exception) -> str:
     """What an exception says at its end, below the worker's tracebacks."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = str(error).strip().splitlines()
+    if not isinstance(error, RuntimeError) or not lines:
+        lines = (
+            [f"{type(error).__name__}: {lines[0]}", *lines[1:]]
+            if lines
+            else [type(error).__name__]
+        )
     heads = [i for i, line in enumerate(lines) if line.startswith(_TRACEBACK)]
     if heads:
         # Frames are indented, what was raised is not.
@@ -278,7 +291,8 @@ def _last_words(error: Exception) -> str:
         start = next((i for i in below if lines[i][:1].strip()), 0)
         lines = lines[start:]
     text = "\n".join(lines).removeprefix("RuntimeError: ")
-    text = re.sub(r" \[while running '[^']*'\]", "", text)
+    text = re.sub(r"\s*\[while running '[^']*'\]|\[\[.*?\]\] \[Op:.*", "", text)
+    text = "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
     return f"{text}\nset FEATURETAP_DEBUG=1 to see where"
 
 
@@ -296,7 +310,7 @@ class _WithoutTracebacks:
 
 
 @contextmanager
-def _interruptible(table: str) -> Iterator[None]:
+def _interruptible(table: str, *, overwrite: bool) -> Iterator[None]:
     """On Ctrl-C stop at once: commits are atomic, nothing has to be put in order.
 
     A thread of its own waits for the signal, since Python's handlers wait for the main
@@ -311,7 +325,7 @@ def _interruptible(table: str) -> Iterator[None]:
         found = table_status(table)
         sys.stderr.write(
             f"{found.committed} of {found.shards} shards are committed. Run the same"
-            " command again to go on.\n"
+            f" command again{' without --overwrite' if overwrite else ''} to go on.\n"
         )
 
     def stop() -> None:

@@ -285,6 +285,12 @@ def test_precision_changes_compute_and_not_columns() -> None:
             "must name a feature, got 'vek'; nearest is 'vec'",
         ),
         ({"build": "toolbox:Subclassed"}, FEATURES, "does not declare its inputs"),
+        (
+            {"build": "toolbox:Subclassed", "inputs": {"inputs": "vec"}},
+            {"vec": ((), "float32")},
+            "the model must take its inputs",
+        ),
+        ({"build": "toolbox:no_model"}, FEATURES, "failed with KeyError: 'no model'"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(

@@ -156,6 +156,7 @@ def test_verify_fails_on_a_difference(config: Path) -> None:
     ("arguments", "message"),
     [
         (["run", "nowhere.toml"], "CONFIG must be an existing file"),
+        (["run", "job.toml", "other.toml"], "one CONFIG is enough, got also 'other"),
         (["run", "job.toml", "--set", "taps.0.path=heads"], "nearest are 'head'"),
         (["plan", "job.toml", "--set", "model.bach_rows=1"], "nearest is 'batch_rows'"),
         (["taps", "job.toml", "--set", "source.path=none"], "match at least one file"),
@@ -231,6 +232,7 @@ def test_taps_are_listed_before_any_is_chosen(config: Path) -> None:
         ),
         ("plain", "plain"),
         ("", "RuntimeError"),
+        ("a\n\n\t [[{{node PyFunc}}]] [Op:IteratorGetNext] name: ", "a"),
         ("x: Traceback (most recent call last): flat", None),
         ("Traceback (most recent call last):\n  cut off", None),
     ],

@@ -376,6 +376,8 @@ def test_too_many_bad_rows_fail_the_run_and_a_higher_limit_finishes_at_once(
     assert (status.committed, status.quarantined) == (status.shards, 1)
     before = contents(job.table)
     job.run(source=bad, errors={"max_fraction": 0.01})
+    with pytest.raises(RuntimeError, match="1 of 100 are"):
+        job.run(source=bad)
     after = contents(job.table)
     assert before.items() <= after.items()
     assert after.keys() - before.keys() == {"_SUCCESS", "_featuretap/manifest.parquet"}

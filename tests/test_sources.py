@@ -169,6 +169,16 @@ def test_parquet_types_become_columns(tmp_path: Path) -> None:
     assert result["event_timestamp"].cast(pa.int64()).to_pylist() == [0, 10**6]
 
 
+def test_lists_without_a_fixed_size_are_as_long_as_the_first(tmp_path: Path) -> None:
+    rows = [[0.5] * 6, [0.5] * 6, [0.5] * 5]
+    vec = pa.array(rows, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"id": [1, 2, 3], "vec": vec}), tmp_path / "l.parquet")
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "l.*")})
+    assert job.plan().features["vec"].shape == (6,)
+    table = job.run(errors={"max_fraction": 0.5})
+    assert table["example_id"].to_pylist() == [1, 2]
+
+
 def test_parquet_rows_with_nulls_are_quarantined_and_neighbours_kept(
     tmp_path: Path,
 ) -> None:
@@ -203,6 +213,8 @@ def test_parquet_rows_with_nulls_are_quarantined_and_neighbours_kept(
         ({"reader": "parquet", "path": "TFRECORD"}, "must hold Parquet files"),
         ({"reader": "tfrecord", "path": "PARQUET"}, "cannot read the first record"),
         ({"reader": "tfrecord", "path": "memory://x"}, "match at least one file"),
+        ({"reader": "parquet", "path": "nofs://x"}, "filesystem that is installed"),
+        ({"reader": "transforms:Mine"}, "names pipeline and transforms are"),
         (
             {"reader": "tfrecord", "path": "TFRECORD", "features": {"vec": "floaty"}},
             "source.features.vec must be one of",

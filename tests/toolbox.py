@@ -101,6 +101,11 @@ class Subclassed(keras.Model):
         return {"stem": stem, "logits": self.head(stem)}
 
 
+def no_model() -> keras.Model:
+    """Fails."""
+    raise KeyError("no model")
+
+
 def unseeded_model() -> keras.Model:
     """Comes out differently each time."""
     seed = int.from_bytes(os.urandom(4))

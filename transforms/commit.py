@@ -39,6 +39,7 @@ def commit_table(table: Table, max_fraction: float) -> dict[str, Any]:
     """
     done = table.read_success()
     if done is not None:
+        _check_budget(table, done["rows"], done["quarantined"], max_fraction)
         return done
     plan = table.read_json("config.json")
     shards = table.shards()

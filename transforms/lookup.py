@@ -18,6 +18,8 @@ from typing import Any
 
 import pydantic
 
+_OWN_PACKAGES = ("pipeline", "transforms")
+
 
 class ConfigError(ValueError):
     """What the user asked for cannot be done as written; nothing has been run."""
@@ -65,6 +67,11 @@ def import_module(name: str, what: str) -> Any:
     """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    if name.split(".")[0] in _OWN_PACKAGES:
+        raise ConfigError(
+            f"{what} must name a module of your own, got {name!r}: the names"
+            f" {' and '.join(_OWN_PACKAGES)} are featuretap's; rename the module"
+        )
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -206,7 +206,13 @@ def _build(spec: ModelSpec) -> Any:
         )
     function = resolve(spec.build, {}, "model.build")
     keras.utils.set_random_seed(_SEED)
-    built = function()
+    try:
+        built = function()
+    except Exception as error:
+        raise ConfigError(
+            f"model.build must give a model, {spec.build!r} failed with"
+            f" {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(built, keras.Model):
         raise ConfigError(
             f"model.build must return a keras.Model, {spec.build!r} returned"
@@ -333,7 +339,14 @@ def _build_from(model: Any, inputs: tuple[Input, ...]) -> None:
     import keras
 
     tensors = {i.name: keras.KerasTensor((None, *i.shape), i.dtype) for i in inputs}
-    model(_arrange(model, tensors))
+    try:
+        model(_arrange(model, tensors))
+    except Exception as error:
+        shapes = {i.name: shape_text(("batch", *i.shape)) for i in inputs}
+        raise ConfigError(
+            f"the model must take its inputs {shapes}: {type(error).__name__}: {error};"
+            " change model.inputs or source.preprocess"
+        ) from error
 
 
 def _arrange(model: Any, tensors: dict[str, Any]) -> Any:

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from transforms.lookup import ConfigError
+
 _PARALLEL_REQUESTS = 32
 
 
@@ -25,8 +27,17 @@ def filesystem(uri: str) -> tuple[Any, str]:
     """Split a URI into its fsspec filesystem and the path there.
 
     Listings are never cached: other workers write to the same directories.
+
+    Raises:
+      ConfigError: there is no such filesystem here.
     """
-    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    try:
+        fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"paths must be of a filesystem that is installed, got {uri!r}: {error}"
+            " (featuretap[gcp] brings gs://, featuretap[s3] brings s3://)"
+        ) from error
     return fs, str(path)
 
 

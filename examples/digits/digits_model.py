@@ -59,7 +59,8 @@ def train() -> keras.Model:
         lambda image, label: (tf.cast(image, tf.float32) / 255, label)
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(batches.cache().shuffle(2048, seed=1).batch(32), epochs=40, verbose=2)
+    shuffled = batches.cache().shuffle(2048, seed=1).batch(32)
+    model.fit(shuffled, epochs=40, verbose=2, shuffle=False)
     return model
 
 

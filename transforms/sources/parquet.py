@@ -28,8 +28,9 @@ _PARALLEL_FOOTERS = 16
 class Parquet:
     """Parquet files on any filesystem; only the columns that are needed are read.
 
-    Numbers, booleans, text, binary and timestamps are scalars; fixed-size lists are
-    vectors. Lists without a fixed size are vectors if `lengths` says how long they are.
+    Numbers, booleans, text, binary and timestamps are scalars; lists of them are
+    vectors. A list column without a fixed size is as long as its first row, or as
+    `lengths` says; rows of another length are bad rows.
 
     Attributes:
       path: path, directory or glob, one or a list.
@@ -50,12 +51,17 @@ class Parquet:
     def describe(self) -> Mapping[str, Feature]:
         """Take the features' types from the first file's schema."""
         file = list_files(self.path)[0]
+        opened = _open(file.uri)
+        lengths = self.lengths or {}
         features = {}
-        for field in _open(file.uri).schema_arrow:
-            feature = _feature(field.type, (self.lengths or {}).get(field.name))
+        for field in opened.schema_arrow:
+            length = lengths.get(field.name)
+            if length is None and pa.types.is_list(field.type):
+                length = _first_length(opened, field.name)
+            feature = _feature(field.type, length)
             if feature:
                 features[field.name] = feature
-        for name in self.lengths or {}:
+        for name in lengths:
             if name not in features:
                 raise ConfigError(
                     f"source.lengths must name list columns of {file.uri!r}, got"
@@ -109,6 +115,12 @@ def _open(uri: str) -> pq.ParquetFile:
             f"source.path must hold Parquet files, cannot read the footer of {uri!r}:"
             f" {error}; remove or replace the file"
         ) from error
+
+
+def _first_length(file: pq.ParquetFile, name: str) -> int | None:
+    """Length of a column's first list; None if there is none."""
+    first = next(file.iter_batches(batch_size=1, columns=[name]), None)
+    return pc.list_value_length(first[name])[0].as_py() if first else None
 
 
 def _feature(kind: pa.DataType, length: int | None) -> Feature | None:
