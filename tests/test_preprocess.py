@@ -121,6 +121,13 @@ def test_a_users_function_sees_what_it_asks_for(job: Job, batched: bool) -> None
     np.testing.assert_allclose(stacked(table["stem"]), stem(values), atol=1e-5)
 
 
+def test_annotations_that_cannot_be_resolved_do_not_matter(job: Job) -> None:
+    step = {"step": "toolbox:lazily_typed", "factor": 2}
+    assert job.plan(source={"preprocess": [step]}).rows == 100
+    with pytest.raises(ConfigError, match=r"preprocess\[0\].factor: .* got 'x'"):
+        job.plan(source={"preprocess": [{**step, "factor": "x"}]})
+
+
 def test_a_corrupt_image_is_quarantined_and_its_neighbours_kept(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 9, 11, 1), np.uint8)
     data = [tf.io.encode_png(image).numpy() for image in images]

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 import numpy as np
@@ -15,6 +15,9 @@ import tensorflow as tf
 
 from transforms.shard import Piece
 from transforms.sources import Feature, File
+
+if TYPE_CHECKING:
+    from elsewhere import NotImported
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -116,6 +119,13 @@ def unseeded_model() -> keras.Model:
 
 def double(features: Mapping[str, Any], *, factor: float = 2.0) -> dict[str, Any]:
     """Works per example and per batch."""
+    return {**features, "vec": features["vec"] * factor}
+
+
+def lazily_typed(
+    features: dict[str, NotImported], *, factor: float, other: NotImported = None
+) -> dict[str, Any]:
+    """Has annotations that only a type checker can resolve."""
     return {**features, "vec": features["vec"] * factor}
 
 

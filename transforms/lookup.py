@@ -99,9 +99,7 @@ def bind(function: Callable[..., Any], options: Mapping[str, Any], what: str) ->
     """
     parameters = {
         name: parameter
-        for name, parameter in inspect.signature(
-            function, eval_str=True
-        ).parameters.items()
+        for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     for name in options:
