@@ -253,6 +253,17 @@ def test_sources_that_cannot_be_read_are_refused(
         job.plan()
 
 
+def test_a_break_at_the_end_of_a_batch_is_one_bad_row(tmp_path: Path) -> None:
+    write_tfrecord(tmp_path / "a.tfrecord", range(40), vectors())
+    whole = (tmp_path / "a.tfrecord").read_bytes()
+    record = len(whole) // 40
+    (tmp_path / "a.tfrecord").write_bytes(whole[: record * 15 + record // 2])
+    job = Job(tmp_path / "out", {"reader": "tfrecord", "path": str(tmp_path / "a.*")})
+    table = job.run(errors={"max_fraction": 1.0})
+    assert table["example_id"].to_pylist() == list(range(15))
+    assert [error["row"] for error in job.errors()] == [15]
+
+
 def test_a_truncated_tfrecord_loses_only_its_own_rest(tmp_path: Path) -> None:
     values = vectors()
     write_tfrecord(tmp_path / "a.tfrecord", range(40), values)

@@ -1,12 +1,13 @@
 """Turn a shard into batches of model inputs, row by row where rows are bad.
 
-Batches normally come from a fast tf.data pipeline. When it fails, the rows from there
-on are read and preprocessed one at a time, until a whole batch of them was sound. So a
-bad row costs time around it, and never its neighbours.
+Batches normally come from a fast tf.data pipeline. When it fails, the next batch of
+rows is read and preprocessed row by row, and a new fast pipeline takes over behind it.
+So a bad row costs time around it, and never its neighbours.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -137,25 +138,15 @@ class InputPipeline:
     def _careful(
         self, shard: Shard, position: int, on_failure: Callable[[Failure], None]
     ) -> Generator[Batch, None, tuple[int, bool]]:
-        """Yield batches of sound rows, until all rows of a batch have been sound."""
-        sound: list[Any] = []
-        group_end = position + self.batch_rows
-        for outcome in self._outcomes(shard, position):
-            position += 1
-            if isinstance(outcome, Failure):
-                on_failure(outcome)
-            else:
-                sound.append(outcome)
-            if position == group_end:
-                whole = len(sound) == self.batch_rows
-                if sound:
-                    yield _stack(sound)
-                if whole:
-                    return position, False
-                sound, group_end = [], position + self.batch_rows
-        if sound:
-            yield _stack(sound)
-        return position, True
+        """Yield the sound ones of the next `batch_rows` rows as one batch."""
+        rows = list(itertools.islice(self._outcomes(shard, position), self.batch_rows))
+        failures = [row for row in rows if isinstance(row, Failure)]
+        for failure in failures:
+            on_failure(failure)
+        if len(failures) < len(rows):
+            yield _stack([row for row in rows if isinstance(row, Batch)])
+        finished = len(rows) < self.batch_rows or any(f.rest_lost for f in failures)
+        return position + len(rows), finished
 
     def _outcomes(self, shard: Shard, position: int) -> Iterator[Batch | Failure]:
         """Yield for each row from `position` on a batch of one, or how it failed."""
