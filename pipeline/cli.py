@@ -142,7 +142,8 @@ def run(
         _fail(f"one CONFIG is enough, got also {beam_args[0]!r}", EXIT_MISUSE)
     with _errors():
         made = _make_plan(config, overrides, limit)
-        from pipeline.run import prepare_table, run_plan
+        with _quiet_import():
+            from pipeline.run import prepare_table, run_plan
 
         prepare_table(made, overwrite=overwrite)
         debug = os.environ.get("FEATURETAP_DEBUG")
@@ -191,7 +192,8 @@ def status(table: TableUri, as_json: Json = False) -> None:
 def verify(table: TableUri, as_json: Json = False) -> None:
     """Re-read a finished table and compare it with its manifest."""
     with _errors():
-        from pipeline.verify import verify_table
+        with _quiet_import():
+            from pipeline.verify import verify_table
 
         differences = verify_table(table)
     if as_json:
@@ -240,6 +242,16 @@ def _start_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Keep Beam from warning, as it is imported, of extras that are not needed."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _make_plan(config: Path, overrides: list[str] | None, limit: int | None) -> Plan:
