@@ -15,7 +15,7 @@ import pyarrow as pa
 from transforms import device, storage
 from transforms.activations import compile_taps, list_activations
 from transforms.lookup import ConfigError, source_digest
-from transforms.model import cached_model
+from transforms.model import Model, cached_model
 from transforms.preprocess import Step, make_steps, needed_features, trace_steps
 from transforms.read import read_errors
 from transforms.schema import (
@@ -34,6 +34,7 @@ from transforms.taps import Activation, Tap, choose
 _PART_BYTES = 128 << 20
 _SMALLEST_PART_BYTES = 8 << 20
 _WANTED_PARTS = 32
+Prepared = dict[str, tuple[tuple[int | None, ...], str]]
 _VERSIONED = ("featuretap", "tensorflow", "keras", "numpy", "pyarrow")
 
 
@@ -128,13 +129,7 @@ def make_plan(config: Config) -> Plan:
             "taps must name at least one activation, got none (featuretap taps CONFIG"
             " lists all)"
         )
-    device.configure()
-    source = make_source(config.source)
-    known = dict(source.describe())
-    steps = make_steps(config.source.preprocess)
-    _check_step_features(steps, known)
-    prepared = trace_steps(steps, known)
-    model = cached_model(config.model, prepared)
+    source, known, steps, prepared, model = _trace(config)
     activations = list_activations(model)
     taps = choose(config.taps, activations)
     compiled = compile_taps(model, taps, config.model.batch_rows)
@@ -176,10 +171,7 @@ def list_taps(config: Config) -> tuple[list[Activation], list[Tap]]:
       ConfigError: the source or the model cannot be had. Taps that match nothing are
         no error here: this is where one looks them up.
     """
-    device.configure()
-    source = make_source(config.source)
-    steps = make_steps(config.source.preprocess)
-    model = cached_model(config.model, trace_steps(steps, dict(source.describe())))
+    *_, model = _trace(config)
     activations = list_activations(model)
     taps: list[Tap] = []
     for spec in config.taps:
@@ -226,6 +218,18 @@ def cut_shards(files: Iterable[File], rows_per_part: int) -> list[Shard]:
                     close()
     close()
     return shards
+
+
+def _trace(
+    config: Config,
+) -> tuple[Source, dict[str, Feature], list[Step], Prepared, Model]:
+    """Describe the source, trace its preprocessing, load the model for the result."""
+    device.configure()
+    source = make_source(config.source)
+    known = dict(source.describe())
+    steps = make_steps(config.source.preprocess)
+    prepared = trace_steps(steps, known)
+    return source, known, steps, prepared, cached_model(config.model, prepared)
 
 
 def _default_rows_per_part(
@@ -290,15 +294,6 @@ def _check_apart(table: str, files: Sequence[File]) -> None:
                 f"table.path must not hold files of the source, {table!r} holds"
                 f" {file.uri!r}; choose another path, or a narrower source.path"
             )
-
-
-def _check_step_features(steps: Sequence[Step], known: Mapping[str, Feature]) -> None:
-    """Let built-in steps complain about features before anything is traced."""
-    for step in steps:
-        if step.feature is None:
-            return
-        if step.feature not in known:
-            step.function(dict.fromkeys(known))
 
 
 def _metadata(config: Config, digest: str, fingerprint: str) -> dict[str, Any]:

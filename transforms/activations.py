@@ -211,9 +211,7 @@ def _record(
         if nested:
             refusal = "is computed inside a loop, a branch or a function of its own"
         elif times[address] > 1:
-            refusal = (
-                "is the address of more than one activation; name the layers apart"
-            )
+            refusal = "stands for more than one activation; name the layers apart"
         elif not isinstance(tensor, tf.Tensor) or not hasattr(tensor, "graph"):
             refusal = f"is a {type(tensor).__name__}, not a tensor of the graph"
         else:

@@ -127,7 +127,7 @@ def cached_model(
     Args:
       spec: the config's `[model]`.
       features: what preprocessing makes.
-      digest: what `model_digest` must say of the model.
+      digest: that the model must have, as planned; None takes any.
 
     Raises:
       RuntimeError: the model here has another digest.

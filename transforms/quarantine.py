@@ -133,9 +133,8 @@ class Quarantine:
 def clean_message(error: Exception) -> str:
     """What an exception says, without names of graph nodes, which differ by run."""
     text = _NOISE.sub("", str(getattr(error, "message", error)))
-    text = text.partition(_TRACEBACK)[
-        0
-    ]  # of Python inside a graph: paths of this machine
+    # Python inside a graph adds its own traceback, with paths that differ by machine.
+    text, _, _ = text.partition(_TRACEBACK)
     return " ".join(text.split())[:_MESSAGE_LENGTH]
 
 
