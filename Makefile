@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-smoke constraints clean
+.PHONY: help install demo test test-models lint bench bench-smoke constraints clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -25,18 +25,24 @@ demo: $(STAMP)  ## Extract activations of real handwritten digits, from nothing
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest
 
+test-models: $(STAMP)  ## Run the tests on well-known and on very large models
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[zoo]'
+	$(BIN)/python -m pytest tests/test_zoo.py tests/test_models.py -m heavy
+
 lint: $(STAMP)  ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## Measure throughput against stock Beam, a bare loop and the hardware
+bench: $(STAMP)  ## Measure throughput against others and the hardware, and depth of taps
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/depth.py
 
 bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they work
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py --files 3 --rows-per-file 2000 --repeats 1
+	$(BIN)/python benchmarks/depth.py --batch-rows 2 --size 32 --repeats 1
 
 constraints:  ## Resolve constraints.txt anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.config import load_config
+    from pipeline.parity import check_parity
     from pipeline.plan import Plan, make_plan
     from pipeline.run import prepare_table, run_plan
     from pipeline.status import table_status
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Plan",
+    "check_parity",
     "load_config",
     "make_plan",
     "prepare_table",
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Plan": "plan",
+    "check_parity": "parity",
     "load_config": "config",
     "make_plan": "plan",
     "prepare_table": "run",

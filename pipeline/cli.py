@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 
+from pipeline.text import size_text, table_lines
+
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.status import Status
-    from transforms.taps import Activation
 
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
@@ -51,38 +52,33 @@ Limit = Annotated[
 
 
 @app.command()
-def taps(config: ConfigPath, as_json: Json = False, overrides: Set = None) -> None:
-    """List every activation address of the model; mark the tapped ones."""
+def taps(
+    config: ConfigPath,
+    as_json: Json = False,
+    overrides: Set = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="PATTERN", help="Only addresses that match."),
+    ] = None,
+    tree: Annotated[bool, typer.Option("--tree", help="Show the tree of layers.")] = (
+        False
+    ),
+) -> None:
+    """List every activation address of the model and its cost; mark the tapped ones."""
     with _errors():
         from pipeline.config import load_config
 
         checked = load_config(config, overrides or ())
         _start_tensorflow()
+        from pipeline import listing
         from pipeline.plan import list_taps
 
-        activations, chosen = list_taps(checked)
-    from transforms.lookup import shape_text
-
-    tapped: dict[str, list[str]] = {}
-    for tap in chosen:
-        tapped.setdefault(tap.address, []).append(tap.column)
+        found = list_taps(checked, pattern)
     if as_json:
-        _print_json(
-            [_activation_json(a, tapped.get(a.address, [])) for a in activations]
-        )
+        _print_json(listing.documents(found))
         return
-    rows = [
-        (
-            "*" if a.address in tapped else "",
-            a.address or "'' (the model's result)",
-            shape_text(a.shape),
-            a.dtype,
-            _size(a.bytes_per_row),
-            a.refusal or ", ".join(tapped.get(a.address, [])),
-        )
-        for a in activations
-    ]
-    _print_table(("", "address", "shape", "dtype", "a row", "column, or why not"), rows)
+    rows = listing.tree_rows(found) if tree else listing.table_rows(found)
+    _print_table(listing.HEAD, list(rows))
 
 
 @app.command()
@@ -108,14 +104,14 @@ def plan(
                 c.role,
                 c.dtype,
                 shape_text(c.shape),
-                _size(c.bytes_per_row),
+                size_text(c.bytes_per_row),
                 " | ".join((repr(c.source) if c.source else "", *c.reduce)).strip(" |"),
             )
             for c in made.columns
         ],
     )
     rows = made.rows
-    total = "unknown" if rows is None else _size(rows * made.bytes_per_row)
+    total = "unknown" if rows is None else size_text(rows * made.bytes_per_row)
     typer.echo(
         f"\n{len(made.shards)} shards, {'unknown' if rows is None else rows} rows,"
         f" {made.bytes_per_row} bytes a row, {total} before compression"
@@ -164,7 +160,7 @@ def run(
     )
     typer.echo(
         f"{made.config.table.path}: {summary['rows']} rows in {summary['parts']} parts,"
-        f" {_size(summary['bytes'])}{bad}"
+        f" {size_text(summary['bytes'])}{bad}"
     )
 
 
@@ -182,28 +178,55 @@ def status(table: TableUri, as_json: Json = False) -> None:
     of = "" if found.planned_rows is None else f" of {found.planned_rows}"
     typer.echo(
         f"{found.table}: {state}, {found.committed} of {found.shards} shards,"
-        f" {found.rows}{of} rows, {found.quarantined} bad rows, {_size(found.bytes)}"
+        f" {found.rows}{of} rows, {found.quarantined} bad rows,"
+        f" {size_text(found.bytes)}"
     )
     if found.committed:
         typer.echo(_time_line(found))
 
 
 @app.command()
-def verify(table: TableUri, as_json: Json = False) -> None:
-    """Re-read a finished table and compare it with its manifest."""
+def verify(
+    table: TableUri,
+    as_json: Json = False,
+    parity: Annotated[
+        int | None,
+        typer.Option(
+            "--parity", min=1, metavar="N", help="Also recompute N rows independently."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the rows drawn.")] = 0,
+) -> None:
+    """Re-read a finished table and compare it with its manifest, or its model."""
+    certificate = None
     with _errors():
         with _quiet_import():
             from pipeline.verify import verify_table
 
         differences = verify_table(table)
+        if parity and not differences:
+            _start_tensorflow()
+            from pipeline.parity import check_parity, describe
+
+            certificate = check_parity(table, parity, seed)
     if as_json:
-        _print_json({"table": table, "differences": differences})
-    elif differences:
+        document: dict[str, Any] = {"table": table, "differences": differences}
+        if parity:
+            document["parity"] = certificate.to_json() if certificate else None
+        _print_json(document)
+    else:
         for difference in differences:
             typer.echo(difference)
-    else:
-        typer.echo(f"{table}: as its manifest says")
-    if differences:
+        if not differences:
+            typer.echo(f"{table}: as its manifest says")
+        if certificate:
+            head = ("column", "type", "max abs", "relative", "1-cos", "unequal", "ok")
+            _print_table(head, describe(certificate))
+            typer.echo(
+                f"parity of {certificate.rows} rows (seed {certificate.seed}):"
+                f" {'within' if certificate.passed else 'OUTSIDE'} tolerance"
+            )
+    if differences or (certificate and not certificate.passed):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -436,17 +459,6 @@ def _plan_json(made: Plan) -> dict[str, Any]:
     }
 
 
-def _activation_json(activation: Activation, columns: list[str]) -> dict[str, Any]:
-    return {
-        "address": activation.address,
-        "shape": list(activation.shape),
-        "dtype": activation.dtype,
-        "bytes_per_row": activation.bytes_per_row,
-        "refusal": activation.refusal,
-        "columns": columns,
-    }
-
-
 def _time_line(found: Status) -> str:
     total = found.seconds["total"] or 1.0
     shares = [
@@ -460,27 +472,13 @@ def _time_line(found: Status) -> str:
     return f"workers spent {total:.1f} s: {', '.join(shares)}"
 
 
-def _size(count: int | None) -> str:
-    if count is None:
-        return "?"
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
 def _print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print left-aligned columns as wide as they need, so that a pipe loses nothing."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        line = "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
-        typer.echo(line.rstrip())
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for line in table_lines(head, rows):
+        typer.echo(line)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pyarrow as pa
 from transforms import device, storage
 from transforms.activations import compile_taps, list_activations
 from transforms.lookup import ConfigError, source_digest
-from transforms.model import Model, cached_model
+from transforms.models import Model, cached_model
 from transforms.preprocess import Step, make_steps, needed_features, trace_steps
 from transforms.read import read_errors
 from transforms.schema import (
@@ -29,7 +29,7 @@ from transforms.shard import Piece, Shard, shards_to_arrow
 from transforms.sources import Feature, File, Source, make_source
 from transforms.spec import Config
 from transforms.table import FORMAT_VERSION, Table, to_json, to_parquet
-from transforms.taps import Activation, Tap, choose
+from transforms.taps import Activation, Tap, choose, filter_activations
 
 _PART_BYTES = 128 << 20
 _SMALLEST_PART_BYTES = 8 << 20
@@ -164,14 +164,45 @@ def make_plan(config: Config) -> Plan:
     )
 
 
-def list_taps(config: Config) -> tuple[list[Activation], list[Tap]]:
-    """List every activation of the config's model, and the tapped ones.
+@dataclass(frozen=True, slots=True)
+class TapListing:
+    """What could be tapped, and what it would cost.
+
+    Attributes:
+      activations: addresses of the model.
+      taps: the chosen ones.
+      rows: of the source; None if it tells only when it is read.
+    """
+
+    activations: tuple[Activation, ...]
+    taps: tuple[Tap, ...]
+    rows: int | None
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """Columns by the address that they tap."""
+        found: dict[str, list[str]] = {}
+        for tap in self.taps:
+            found.setdefault(tap.address, []).append(tap.column)
+        return found
+
+    def bytes(self, activation: Activation) -> int | None:
+        """Uncompressed bytes of an activation for the whole source."""
+        each = activation.bytes_per_row
+        return None if self.rows is None or each is None else self.rows * each
+
+
+def list_taps(config: Config, pattern: str | None = None) -> TapListing:
+    """List the activations of the config's model, with their cost.
+
+    Args:
+      config: the config; its taps may match nothing: this is where one looks them up.
+      pattern: list only addresses that match it, as in a tap; None lists all.
 
     Raises:
-      ConfigError: the source or the model cannot be had. Taps that match nothing are
-        no error here: this is where one looks them up.
+      ConfigError: source or model cannot be had, or nothing matches the pattern.
     """
-    *_, model = _trace(config)
+    source, *_, model = _trace(config)
     activations = list_activations(model)
     taps: list[Tap] = []
     for spec in config.taps:
@@ -179,7 +210,12 @@ def list_taps(config: Config) -> tuple[list[Activation], list[Tap]]:
             taps += choose([spec], activations)
         except ConfigError:
             continue
-    return activations, taps
+    if pattern is not None:
+        activations = filter_activations(pattern, activations)
+    counts = [file.blocks for file in source.files()]
+    known = [sum(blocks) for blocks in counts if blocks is not None]
+    rows = sum(known) if len(known) == len(counts) else None
+    return TapListing(tuple(activations), tuple(taps), rows)
 
 
 def cut_shards(files: Iterable[File], rows_per_part: int) -> list[Shard]:

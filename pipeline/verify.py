@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.commit import manifest_table
-from transforms.schema import Column, arrow_schema
+from transforms.planned import read_planned
+from transforms.schema import Column
 from transforms.shard import Commit
 from transforms.table import Table
 
@@ -41,8 +43,7 @@ def verify_table(table: str) -> list[str]:
 
 
 def _differences(table: Table) -> Iterator[str]:
-    plan = table.read_json("config.json")
-    layout = table.read_json("schema.json")
+    plan = read_planned(table)
     try:
         summary = table.read_success()
     except ValueError as error:
@@ -56,20 +57,18 @@ def _differences(table: Table) -> Iterator[str]:
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         yield f"_featuretap/manifest.parquet cannot be read: {error}"
         return
-    if summary["fingerprint"] != plan["fingerprint"]:
+    if summary["fingerprint"] != plan.fingerprint:
         yield (
             f"_SUCCESS has fingerprint {summary['fingerprint']}, the plan"
-            f" {plan['fingerprint']}"
+            f" {plan.fingerprint}"
         )
     yield from _sums(summary, manifest)
     yield from _against_plan(table, manifest)
     for extra in sorted(set(table.part_names()) - {p["path"] for p in manifest}):
         yield f"{extra} is not in the manifest"
-    columns = [Column.from_json(document) for document in layout["columns"]]
-    schema = arrow_schema(columns, layout["metadata"])
     with ThreadPoolExecutor(_PARALLEL_PARTS) as pool:
         for found in pool.map(
-            lambda part: list(_part(table, part, schema, columns)), manifest
+            lambda part: list(_part(table, part, plan.schema, plan.columns)), manifest
         ):
             yield from found
 
@@ -124,7 +123,7 @@ def _errors(table: Table, commit: Commit) -> Iterator[str]:
 
 
 def _part(
-    table: Table, part: dict[str, Any], schema: pa.Schema, columns: list[Column]
+    table: Table, part: dict[str, Any], schema: pa.Schema, columns: Sequence[Column]
 ) -> Iterator[str]:
     name = part["path"]
     try:
@@ -153,18 +152,23 @@ def _part(
         yield f"{name} cannot be read: {error}"
 
 
-def _values(place: str, rows: pa.Table, columns: list[Column]) -> Iterator[str]:
+def _values(place: str, rows: pa.Table, columns: Sequence[Column]) -> Iterator[str]:
     for column in columns:
         values = rows[column.name]
         if values.null_count:
             yield f"{place} column {column.name} has {values.null_count} nulls"
-        if column.is_vector:
+        if column.is_vector and column.width is not None:
             lengths = pc.unique(pc.list_value_length(values)).to_pylist()
             if lengths not in ([column.width], []):
                 yield (
                     f"{place} column {column.name} has vectors of lengths {lengths},"
                     f" the plan {column.width}"
                 )
+        elif len(column.shape) > 1:
+            shapes = rows[f"{column.name}_shape"].to_numpy()
+            wanted = np.array([shape.prod() for shape in shapes])
+            if (pc.list_value_length(values).to_numpy() != wanted).any():
+                yield f"{place} column {column.name} has values that fit no shape"
     keys = rows[columns[0].name]
     repeated = len(keys) - pc.count_distinct(keys).as_py()
     if repeated:

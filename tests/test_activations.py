@@ -13,7 +13,8 @@ from conftest import vectors
 
 from transforms.activations import compile_taps, list_activations
 from transforms.lookup import ConfigError
-from transforms.model import Input, Model, load_model
+from transforms.models import Input, Model, load_model
+from transforms.models.layers import LayerForm
 from transforms.spec import ModelSpec, TapSpec
 from transforms.taps import choose
 
@@ -22,7 +23,9 @@ FEATURES = {"vec": ((6,), "float32")}
 
 def loaded(model: keras.Model, shape: tuple[int, ...] = (6,)) -> Model:
     name = model.inputs[0].name
-    return Model(model, (Input(name, "x", shape, "float32", "float32"),), None)
+    return Model(
+        LayerForm(model), (Input(name, "x", shape, "float32", "float32"),), None
+    )
 
 
 def computed(
@@ -186,7 +189,7 @@ def test_one_trace_serves_all_batches() -> None:
     model = loaded(toolbox.dict_model())
     traces = []
     taps = choose([TapSpec(path="stem")], list_activations(model))
-    stem = model.keras.get_layer("stem")
+    stem = model.form.model.get_layer("stem")
     original = stem.activation
     stem.activation = lambda x: traces.append(1) or original(x)
     compiled = compile_taps(model, taps, 4)
@@ -255,7 +258,7 @@ def test_precision_changes_compute_and_not_columns() -> None:
         ({}, FEATURES, "either path .* or build .* got neither"),
         ({"path": "a.keras", "build": "a:b"}, FEATURES, "got both"),
         ({"path": "no.keras"}, FEATURES, "model.path must be an existing file"),
-        ({"path": "model.h5"}, FEATURES, "model.path must be a .keras file"),
+        ({"path": "model.h6"}, FEATURES, "model.path must be an existing file"),
         ({"build": "toolbox:dict_modl"}, FEATURES, "nearest is 'dict_model'"),
         ({"build": "nowhere:f"}, FEATURES, "importable module, got 'nowhere'"),
         ({"build": "toolbox:vectors"}, FEATURES, "got 'vectors'"),

@@ -108,7 +108,11 @@ def test_json_is_one_document_on_stdout(config: Path) -> None:
         "address": "features:activation_1",
         "shape": [4],
         "dtype": "float32",
+        "rows": 100,
         "bytes_per_row": 16,
+        "bytes": 1600,
+        "flops_per_row": tapped["flops_per_row"],
+        "flops_share": tapped["flops_share"],
         "refusal": None,
         "columns": ["hidden"],
     }
@@ -131,10 +135,76 @@ def test_taps_lists_every_address_and_why_not(config: Path) -> None:
         "shape",
         "dtype",
         "a row",
+        "dataset",
+        "FLOPs",
         "column, or why not",
     ]
     assert "features:nested/pair/0" in stdout
     assert not any(line.startswith("*") for line in lines)
+
+
+def test_taps_tell_what_they_cost(config: Path) -> None:
+    stdout, _ = invoke("taps", config)
+    line = next(one for one in stdout.splitlines() if "features:activation_1" in one)
+    cells = re.split(r"\s{2,}", line)
+    assert cells == [
+        "*",
+        "features:activation_1",
+        "[4]",
+        "float32",
+        "16 B",
+        "1.6 KiB",
+        "73%",
+        "hidden",
+    ]
+
+
+def test_taps_are_shown_as_a_tree_and_filtered(config: Path) -> None:
+    stdout, _ = invoke("taps", config, "--tree", "--filter", "features**")
+    shown = [re.split(r"\s{2,}\[", line[3:])[0] for line in stdout.splitlines()[1:]]
+    assert [line.rstrip() for line in shown] == [
+        "└─ features",
+        "   ├─ first",
+        "   ├─ second",
+        "   ├─ :output",
+        "   ├─ :activation_1",
+        "   ├─ :nested/pair/0",
+        "   └─ :nested/pair/1",
+    ]
+    taps = json.loads(invoke("taps", config, "--json", "--filter", "stem")[0])
+    assert [tap["address"] for tap in taps] == ["stem"]
+    assert (taps[0]["rows"], taps[0]["bytes"]) == (100, 2000)
+    assert 0 < taps[0]["flops_share"] < 1
+    _, stderr = invoke("taps", config, "--filter", "stm", code=2)
+    assert "--filter must match an activation, got 'stm'; nearest are 'stem'" in stderr
+
+
+def test_verify_recomputes_rows_on_demand(config: Path) -> None:
+    invoke("run", config)
+    stdout, _ = invoke("verify", "table", "--parity", 5, "--seed", 3)
+    assert "table: as its manifest says" in stdout
+    assert re.search(r"hidden +float32 +\S+ +\S+ +\S+ +0 +yes", stdout)
+    assert "parity of 5 rows (seed 3): within tolerance" in stdout
+    document = json.loads(invoke("verify", "table", "--parity", 5, "--json")[0])
+    assert document["parity"]["passed"] is True
+    assert document["parity"]["columns"]["example_id"]["mismatched"] == 0
+
+
+def test_verify_fails_for_a_column_that_is_not_the_models(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import reference
+
+    invoke("run", config)
+    original = reference.Reference.values
+
+    def shifted(self: object, example: dict[str, object]) -> dict[str, object]:
+        return {k: v + 1 for k, v in original(self, example).items()}
+
+    monkeypatch.setattr(reference.Reference, "values", shifted)
+    stdout, _ = invoke("verify", "table", "--parity", 5, code=1)
+    assert re.search(r"hidden .* NO", stdout)
+    assert "parity of 5 rows (seed 0): OUTSIDE tolerance" in stdout
 
 
 def test_limit_and_set_change_the_run(config: Path) -> None:

@@ -312,7 +312,8 @@ def test_a_table_can_lie_in_any_filesystem(job: Job) -> None:
 
 
 def test_a_model_that_comes_out_differently_on_a_worker_is_refused(job: Job) -> None:
-    from transforms import extract, model
+    from transforms import extract
+    from transforms.models import load as model
 
     plan = job.plan(
         model={"build": "toolbox:unseeded_model"}, taps=[{"path": "", "column": "y"}]

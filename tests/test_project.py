@@ -57,7 +57,7 @@ def test_the_python_of_the_api_document_runs(
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "api.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     exec("\n".join(blocks), {})
     assert (tmp_path / "others" / "_SUCCESS").exists()
 

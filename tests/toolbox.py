@@ -210,3 +210,49 @@ class CountingReader:
         chosen = {name: example[name] for name in features}
         rows = tf.data.Dataset.from_tensor_slices((np.arange(len(ids)), chosen))
         return rows if batch_rows is None else rows.batch(batch_rows)
+
+
+def no_tensor(values: Any) -> Any:
+    """A reduction that returns a number."""
+    return 1.0
+
+
+class Pairing(keras.layers.Layer):
+    """Returns a tuple."""
+
+    def call(self, inputs: Any) -> tuple[Any, Any]:
+        return inputs, inputs + 1
+
+
+def _sequential(layer: Any, *start: Any) -> keras.Model:
+    return keras.Sequential([*start, layer, keras.layers.Dense(2, name="head")])
+
+
+def dict_sequential_built() -> keras.Model:
+    """A dict-returning layer before another, as articles show it."""
+    return _sequential(Intermediates(name="features"), keras.Input((6,), name="vec"))
+
+
+def dict_sequential_unbuilt() -> keras.Model:
+    """The same without an input."""
+    return _sequential(Intermediates(name="features"))
+
+
+def tuple_sequential_built() -> keras.Model:
+    """A tuple-returning layer before another, as articles show it."""
+    return _sequential(Pairing(name="features"), keras.Input((6,), name="vec"))
+
+
+def tuple_sequential_unbuilt() -> keras.Model:
+    """The same without an input."""
+    return _sequential(Pairing(name="features"))
+
+
+def no_function() -> Any:
+    """Returns nothing that can be called."""
+    return 3
+
+
+def no_parameter() -> Any:
+    """Returns a function of nothing."""
+    return lambda: 1

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transforms.commit import CommitTable
     from transforms.extract import ExtractShards
+    from transforms.handler import ActivationModelHandler
 
-__all__ = ["CommitTable", "ExtractShards"]
+__all__ = ["ActivationModelHandler", "CommitTable", "ExtractShards"]
 
-_HOMES = {"CommitTable": "commit", "ExtractShards": "extract"}
+_HOMES = {
+    "ActivationModelHandler": "handler",
+    "CommitTable": "commit",
+    "ExtractShards": "extract",
+}
 
 
 def __getattr__(name: str) -> Any:

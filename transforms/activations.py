@@ -1,32 +1,36 @@
 """Turn a model and taps into one compiled function; list what can be tapped.
 
-While one tf.function is traced, every layer's `call` is wrapped on the instance, so
-that what the layer really returns is seen with its structure. TensorFlow then prunes
-what no tap needs. Addresses come from the tree of layers: it names sublayers of nested
-models apart, where Keras's own `path` may be absent or the same twice.
+One tf.function is traced that goes through the model as far as the taps need it and
+reduces what it finds there. TensorFlow then prunes what no column needs.
 """
 
 from __future__ import annotations
 
-import functools
+import math
 import threading
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 
+from transforms.cost import flops_to_reach
 from transforms.lookup import ConfigError
-from transforms.model import Model
+from transforms.models import Input, Model
 from transforms.reductions import parse_reduction, reduce_chain
 from transforms.taps import Activation, Tap
 
 # A batch size that no other axis is likely to have, to tell the batch axis from others.
 _LISTING_ROWS = 1009
 _HALF = ("float16", "bfloat16")
+_UNSURE = "has a first axis that cannot be told to be the batch"
+_PROBES = (2, 3)
 _lock = threading.Lock()
+
+Values: TypeAlias = np.ndarray | pa.Array
+"""Values of a column: an array `[rows, *shape]`, or a list array where the length
+differs between rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,50 +39,70 @@ class Output:
 
     Attributes:
       column: name in the table.
-      shape: without the batch axis.
+      shape: without the batch axis; None where rows differ.
       dtype: of the column.
+      shape_of: the column whose shapes this one holds, row by row; empty for features.
     """
 
     column: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     dtype: str
+    shape_of: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)  # RunInference shares it weakly
 class CompiledTaps:
     """One compiled function from model inputs to columns, for one batch size.
 
     Attributes:
-      outputs: the columns, in the order of the taps.
-      batch_rows: rows in every batch.
+      inputs: what it takes.
+      outputs: the columns, in the order of the taps. Behind a column of tensors of rank
+        2 and more whose shape differs between rows stands a column of shapes.
+      batch_rows: rows that it computes at a time.
     """
 
+    inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     batch_rows: int
     _function: Any
-    _packed: tuple[Output, ...]
+    _packed: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 
-    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Values]:
         """Compute the columns of one batch.
 
         Args:
-          inputs: `{feature: tensor [batch_rows, ...]}`.
+          inputs: `{feature: tensor [rows, ...]}`, at most `batch_rows` rows. Fewer are
+            filled up with copies, so that the function always sees one shape.
 
         Returns:
-          `{column: array [batch_rows, *shape]}`; all but text share one buffer, copied
-          from the device at once.
+          Values by column. All of fixed size but text share one buffer, copied from the
+          device at once.
         """
-        packed, texts = self._function(dict(inputs))
+        import tensorflow as tf
+
+        rows = len(next(iter(inputs.values())))
+        if rows == self.batch_rows:
+            return self._compute(inputs)
+        filled = np.arange(self.batch_rows) % rows
+        columns = self._compute(
+            {name: tf.gather(value, filled) for name, value in inputs.items()}
+        )
+        # A view would keep the whole batch in memory.
+        return {n: take_rows(values, np.arange(rows)) for n, values in columns.items()}
+
+    def _compute(self, inputs: Mapping[str, Any]) -> dict[str, Values]:
+        packed, texts, lists = self._function(dict(inputs))
         buffer = packed.numpy()
-        columns, start = {}, 0
-        for output in self._packed:
-            dtype = np.dtype(output.dtype)
-            shape = (self.batch_rows, *output.shape)
-            stop = start + int(np.prod(shape)) * dtype.itemsize
-            columns[output.column] = buffer[start:stop].view(dtype).reshape(shape)
+        columns: dict[str, Values] = {}
+        start = 0
+        for name, dtype, shape in self._packed:
+            stop = start + math.prod(shape) * dtype.itemsize
+            columns[name] = buffer[start:stop].view(dtype).reshape(shape)
             start = stop
         for name, text in texts.items():
             columns[name] = text.numpy()
+        for name, (values, lengths) in lists.items():
+            columns[name] = _list_array(values.numpy(), lengths.numpy())
         return {output.column: columns[output.column] for output in self.outputs}
 
 
@@ -86,17 +110,30 @@ def list_activations(model: Model) -> list[Activation]:
     """List every address of a model, from tracing, without running it.
 
     Returns:
-      In the order in which the layers are first called; the model's own result last.
+      In the order in which they are computed; the model's own result last.
     """
     rows = model.batch_rows or _LISTING_ROWS
     found: list[Activation] = []
+    tensors: list[Any] = []
 
     def body(inputs: Any) -> None:
-        for address, value, refusal in _record(model, inputs):
+        for address, value, refusal in model.form.record(model.tensors(inputs)):
             found.append(_activation(address, value, refusal, rows))
+            tensors.append(value)
 
-    _trace(model, rows, body)
-    return found
+    graph = _trace(model, rows, body).graph
+    unsure = {a.address for a in found if a.refusal == _UNSURE}
+    if unsure:
+        led = _led_by_batch(model, unsure)
+        found = [replace(a, refusal=None) if a.address in led else a for a in found]
+    results = [a.address[:1] in ("", ":") for a in found]
+    needed, total = flops_to_reach(graph, tensors, results)
+    return [
+        replace(a, flops=flops // rows, flops_share=flops / total if total else 0.0)
+        if a.refusal is None and flops is not None
+        else a
+        for a, flops in zip(found, needed, strict=True)
+    ]
 
 
 def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> CompiledTaps:
@@ -106,8 +143,6 @@ def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> Compiled
       ConfigError: a tap's reduction does not fit its activation, or the model takes
         another batch size.
     """
-    import tensorflow as tf
-
     if model.batch_rows not in (None, batch_rows):
         raise ConfigError(
             f"model.batch_rows must be {model.batch_rows}, the fixed batch size of the"
@@ -120,42 +155,125 @@ def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> Compiled
         ]
         for tap in taps
     ]
-    outputs: dict[str, Output] = {}
+    addresses = [tap.address for tap in taps]
+    outputs: list[Output] = []
+    fixed_columns: set[str] = set()
 
     def body(inputs: Any) -> Any:
-        found = _find(model, inputs, [tap.address for tap in taps])
-        columns = {}
+        outputs.clear()
+        found = model.form.find(model.tensors(inputs), addresses)
+        fixed: dict[str, Any] = {}
+        lists: dict[str, Any] = {}
         for tap, chain, value in zip(taps, chains, found, strict=True):
-            if value.dtype.name in _HALF:
-                value = tf.cast(value, tf.float32)
-            value = reduce_chain(value, chain, f"{tap.place}.reduce")
-            if tap.dtype:
-                value = tf.cast(value, tap.dtype)
-            elif value.dtype.name in _HALF:
-                value = tf.cast(value, tf.float32)
-            columns[tap.column] = value
-            shape = tuple(value.shape.as_list()[1:])
-            if value.shape[0] != batch_rows or None in shape:
-                raise ConfigError(
-                    f"{tap.place}: column {tap.column!r} must have one shape for all"
-                    f" rows, got {value.shape} for batches of {batch_rows} rows"
-                )
-            outputs[tap.column] = Output(tap.column, shape, value.dtype.name)
-        return _pack(columns)
+            reduced = _reduce(value, tap, chain, batch_rows)
+            shape = tuple(reduced.shape.as_list()[1:])
+            outputs.append(Output(tap.column, shape, reduced.dtype.name))
+            if None not in shape and not _is_ragged(reduced):
+                fixed[tap.column] = reduced
+                continue
+            lists[tap.column], shapes = _split(reduced)
+            if len(shape) > 1:
+                name = f"{tap.column}_shape"
+                outputs.append(Output(name, (len(shape),), "int32", tap.column))
+                fixed[name] = shapes
+        fixed_columns.update(fixed)
+        return *_pack(fixed), lists
 
     function = _trace(model, batch_rows, body)
-    ordered = tuple(outputs[tap.column] for tap in taps)
-    packed = tuple(sorted((o for o in ordered if o.dtype != "string"), key=_alignment))
-    return CompiledTaps(ordered, batch_rows, function, packed)
+    packed = [
+        (
+            o.column,
+            np.dtype(o.dtype),
+            (batch_rows, *(n for n in o.shape if n is not None)),
+        )
+        for o in outputs
+        if o.dtype != "string" and o.column in fixed_columns
+    ]
+    packed.sort(key=lambda place: -place[1].itemsize)
+    return CompiledTaps(
+        model.inputs, tuple(outputs), batch_rows, function, tuple(packed)
+    )
 
 
-def _alignment(output: Output) -> int:
-    """Order by falling size of a value, so that each column starts aligned."""
-    return -np.dtype(output.dtype).itemsize
+def take_rows(values: Values, chosen: np.ndarray) -> Values:
+    """Copy some rows of a column's values, by index."""
+    if isinstance(values, pa.Array):
+        return values.take(pa.array(chosen))
+    picked: np.ndarray = values[chosen]
+    return picked
+
+
+def _reduce(
+    value: Any, tap: Tap, chain: Sequence[Callable[[Any], Any]], rows: int
+) -> Any:
+    """Reduce and cast an activation, in the graph being traced."""
+    import tensorflow as tf
+
+    if value.dtype.name in _HALF:
+        value = tf.cast(value, tf.float32)
+    if value.shape[0] is None:  # known from running, see `_led_by_batch`
+        value = _with_rows(value, rows)
+    value = reduce_chain(value, chain, f"{tap.place}.reduce")
+    if tap.dtype:
+        value = tf.cast(value, tap.dtype)
+    elif value.dtype.name in _HALF:
+        value = tf.cast(value, tf.float32)
+    if value.shape.rank is None or value.shape[0] != rows:
+        raise ConfigError(
+            f"{tap.place}: column {tap.column!r} must have a value for each row, got"
+            f" {value.shape} for batches of {rows} rows"
+        )
+    return value
+
+
+def _with_rows(value: Any, rows: int) -> Any:
+    """Say how long the first axis is, and check it when running."""
+    import tensorflow as tf
+
+    if not _is_ragged(value):
+        return tf.ensure_shape(value, [rows, *value.shape[1:]])
+    splits = tf.ensure_shape(value.row_splits, [rows + 1])
+    return tf.RaggedTensor.from_row_splits(value.values, splits, validate=False)
+
+
+def _is_ragged(value: Any) -> bool:
+    import tensorflow as tf
+
+    return isinstance(value, tf.RaggedTensor)
+
+
+def _split(value: Any) -> tuple[tuple[Any, Any], Any]:
+    """Lay out rows of differing shape: `((values [n], lengths [batch]), shapes)`.
+
+    The shapes are int32 `[batch, rank]`.
+    """
+    import tensorflow as tf
+
+    if _is_ragged(value):
+        lengths = tf.cast(value.row_lengths(), tf.int32)
+        rows = tf.size(lengths)
+        inner = tf.shape(value.flat_values)[1:]
+        repeated = tf.tile(inner[None], [rows, 1])
+        shapes = tf.concat([lengths[:, None], repeated], 1)
+        flat = tf.reshape(value.flat_values, [-1])
+    else:
+        shapes = tf.tile(tf.shape(value)[None, 1:], [value.shape[0], 1])
+        flat = tf.reshape(value, [-1])
+    shapes = tf.ensure_shape(shapes, [value.shape[0], value.shape.rank - 1])
+    return (flat, tf.reduce_prod(shapes, 1)), shapes
+
+
+def _list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    kind = pa.binary() if values.dtype == object else None
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind))
 
 
 def _pack(columns: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Lay all numbers out in one uint8 buffer; text cannot leave a device anyway."""
+    """Lay all numbers out in one uint8 buffer; text cannot leave a device anyway.
+
+    The order is by falling size of a value, so that each column starts aligned.
+    """
     import tensorflow as tf
 
     numbers = [value for value in columns.values() if value.dtype != tf.string]
@@ -187,150 +305,58 @@ def _trace(model: Model, rows: int, body: Any) -> Any:
         return tf.function(unconverted).get_concrete_function(signature)
 
 
-def _record(
-    model: Model, inputs: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, str | None]]:
-    """Run the model in the graph being traced; yield address, value, refusal."""
+def _led_by_batch(model: Model, addresses: set[str]) -> set[str]:
+    """Find out which tensors have the batch in front where tracing has lost it.
+
+    The model runs on a few rows of zeros, once for each of two sizes of batch.
+    """
     import tensorflow as tf
 
-    graph = tf.compat.v1.get_default_graph()
-    with _recording(model.keras, ()) as calls:
-        result = model.call(inputs)
-    found = []
-    for path, returned in [*calls, ("", [result])]:
-        nested = any(
-            getattr(value, "graph", graph) is not graph
-            for value in tf.nest.flatten(returned)
-        )
-        for call, value in enumerate(returned):
-            head = f"{path}@{call}" if len(returned) > 1 else path
-            for leaf, tensor in _leaves(value):
-                found.append((f"{head}:{leaf}" if leaf else head, tensor, nested))
-    times = Counter(address for address, _, _ in found)
-    for address, tensor, nested in found:
-        if nested:
-            refusal = "is computed inside a loop, a branch or a function of its own"
-        elif times[address] > 1:
-            refusal = "stands for more than one activation; name the layers apart"
-        elif not isinstance(tensor, tf.Tensor) or not hasattr(tensor, "graph"):
-            refusal = f"is a {type(tensor).__name__}, not a tensor of the graph"
-        else:
-            refusal = None
-        yield address, tensor, refusal
+    lengths: dict[str, list[int]] = {}
+    for rows in _PROBES:
 
+        def body(inputs: Any) -> dict[str, Any]:
+            recorded = model.form.record(model.tensors(inputs))
+            return {
+                r.address: tf.shape(r.value)[0]
+                for r in recorded
+                if r.address in addresses
+            }
 
-def _find(model: Model, inputs: Mapping[str, Any], addresses: list[str]) -> list[Any]:
-    """Run the model in the graph being traced as far as the addresses need it.
-
-    What comes later is not even traced: TensorFlow would leave out its arithmetic, but
-    not its assertions and prints, nor what those depend on.
-    """
-    places = [_parse(address) for address in addresses]
-    wanted = {(path, call) for path, call, _ in places}
-    result = None
-    with _recording(model.keras, wanted) as calls, suppress(_AllFoundError):
-        result = model.call(inputs)
-    returned = {**dict(calls), "": [result]}
-    return [dict(_leaves(returned[path][call]))[leaf] for path, call, leaf in places]
-
-
-def _parse(address: str) -> tuple[str, int, str]:
-    """Split an address into layer path, number of the call, and leaf."""
-    head, _, leaf = address.partition(":")
-    path, _, call = head.partition("@")
-    return path, int(call or 0), leaf
-
-
-class _AllFoundError(BaseException):
-    """Ends a model's call early; no error, so that nothing in between handles it."""
-
-
-@contextmanager
-def _recording(
-    model: Any, wanted: Collection[tuple[str, int]]
-) -> Iterator[list[tuple[str, list[Any]]]]:
-    """Collect what each layer below the model returns: its path, call after call.
-
-    Raises:
-      _AllFoundError: inside the model's call, as soon as all the calls in `wanted`, if
-        there are any, have returned.
-    """
-    calls: list[tuple[str, list[Any]]] = []
-    missing = set(wanted)
-    layers = list(_layers(model))
-
-    def recorded(path: str, call: Any) -> Any:
-        mine: list[Any] = []
-
-        @functools.wraps(call)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            returned = call(*args, **kwargs)
-            if not mine:
-                calls.append((path, mine))
-            mine.append(returned)
-            missing.discard((path, len(mine) - 1))
-            if wanted and not missing:
-                raise _AllFoundError
-            return returned
-
-        return wrapper
-
-    own = {
-        id(layer): vars(layer)["call"] for _, layer in layers if "call" in vars(layer)
-    }
-    for path, layer in layers:
-        object.__setattr__(layer, "call", recorded(path, layer.call))
-    try:
-        yield calls
-    finally:
-        for _, layer in layers:
-            if id(layer) in own:
-                object.__setattr__(layer, "call", own[id(layer)])
-            else:
-                object.__delattr__(layer, "call")
-
-
-def _layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """Walk the tree of layers; yield each once, with its path below the model."""
-    seen = {id(model)}
-
-    def below(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        for child in layer._layers:
-            if id(child) not in seen:
-                seen.add(id(child))
-                yield f"{prefix}{child.name}", child
-                yield from below(child, f"{prefix}{child.name}/")
-
-    return below(model, "")
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Walk what a layer returned; yield slash-joined keys and indexes with tensors."""
-    items: Iterator[tuple[Any, Any]]
-    if value is None:
-        return
-    if isinstance(value, Mapping):
-        items = iter(value.items())
-    elif isinstance(value, list | tuple):
-        items = iter(enumerate(value))
-    else:
-        yield path, value
-        return
-    for key, child in items:
-        yield from _leaves(child, f"{path}/{key}" if path else str(key))
+        zeros = {
+            i.feature: tf.zeros([rows, *i.shape], i.feature_dtype) for i in model.inputs
+        }
+        try:
+            measured = _trace(model, rows, body)(zeros)
+        except tf.errors.OpError:  # zeros are nothing for this model
+            return set()
+        for address, length in measured.items():
+            lengths.setdefault(address, []).append(int(length))
+    return {address for address, found in lengths.items() if found == [*_PROBES]}
 
 
 def _activation(address: str, value: Any, refusal: str | None, rows: int) -> Activation:
-    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+    import tensorflow as tf
+
+    if value is None:
+        return Activation(address, (), "", refusal)
+    if not isinstance(value, tf.Tensor | tf.RaggedTensor):
+        refusal = refusal or f"is a {type(value).__name__}, not a tensor of the graph"
         return Activation(address, (), type(value).__name__, refusal)
-    shape, dtype = value.shape, getattr(value.dtype, "name", str(value.dtype))
-    if shape.rank is None:
+    dtype = value.dtype.name
+    if value.shape.rank is None:
         refusal = refusal or "has a rank that is not known before running"
         return Activation(address, (), dtype, refusal)
-    lengths = tuple(shape.as_list())
+    lengths = tuple(value.shape.as_list())
+    if refusal is None and not hasattr(value, "graph") and not _is_ragged(value):
+        refusal = "is a constant, computed outside of the graph"
+    if refusal is None and lengths[:1] == (None,):
+        return Activation(address, lengths[1:], dtype, _UNSURE)
     if refusal is None and lengths[:1] != (rows,):
         refusal = "has no batch axis in front: it is not one value for each row"
         return Activation(address, lengths, dtype, refusal)
-    if refusal is None and None in lengths[1:]:
-        refusal = "has a shape that is not known before running"
+    if refusal is None and _is_ragged(value) and None in value.flat_values.shape[1:]:
+        refusal = "has more than one axis whose length differs between rows"
+    if refusal is None and _is_ragged(value) and value.ragged_rank > 1:
+        refusal = "has more than one axis whose length differs between rows"
     return Activation(address, lengths[1:], dtype, refusal)

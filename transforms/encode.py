@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.activations import Values, take_rows
 from transforms.read import Batch, Failure
 from transforms.schema import Column, to_array
 from transforms.shard import Shard
@@ -34,7 +35,7 @@ def encode(
     layout: Layout,
     shard: Shard,
     batch: Batch,
-    values: Mapping[str, np.ndarray],
+    values: Mapping[str, Values],
     on_failure: Callable[[Failure], None],
 ) -> pa.RecordBatch:
     """Make a record batch; rows whose text or time cannot be stored are left out.
@@ -43,7 +44,7 @@ def encode(
       layout: how rows look.
       shard: whose rows.
       batch: the rows, for keys and what is passed through.
-      values: `{column: array [rows, *shape]}` of the activations.
+      values: of the activations, by column.
       on_failure: called with each row that is left out.
     """
     try:
@@ -59,7 +60,7 @@ def encode(
             layout,
             shard,
             batch.take(half),
-            {name: array[half] for name, array in values.items()},
+            {name: take_rows(array, half) for name, array in values.items()},
             on_failure,
         )
         for half in np.array_split(np.arange(rows), 2)
@@ -68,11 +69,11 @@ def encode(
 
 
 def _record_batch(
-    layout: Layout, shard: Shard, batch: Batch, values: Mapping[str, np.ndarray]
+    layout: Layout, shard: Shard, batch: Batch, values: Mapping[str, Values]
 ) -> pa.RecordBatch:
     arrays = []
     for column in layout.columns:
-        if column.role == "feature":
+        if column.is_computed:
             arrays.append(to_array(column, values[column.name]))
         elif column.source:
             arrays.append(to_array(column, batch.passed[column.source].numpy()))

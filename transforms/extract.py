@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,18 +26,14 @@ from transforms import storage
 from transforms.activations import CompiledTaps, compile_taps
 from transforms.encode import Layout, encode
 from transforms.infer import infer
-from transforms.model import cached_model
+from transforms.models import cached_model
+from transforms.planned import Planned, read_planned
 from transforms.preprocess import make_steps, trace_steps
 from transforms.quarantine import Quarantine
 from transforms.read import InputPipeline
-from transforms.schema import (
-    Column,
-    arrow_schema,
-    constant_timestamp,
-    passed_features,
-)
+from transforms.schema import Column, constant_timestamp, passed_features
 from transforms.shard import Commit, Shard, StoredFile
-from transforms.sources import Feature, make_source
+from transforms.sources import make_source
 from transforms.spec import Config
 from transforms.table import Table
 from transforms.taps import Tap
@@ -74,12 +70,12 @@ def worker_for(table: Table) -> Worker:
     Raises:
       RuntimeError: this machine would not compute what the plan says.
     """
-    plan = table.read_json("config.json")
-    key = f"{table.uri} {plan['fingerprint']}"
+    planned = read_planned(table)
+    key = f"{table.uri} {planned.fingerprint}"
     with _lock:
         if key not in _workers:
             _workers.clear()
-            _workers[key] = _make_worker(table, plan)
+            _workers[key] = _make_worker(table, planned)
         return _workers[key]
 
 
@@ -248,18 +244,11 @@ class Clock:
         return {k: round(v, 3) for k, v in {**self._seconds, "total": total}.items()}
 
 
-def _make_worker(table: Table, plan: Mapping[str, Any]) -> Worker:
-    config = Config.model_validate(plan["config"])
-    layout = table.read_json("schema.json")
-    columns = [Column.from_json(document) for document in layout["columns"]]
-    features = {
-        name: Feature(f["dtype"], tuple(f["shape"]))
-        for name, f in layout["features"].items()
-    }
+def _make_worker(table: Table, plan: Planned) -> Worker:
+    config, columns = plan.config, plan.columns
     steps = make_steps(config.source.preprocess)
-    model = cached_model(
-        config.model, trace_steps(steps, features), plan["model_digest"]
-    )
+    prepared = trace_steps(steps, plan.features)
+    model = cached_model(config.model, prepared, plan.model_digest)
     taps = [
         Tap(
             c.source,
@@ -272,7 +261,7 @@ def _make_worker(table: Table, plan: Mapping[str, Any]) -> Worker:
         if c.role == "feature"
     ]
     compiled = compile_taps(model, taps, config.model.batch_rows)
-    planned = [(c.name, c.shape, c.dtype) for c in columns if c.role == "feature"]
+    planned = [(c.name, c.shape, c.dtype) for c in columns if c.is_computed]
     found = [(o.column, o.shape, o.dtype) for o in compiled.outputs]
     if planned != found:
         raise RuntimeError(
@@ -282,11 +271,11 @@ def _make_worker(table: Table, plan: Mapping[str, Any]) -> Worker:
         )
     return Worker(
         table=table,
-        fingerprint=plan["fingerprint"],
-        shards=layout["shards"],
+        fingerprint=plan.fingerprint,
+        shards=plan.shards,
         pipeline=InputPipeline(
             source=make_source(config.source),
-            features=features,
+            features=plan.features,
             steps=steps,
             inputs={i.feature: i.shape for i in model.inputs},
             passed=passed_features(columns),
@@ -294,8 +283,8 @@ def _make_worker(table: Table, plan: Mapping[str, Any]) -> Worker:
         ),
         compiled=compiled,
         layout=Layout(
-            columns=tuple(columns),
-            schema=arrow_schema(columns, layout["metadata"]),
+            columns=columns,
+            schema=plan.schema,
             timestamp=_constant_timestamp(config, columns),
         ),
     )
@@ -314,7 +303,7 @@ def _scratch(table: Table) -> Iterator[Path]:
         shutil.rmtree(local, ignore_errors=True)
 
 
-def _constant_timestamp(config: Config, columns: list[Column]) -> Any:
+def _constant_timestamp(config: Config, columns: Sequence[Column]) -> Any:
     if not any(c.role == "timestamp" and not c.source for c in columns):
         return None
     assert config.table.event_timestamp is not None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from transforms.activations import Output
+from transforms.activations import Output, Values
 from transforms.lookup import ConfigError, nearest
 from transforms.sources import Feature
 from transforms.spec import Config
@@ -21,6 +21,7 @@ from transforms.taps import RESERVED, Tap, snake
 METADATA_KEY = b"featuretap"
 _KEY_TYPES = ("string", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32")
 _TEXT_BYTES = 32
+_OPEN_LENGTH = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,33 +30,41 @@ class Column:
 
     Attributes:
       name: of the column.
-      role: `key`, `timestamp`, `keep` or `feature`.
+      role: `key`, `timestamp`, `keep`, `feature`, or `shape`: of a feature, row by row.
       dtype: a numpy type name, `string`, `bytes` or `timestamp`.
-      shape: of one row's value; rank 2 and more are flattened in C order.
+      shape: of one row's value; None where rows differ. Rank 2 and more are flattened
+        in C order.
       source: the feature that is passed through, or the address that is tapped; empty
         for a default key or a constant.
       reduce: reductions, left to right.
     """
 
     name: str
-    role: Literal["key", "timestamp", "keep", "feature"]
+    role: Literal["key", "timestamp", "keep", "feature", "shape"]
     dtype: str
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | None, ...] = ()
     source: str = ""
     reduce: tuple[str, ...] = ()
 
     @property
-    def width(self) -> int:
-        """Values in a row."""
-        return math.prod(self.shape)
+    def width(self) -> int | None:
+        """Values in a row; None if rows differ."""
+        if None in self.shape:
+            return None
+        return math.prod(n for n in self.shape if n is not None)
 
     @property
     def bytes_per_row(self) -> int:
-        """Uncompressed size; text is taken as 32 bytes."""
-        if self.dtype in ("string", "bytes"):
-            return _TEXT_BYTES * self.width
-        size = 8 if self.dtype == "timestamp" else np.dtype(self.dtype).itemsize
-        return size * self.width
+        """Uncompressed size; text is taken as 32 bytes, an open length as 128."""
+        size = 8 if self.dtype == "timestamp" else _TEXT_BYTES
+        if self.dtype not in ("string", "bytes", "timestamp"):
+            size = np.dtype(self.dtype).itemsize
+        return size * math.prod(_OPEN_LENGTH if n is None else n for n in self.shape)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the model makes it."""
+        return self.role in ("feature", "shape")
 
     @property
     def is_vector(self) -> bool:
@@ -106,7 +115,8 @@ def make_columns(
       default_key: the source's own key feature, if it has one.
       features: what can be passed through, from the source and from preprocessing.
       taps: the chosen activations.
-      outputs: their columns' shapes and types, in the same order.
+      outputs: their columns' shapes and types, in the same order; among them columns
+        that hold the shapes of others.
 
     Raises:
       ConfigError: a name is unknown or used twice, or a feature cannot be a column.
@@ -123,11 +133,13 @@ def make_columns(
             )
         shape = _fixed(name, feature, "source.keep")
         columns.append(Column(snake(name), "keep", feature.dtype, shape, name))
-    for tap, output in zip(taps, outputs, strict=True):
+    by_column = {tap.column: tap for tap in taps}
+    for output in outputs:
+        tap = by_column[output.shape_of or output.column]
         columns.append(
             Column(
-                tap.column,
-                "feature",
+                output.column,
+                "shape" if output.shape_of else "feature",
                 output.dtype,
                 output.shape,
                 tap.address,
@@ -162,23 +174,27 @@ def bytes_per_row(columns: Sequence[Column]) -> int:
 
 def passed_features(columns: Sequence[Column]) -> list[str]:
     """Features that go to the table without going through the model."""
-    passed = [c.source for c in columns if c.role != "feature" and c.source]
+    passed = [c.source for c in columns if not c.is_computed and c.source]
     return list(dict.fromkeys(passed))
 
 
-def to_array(column: Column, values: np.ndarray) -> pa.Array:
+def to_array(column: Column, values: Values) -> pa.Array:
     """Make an Arrow array from a batch of values, over the same memory where it can be.
 
     Args:
       column: the column's type.
-      values: `[rows, *shape]`; object arrays of bytes for text.
+      values: `[rows, *shape]`; object arrays of bytes for text; a list array where the
+        length differs between rows.
 
     Raises:
       pa.ArrowInvalid, ValueError: a value does not fit, such as text that is not UTF-8.
     """
-    rows = len(values)
-    flat = np.ascontiguousarray(values).reshape(-1)
     kind = column.arrow_type
+    if isinstance(values, pa.Array):
+        flat = values.values.cast(kind.value_type)
+        return pa.ListArray.from_arrays(values.offsets, flat, type=kind)
+    rows, width = len(values), column.width or 0
+    flat = np.ascontiguousarray(values).reshape(-1)
     element = kind.value_type if column.is_vector else kind
     if column.dtype in ("string", "bytes"):
         array = pa.array(flat, pa.binary())
@@ -191,10 +207,7 @@ def to_array(column: Column, values: np.ndarray) -> pa.Array:
         array = pa.array(flat, element)
     if not column.is_vector:
         return array
-    offsets = np.arange(
-        0, (rows + 1) * column.width, max(column.width, 1), dtype=np.int32
-    )
-    offsets = offsets[: rows + 1] if column.width else np.zeros(rows + 1, np.int32)
+    offsets = np.arange(rows + 1, dtype=np.int32) * width
     return pa.ListArray.from_arrays(pa.array(offsets), array, type=kind)
 
 

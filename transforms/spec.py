@@ -60,15 +60,19 @@ class SourceSpec(_Section):
 
 
 class ModelSpec(_Section):
-    """`[model]`: a saved model or a function that builds one, and how to run it."""
+    """`[model]`: a saved model or a function that builds one, and how to run it.
+
+    Without `precision` the model computes in the precision it was made with.
+    """
 
     path: str | None = None
     build: str | None = None
     weights: str | None = None
+    signature: str | None = None
     imports: tuple[str, ...] = ()
     inputs: dict[str, str] = {}
     batch_rows: Rows = 256
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
 
 
 class TapSpec(_Section):

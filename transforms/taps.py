@@ -30,20 +30,25 @@ class Activation:
 
     Attributes:
       address: `<layer path>[@call][:<leaf>]`.
-      shape: without the batch axis; None where it differs between batches.
+      shape: without the batch axis; None where it differs between rows or batches.
       dtype: of the tensor.
       refusal: why it cannot be tapped, None if it can.
+      flops: arithmetic operations that a row needs to get here, estimated; None if that
+        cannot be told.
+      flops_share: the same as a share of what the model's result needs.
     """
 
     address: str
     shape: tuple[int | None, ...]
     dtype: str
     refusal: str | None = None
+    flops: int | None = None
+    flops_share: float | None = None
 
     @property
     def bytes_per_row(self) -> int | None:
         """Bytes of a row in a column of its own; None if that cannot be told."""
-        if self.refusal or self.dtype == "string":
+        if self.refusal or self.dtype == "string" or None in self.shape:
             return None
         half = self.dtype in ("float16", "bfloat16")  # columns of these are float32
         size = 4 if half else np.dtype(self.dtype).itemsize
@@ -120,6 +125,35 @@ def choose(specs: Sequence[TapSpec], activations: Sequence[Activation]) -> list[
     return taps
 
 
+def filter_activations(
+    pattern: str, activations: Sequence[Activation]
+) -> list[Activation]:
+    """Keep what a pattern matches; one without leaf also matches the leaves below it.
+
+    Raises:
+      ConfigError: that is nothing.
+    """
+    kept = [
+        a
+        for a in activations
+        if match(pattern, a.address) is not None
+        or match(pattern, a.address.partition(":")[0]) is not None
+    ]
+    if not kept:
+        raise ConfigError(_no_match("--filter", pattern, activations))
+    return kept
+
+
+def _no_match(place: str, pattern: str, activations: Sequence[Activation]) -> str:
+    known = [activation.address for activation in activations]
+    near = difflib.get_close_matches(pattern, known, _NEAR, cutoff=0.0)
+    called = [a for a in known if a.partition(":")[0].partition("@")[0] == pattern]
+    return (
+        f"{place} must match an activation, got {pattern!r}; nearest"
+        f" {_listed((called or near)[:_NEAR])} (featuretap taps CONFIG lists all)"
+    )
+
+
 def _choose(spec: TapSpec, place: str, activations: Sequence[Activation]) -> list[Tap]:
     matches = [
         (activation, wildcards)
@@ -127,15 +161,7 @@ def _choose(spec: TapSpec, place: str, activations: Sequence[Activation]) -> lis
         if (wildcards := match(spec.path, activation.address)) is not None
     ]
     if not matches:
-        known = [activation.address for activation in activations]
-        near = difflib.get_close_matches(spec.path, known, _NEAR, cutoff=0.0)
-        called = [
-            a for a in known if a.partition(":")[0].partition("@")[0] == spec.path
-        ]
-        raise ConfigError(
-            f"{place}.path must match an activation, got {spec.path!r}; nearest"
-            f" {_listed((called or near)[:_NEAR])} (featuretap taps CONFIG lists all)"
-        )
+        raise ConfigError(_no_match(f"{place}.path", spec.path, activations))
     open_to_taps = [pair for pair in matches if pair[0].refusal is None]
     if not open_to_taps:
         refused = matches[0][0]

@@ -1,0 +1,225 @@
+"""Small models of many kinds, all over `vec` [6] or `text`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+
+
+class Pair(NamedTuple):
+    """What a layer may return."""
+
+    left: Any
+    right: Any
+
+
+@keras.saving.register_keras_serializable("tests")
+class Everything(layers.Layer):
+    """Returns tuples, lists, dicts, namedtuples, nothing, and types of all kinds."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(3, name="dense")
+
+    def call(self, inputs: Any) -> dict[str, Any]:
+        made = self.dense(inputs)
+        return {
+            "out": made,
+            "pair": Pair(made * 2, [made * 3, {"deep": made * 4}]),
+            "whole": tf.cast(inputs * 100, tf.int32),
+            "flag": inputs > 0.5,
+            "text": tf.strings.as_string(tf.cast(inputs[:, :2] * 10, tf.int32)),
+            "scalar": tf.reduce_sum(inputs, 1),
+        }
+
+
+class WithoutSome(keras.Model):
+    """Subclassed; returns nested dicts with None leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Everything(name="block")
+        self.head = layers.Dense(2, name="head")
+
+    def call(self, inputs: Any) -> dict[str, Any]:
+        made = self.block(inputs)
+        logits = self.head(made["pair"].left)
+        return {"logits": logits, "aux": {"none": None, "pair": (made["out"], None)}}
+
+
+class Words(keras.Model):
+    """Rows of differing length: ragged, in one axis and with vectors inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.split = Split(name="split")
+
+    def call(self, inputs: Any) -> Any:
+        words = self.split(inputs)
+        hashed = words.with_values(tf.strings.to_hash_bucket_fast(words.values, 50))
+        vectors = words.with_values(
+            tf.one_hot(hashed.values, 4) + tf.cast(hashed.values, tf.float32)[:, None]
+        )
+        return {
+            "hashed": hashed,
+            "vectors": vectors,
+            "mean": tf.reduce_mean(vectors, 1),
+        }
+
+
+class Split(layers.Layer):
+    """Text `[batch]` to words, ragged."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.strings.split(tf.strings.join([inputs, " and more"]))
+
+
+class Cut(layers.Layer):
+    """A dense tensor whose length is only known when running."""
+
+    def call(self, inputs: Any) -> Any:
+        length = tf.cast(tf.numpy_function(lambda: np.int64(4), [], tf.int64), tf.int32)
+        length.set_shape([])
+        return tf.stack([inputs[:, :length]] * 2, 2)
+
+
+def _vec() -> Any:
+    keras.utils.set_random_seed(3)
+    return keras.Input((6,), name="vec")
+
+
+def _steps(vec: Any) -> Any:
+    return layers.Reshape((3, 2), name="steps")(vec)
+
+
+def everything() -> keras.Model:
+    """Every kind of structure and type."""
+    vec = _vec()
+    made = Everything(name="every")(vec)
+    return keras.Model(vec, layers.Dense(2, name="head")(made["pair"].right[1]["deep"]))
+
+
+def without_some() -> keras.Model:
+    """Subclassed, None leaves."""
+    return WithoutSome()
+
+
+def operations() -> keras.Model:
+    """keras.ops nodes that are no layers, several outputs."""
+    vec = _vec()
+    scaled = ops.add(ops.multiply(vec, 2.0), 1.0)
+    left, right = ops.split(ops.tanh(scaled), 2, axis=1)
+    return keras.Model(vec, {"left": left[:, :2], "right": right})
+
+
+def shared() -> keras.Model:
+    """A layer called three times, a nested model called twice, an unnamed layer."""
+    vec = _vec()
+    inside = keras.Input((6,))
+    nested = keras.Model(inside, layers.Dense(6, activation="tanh")(inside), name="net")
+    again = layers.Dense(6, name="again")
+    once = again(nested(vec))
+    twice = again(nested(once))
+    return keras.Model(vec, layers.Add(name="sum")([once, again(twice)]))
+
+
+def several_inputs() -> keras.Model:
+    """A dict of inputs."""
+    keras.utils.set_random_seed(3)
+    one, other = keras.Input((6,), name="one"), keras.Input((6,), name="other")
+    joined = layers.Concatenate(name="joined")([one, layers.Rescaling(2.0)(other)])
+    return keras.Model(
+        {"one": one, "other": other}, [joined, layers.Dense(2, name="head")(joined)]
+    )
+
+
+def lstm() -> keras.Model:
+    """LSTM over steps."""
+    vec = _vec()
+    sequence = layers.LSTM(4, return_sequences=True, name="lstm")(_steps(vec))
+    return keras.Model(vec, layers.LSTM(3, return_state=True, name="last")(sequence))
+
+
+def gru() -> keras.Model:
+    """GRU, both ways, and a layer at every step."""
+    vec = _vec()
+    steps = layers.TimeDistributed(layers.Dense(4, name="each"), name="td")(_steps(vec))
+    both = layers.Bidirectional(layers.GRU(3, return_sequences=True), name="both")(
+        steps
+    )
+    return keras.Model(vec, layers.GlobalMaxPooling1D(name="pool")(both))
+
+
+def attention() -> keras.Model:
+    """Attention, with its scores."""
+    vec = _vec()
+    tokens = layers.Dense(8, name="embed")(_steps(vec))
+    attended, scores = layers.MultiHeadAttention(2, 4, name="attend")(
+        tokens, tokens, return_attention_scores=True
+    )
+    normed = layers.LayerNormalization(name="norm")(attended + tokens)
+    return keras.Model(vec, [normed, scores])
+
+
+def training_matters() -> keras.Model:
+    """Batch normalization with moved averages, dropout, noise."""
+    vec = _vec()
+    x = layers.BatchNormalization(name="bn")(vec)
+    x = layers.Dropout(0.5, name="dropout")(x)
+    x = layers.GaussianNoise(0.5, name="noise")(x)
+    model = keras.Model(vec, layers.Dense(3, name="head")(x))
+    bn = model.get_layer("bn")
+    bn.moving_mean.assign(np.linspace(-1, 1, 6))
+    bn.moving_variance.assign(np.linspace(0.5, 2, 6))
+    return model
+
+
+def mixed() -> keras.Model:
+    """Computes in bfloat16 by its own policy."""
+    vec = _vec()
+    x = layers.Dense(8, dtype="mixed_bfloat16", activation="relu", name="half")(vec)
+    return keras.Model(vec, layers.Dense(3, dtype="mixed_bfloat16", name="head")(x))
+
+
+def quantized() -> keras.Model:
+    """Dense layers in int8."""
+    vec = _vec()
+    x = layers.Dense(8, activation="relu", name="hidden")(vec)
+    model = keras.Model(vec, layers.Dense(3, name="head")(x))
+    model.quantize("int8", filters=["hidden", "head"])
+    return model
+
+
+def lookup() -> keras.Model:
+    """Text in: lookup and embedding."""
+    keras.utils.set_random_seed(3)
+    text = keras.Input((), dtype="string", name="text")
+    words = [f"row {i}" for i in range(40)]
+    index = layers.StringLookup(vocabulary=words, name="index")(text)
+    return keras.Model(text, layers.Embedding(41, 5, name="embed")(index))
+
+
+def vectorized() -> keras.Model:
+    """Text in: words, padded to one length."""
+    keras.utils.set_random_seed(3)
+    text = keras.Input((1,), dtype="string", name="text")
+    words = layers.TextVectorization(
+        vocabulary=["row", "1", "2", "3"], output_sequence_length=4, name="words"
+    )(text)
+    x = layers.Embedding(8, 5, mask_zero=True, name="embed")(words)
+    return keras.Model(text, layers.LSTM(3, name="lstm")(x))
+
+
+def words() -> keras.Model:
+    """Rows of differing length."""
+    return Words()
+
+
+def cut() -> keras.Model:
+    """A length that only running tells."""
+    vec = _vec()
+    return keras.Model(vec, Cut(name="cut")(vec))

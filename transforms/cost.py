@@ -1,0 +1,165 @@
+"""Estimate how much of a graph's arithmetic each tensor needs.
+
+A multiplication and an addition count as one operation each. Matrix products,
+convolutions and loops are counted from their shapes; other operations on floating-point
+numbers count one for each value that they give; moving data counts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+# fmt: off
+_MOVES = frozenset((
+    "BatchToSpaceND", "Bitcast", "BroadcastTo", "Cast", "ConcatV2", "Const",
+    "DepthToSpace", "DynamicStitch", "EnsureShape", "ExpandDims", "Fill", "Gather",
+    "GatherNd", "GatherV2", "Identity", "IdentityN", "Pack", "Pad", "PadV2",
+    "Placeholder", "PreventGradient", "RaggedTensorToTensor", "ReadVariableOp",
+    "Reshape", "ResourceGather", "ReverseV2", "Select", "SelectV2", "Slice",
+    "SpaceToBatchND", "SpaceToDepth", "Split", "SplitV", "Squeeze", "StopGradient",
+    "StridedSlice", "TensorListFromTensor", "TensorListGetItem",
+    "TensorListReserve", "TensorListSetItem", "TensorListStack", "Tile",
+    "Transpose", "Unpack",
+))
+# fmt: on
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf", "Case")
+_LOOPS = ("While", "StatelessWhile")
+
+
+def flops_to_reach(
+    graph: Any, tensors: Sequence[Any], results: Sequence[bool]
+) -> tuple[list[int | None], int]:
+    """Sum the operations that each tensor needs, each once.
+
+    Args:
+      graph: in which the tensors were traced.
+      tensors: of the graph; others need nothing that can be told.
+      results: which tensors are the model's own result.
+
+    Returns:
+      Operations for each tensor, None for what is no tensor of the graph; and for all
+      results together.
+    """
+    # One bit for each operation that costs something: sets are united with one `or`.
+    costs: list[int] = []
+    needs: dict[Any, int] = {}
+    for op in _sorted(graph.get_operations()):
+        bits = 0
+        for before in _before(op):
+            bits |= needs[before]
+        if cost := _cost(op):
+            bits |= 1 << len(costs)
+            costs.append(cost)
+        needs[op] = bits
+    found: list[int | None] = []
+    together = 0
+    for tensor, is_result in zip(tensors, results, strict=True):
+        tensor = getattr(tensor, "flat_values", tensor)
+        if getattr(tensor, "graph", None) is not graph:
+            found.append(None)
+            continue
+        bits = needs[tensor.op]
+        found.append(_sum(bits, costs))
+        together |= bits if is_result else 0
+    return found, _sum(together, costs)
+
+
+def _before(op: Any) -> list[Any]:
+    return [*(tensor.op for tensor in op.inputs), *op.control_inputs]
+
+
+def _sorted(operations: Iterable[Any]) -> Iterator[Any]:
+    """Put operations behind all that they need; imported graphs come in any order."""
+    waiting = {op: len(set(_before(op))) for op in operations}
+    users: dict[Any, list[Any]] = {}
+    for op in waiting:
+        for before in set(_before(op)):
+            users.setdefault(before, []).append(op)
+    ready = [op for op, count in waiting.items() if count == 0]
+    while ready:
+        op = ready.pop()
+        yield op
+        for user in users.get(op, ()):
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                ready.append(user)
+
+
+def _sum(bits: int, costs: Sequence[int]) -> int:
+    digits = bin(bits)[:1:-1]
+    return sum(c for c, digit in zip(costs, digits, strict=False) if digit == "1")
+
+
+def _cost(op: Any) -> int:
+    """Operations of one node, those of the functions that it calls included."""
+    if op.type in _MOVES or not op.outputs:
+        return 0
+    if op.type in _CALLS:
+        return max((_body(op, name) for name in _functions(op)), default=0)
+    if op.type in _LOOPS:
+        return _rounds(op) * sum(_body(op, name) for name in _functions(op))
+    size = _size(op.outputs[0])
+    if op.type == "MatMul":
+        return 2 * size * _dim(op.inputs[0], 0 if op.get_attr("transpose_a") else 1)
+    if op.type.startswith("BatchMatMul"):
+        return 2 * size * _dim(op.inputs[0], -2 if op.get_attr("adj_x") else -1)
+    if op.type in ("Conv2D", "Conv3D"):
+        return 2 * size * _size(op.inputs[1]) // max(_dim(op.inputs[1], -1), 1)
+    if op.type == "DepthwiseConv2dNative":
+        return 2 * size * _dim(op.inputs[1], 0) * _dim(op.inputs[1], 1)
+    if op.type in ("Conv2DBackpropInput", "Conv3DBackpropInputV2"):
+        return 2 * _size(op.inputs[2]) * _size(op.inputs[1]) // _dim(op.inputs[1], -1)
+    if op.type == "Einsum":
+        return 2 * _einsum(op)
+    if op.type in ("AvgPool", "MaxPool", "AvgPool3D", "MaxPool3D"):
+        return size * int(math.prod(op.get_attr("ksize")))
+    if op.type in ("Mean", "Sum", "Max", "Min", "Prod"):
+        size = _size(op.inputs[0])
+    return size if op.outputs[0].dtype.is_floating else 0
+
+
+def _einsum(op: Any) -> int:
+    """Multiply the lengths of all axes that an einsum names."""
+    lengths: dict[str, int] = {}
+    terms = op.get_attr("equation").decode().partition("->")[0].split(",")
+    for term, tensor in zip(terms, op.inputs, strict=True):
+        letters = term.replace("...", "").strip()
+        for i, letter in enumerate(letters):
+            lengths[letter] = _dim(tensor, i - len(letters))
+    return math.prod(lengths.values())
+
+
+def _functions(op: Any) -> list[str]:
+    attributes = op.node_def.attr.values()
+    names = [a.func.name for a in attributes if a.HasField("func")]
+    return names + [f.name for a in attributes for f in a.list.func]
+
+
+def _body(op: Any, name: str) -> int:
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+    function = op.graph._get_function(name)
+    if (graph := getattr(function, "graph", None)) is None:  # of an imported graph
+        shapes = [tensor.shape for tensor in op.inputs]
+        shapes = shapes[-len(function.declared_input_types) :]  # a branch's come last
+        graph = function_def_to_graph(function.definition, shapes)
+    return sum(_cost(inner) for inner in graph.get_operations())
+
+
+def _rounds(op: Any) -> int:
+    """How often a loop runs: once for each entry of a list that it goes through."""
+    lists = [t.op for t in op.inputs if t.op.type == "TensorListFromTensor"]
+    return max((_dim(one.inputs[0], 0) for one in lists), default=1)
+
+
+def _size(tensor: Any) -> int:
+    shape = tensor.shape
+    return math.prod(n or 1 for n in shape.as_list()) if shape.rank is not None else 1
+
+
+def _dim(tensor: Any, axis: int) -> int:
+    """Length of an axis, 1 if it is not known."""
+    shape = tensor.shape
+    return int(shape[axis] or 1) if shape.rank is not None else 1

@@ -1,0 +1,162 @@
+"""Tap a model inside somebody else's Beam pipeline, through RunInference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from apache_beam.ml.inference.base import ModelHandler
+
+from transforms.activations import (
+    CompiledTaps,
+    Values,
+    compile_taps,
+    list_activations,
+)
+from transforms.lookup import ConfigError
+from transforms.models import load_model
+from transforms.models.base import Shape
+from transforms.spec import ModelSpec, TapSpec
+from transforms.taps import choose
+
+Example = Mapping[str, Any]
+
+
+class ActivationModelHandler(ModelHandler[Example, dict[str, Any], CompiledTaps]):
+    """Compute chosen activations in a pipeline of your own.
+
+    An element is an example, `{feature: array without batch}`, and gives
+    `{column: array}`. With `with_no_batching()` an element is either a list of such
+    examples, or `{feature: array [rows, ...]}`, which gives one `{column: array
+    [rows, ...]}` (list arrays of Arrow where rows differ in length).
+
+    There are no keys, no table, no quarantine and no resuming here, and elements
+    between Beam's stages cost more than most models: to make a table, run featuretap.
+
+    Args:
+      model: the config's `[model]`, a `ModelSpec` or the same as a dict.
+      taps: the config's `[[taps]]`, each a `TapSpec` or the same as a dict.
+      features: what examples hold, `{name: (shape without batch, dtype)}`; taken from
+        the model where it declares its inputs.
+      batching: as `ModelHandler` takes it; `max_batch_size` is `model.batch_rows`
+        unless given.
+
+    Example:
+      >>> handler = ActivationModelHandler(
+      ...     model={"path": "model.keras", "batch_rows": 64},
+      ...     taps=[{"path": "encoder/*", "reduce": "mean(axis=1)"}],
+      ... )
+      >>> handler.batch_elements_kwargs()
+      {'max_batch_size': 64}
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec | Mapping[str, Any],
+        taps: Sequence[TapSpec | Mapping[str, Any]],
+        features: Mapping[str, tuple[Shape, str]] | None = None,
+        **batching: Any,
+    ) -> None:
+        self._model = ModelSpec.model_validate(model)
+        self._taps = [TapSpec.model_validate(tap) for tap in taps]
+        self._features = features
+        super().__init__(**{"max_batch_size": self._model.batch_rows, **batching})
+
+    def load_model(self) -> CompiledTaps:
+        """Load the model and compile the taps.
+
+        Raises:
+          ConfigError: the model cannot be had, or a tap does not fit it.
+        """
+        model = load_model(self._model, self._features)
+        taps = choose(self._taps, list_activations(model))
+        return compile_taps(model, taps, self._model.batch_rows)
+
+    def run_inference(
+        self,
+        batch: Sequence[Example] | Example,
+        model: CompiledTaps,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[dict[str, Any]]:
+        """Compute columns.
+
+        Args:
+          batch: examples, or one mapping of features with a batch axis.
+          model: what `load_model` gave.
+          inference_args: must be empty.
+
+        Returns:
+          A dict for each example, or one for the mapping.
+
+        Raises:
+          ConfigError: an example lacks a feature that the model takes.
+        """
+        self.validate_inference_args(inference_args)
+        names = [i.feature for i in model.inputs]
+        if isinstance(batch, Mapping):
+            _check(batch, names)
+            return [_compute(model, {name: batch[name] for name in names})]
+        for example in batch:
+            _check(example, names)
+        stacked = {name: np.stack([one[name] for one in batch]) for name in names}
+        columns = _compute(model, stacked)
+        return [
+            {name: _row(values, index) for name, values in columns.items()}
+            for index in range(len(batch))
+        ]
+
+    def get_num_bytes(self, batch: Sequence[Example] | Example) -> int:
+        """Bytes of the features in a batch."""
+        examples = [batch] if isinstance(batch, Mapping) else batch
+        return sum(np.asarray(v).nbytes for one in examples for v in one.values())
+
+    def get_metrics_namespace(self) -> str:
+        """Namespace of RunInference's metrics."""
+        return "featuretap"
+
+    def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
+        """Refuse arguments: there are none."""
+        if inference_args:
+            raise ValueError(f"there are no inference_args, got {inference_args!r}")
+
+
+def _check(example: Example, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in example]
+    if missing:
+        raise ConfigError(
+            f"an example must hold the features {', '.join(names)}, one lacks"
+            f" {', '.join(missing)} (it has {', '.join(example)})"
+        )
+
+
+def _compute(model: CompiledTaps, features: Mapping[str, Any]) -> dict[str, Values]:
+    """Compute any number of rows, in batches of the compiled size."""
+    import tensorflow as tf
+
+    tensors = {
+        i.feature: tf.convert_to_tensor(features[i.feature], i.feature_dtype)
+        for i in model.inputs
+    }
+    rows = len(next(iter(tensors.values())))
+    computed = [
+        model({n: t[start : start + model.batch_rows] for n, t in tensors.items()})
+        for start in range(0, rows, model.batch_rows)
+    ]
+    if len(computed) == 1:
+        return computed[0]
+    return {name: _joined([c[name] for c in computed]) for name in computed[0]}
+
+
+def _joined(parts: Sequence[Values]) -> Values:
+    if isinstance(parts[0], pa.Array):
+        return pa.concat_arrays(parts)
+    joined: np.ndarray = np.concatenate(parts)
+    return joined
+
+
+def _row(values: Values, index: int) -> Any:
+    if isinstance(values, pa.Array):
+        return values[index].values.to_numpy(zero_copy_only=False)
+    return values[index]

@@ -1,0 +1,124 @@
+"""What every form of model can do, and a model that is ready to be tapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+INSIDE = "is computed inside a loop, a branch or a function of its own"
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """An input as the model declares it.
+
+    Attributes:
+      name: of the input.
+      shape: with the batch axis in front; None if the model does not say.
+      dtype: empty if the model does not say.
+    """
+
+    name: str
+    shape: Shape | None
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What the model takes under one name.
+
+    Attributes:
+      name: of the model's input.
+      feature: the example feature that goes in.
+      shape: without the batch axis.
+      dtype: that the model wants; the feature is cast to it on the device.
+      feature_dtype: that the feature has.
+    """
+
+    name: str
+    feature: str
+    shape: tuple[int, ...]
+    dtype: str
+    feature_dtype: str
+
+
+class Recorded(NamedTuple):
+    """An address with what stands there in the graph being traced.
+
+    Attributes:
+      address: `<layer path>[@call][:<leaf>]`.
+      value: a tensor `[batch, ...]`, or whatever else was returned.
+      refusal: why it cannot be tapped, None if it can.
+    """
+
+    address: str
+    value: Any
+    refusal: str | None
+
+
+class ModelForm(Protocol):
+    """A loaded model of one kind: layers, a graph of operations, or a function.
+
+    Attributes:
+      model: what was loaded, as its own library gives it.
+    """
+
+    model: Any
+
+    def declared(self) -> list[Declared]:
+        """Give the inputs, in the model's own order; none if it declares none."""
+
+    def build(self, inputs: Sequence[Input]) -> None:
+        """Make whatever the model makes only when it first sees its inputs."""
+
+    def record(self, tensors: Mapping[str, Any]) -> Iterable[Recorded]:
+        """Run inference in the graph being traced and give every address.
+
+        Args:
+          tensors: `{input: tensor [batch, ...]}`.
+        """
+
+    def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
+        """Run the model in the graph being traced as far as the addresses need it.
+
+        Args:
+          tensors: `{input: tensor [batch, ...]}`.
+          addresses: that `record` gives, none of them refused.
+
+        Returns:
+          What stands at each address.
+        """
+
+    def variables(self) -> Sequence[Any]:
+        """Give the values that decide what the model computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded model that is built and knows its inputs.
+
+    Attributes:
+      form: the model.
+      inputs: what it takes, in its own order.
+      batch_rows: the one batch size it takes, None if it takes any.
+      digest: of all that decides what it computes, 64 hex digits.
+    """
+
+    form: ModelForm
+    inputs: tuple[Input, ...]
+    batch_rows: int | None
+    digest: str = ""
+
+    def tensors(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn `{feature: tensor [batch, ...]}` into the types that the model takes."""
+        import tensorflow as tf
+
+        return {
+            i.name: tf.cast(features[i.feature], i.dtype)
+            if features[i.feature].dtype != i.dtype
+            else features[i.feature]
+            for i in self.inputs
+        }

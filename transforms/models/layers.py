@@ -1,0 +1,311 @@
+"""Keras models, of Keras 3 and of Keras 2 (tf_keras): what each layer returns.
+
+While a graph is traced, every layer's `call` is wrapped on the instance, so that what
+the layer really returns is seen with its structure. Addresses come from the tree of
+layers: it names sublayers of nested models apart, where Keras's own `path` may be
+absent or the same twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from transforms.lookup import ConfigError, shape_text
+from transforms.models.base import INSIDE, Declared, Input, Recorded
+
+
+class LayerForm:
+    """A Keras model: functional, sequential or subclassed."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.keras3 = hasattr(model, "_layers")
+
+    def declared(self) -> list[Declared]:
+        """Give the inputs; none if the model is subclassed."""
+        try:
+            tensors = self.model.inputs
+        except (AttributeError, ValueError):
+            return []
+        struct = getattr(self.model, "input", None) if tensors else None
+        if isinstance(struct, dict):
+            named = dict(struct)
+        elif self.keras3:
+            named = {tensor.name: tensor for tensor in tensors or []}
+        else:
+            names = self.model.input_names if tensors else []
+            named = dict(zip(names, tensors or [], strict=True))
+        return [
+            Declared(name, tuple(tensor.shape), _dtype_name(tensor.dtype))
+            for name, tensor in named.items()
+        ]
+
+    def build(self, inputs: Sequence[Input]) -> None:
+        """Build a subclassed model and all its sublayers, by tracing it once.
+
+        Keras's own symbolic calls refuse models that return None or ragged tensors.
+
+        Raises:
+          ConfigError: the model does not take these inputs.
+        """
+        import tensorflow as tf
+
+        @tf.autograph.experimental.do_not_convert
+        def body(tensors: dict[str, Any]) -> None:
+            self._call(tensors)
+
+        specs = {i.name: tf.TensorSpec((None, *i.shape), i.dtype) for i in inputs}
+        try:
+            with whole_tracebacks():
+                tf.function(body).get_concrete_function(specs)
+        except Exception as error:
+            shapes = {i.name: shape_text(("batch", *i.shape)) for i in inputs}
+            raise ConfigError(
+                explain_sequential(error)
+                or f"the model must take its inputs {shapes}: {type(error).__name__}:"
+                f" {error}; change model.inputs or source.preprocess"
+            ) from error
+
+    def record(self, tensors: Mapping[str, Any]) -> Iterator[Recorded]:
+        """Yield what each call of each layer returns; the model's own result last."""
+        import tensorflow as tf
+
+        graph = tf.compat.v1.get_default_graph()
+        with _recording(self.model, ()) as calls:
+            result = self._call(tensors)
+        found = []
+        for path, returned in [*calls, ("", [result])]:
+            nested = any(_graph(v, graph) is not graph for v in _tensors(returned))
+            for call, value in enumerate(returned):
+                head = f"{path}@{call}" if len(returned) > 1 else path
+                for leaf, tensor in leaves(value):
+                    found.append((f"{head}:{leaf}" if leaf else head, tensor, nested))
+        times = Counter(address for address, _, _ in found)
+        for address, tensor, nested in found:
+            refusal = INSIDE if nested else None
+            if refusal is None and times[address] > 1:
+                refusal = "stands for more than one activation; name the layers apart"
+            yield Recorded(address, tensor, refusal)
+
+    def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
+        """Trace as far as the last address.
+
+        What comes later is not even traced: TensorFlow would leave out its arithmetic,
+        but not its assertions and prints, nor what those depend on.
+        """
+        places = [_parse(address) for address in addresses]
+        wanted = {(path, call) for path, call, _ in places}
+        result = None
+        with _recording(self.model, wanted) as calls, suppress(_AllFoundError):
+            result = self._call(tensors)
+        returned = {**dict(calls), "": [result]}
+        return [dict(leaves(returned[path][call]))[leaf] for path, call, leaf in places]
+
+    def variables(self) -> Sequence[Any]:
+        """Give the weights."""
+        return list(self.model.weights)
+
+    def arrange(self, tensors: Mapping[str, Any]) -> Any:
+        """Put inputs into the structure that the model's call takes."""
+        declared = self.declared()
+        if isinstance(getattr(self.model, "input", None) if declared else None, dict):
+            return dict(tensors)
+        if len(tensors) == 1:
+            return next(iter(tensors.values()))
+        return [tensors[d.name] for d in declared] if declared else dict(tensors)
+
+    def _call(self, tensors: Mapping[str, Any]) -> Any:
+        """Run inference, never training."""
+        return self.model(self.arrange(tensors), training=False)
+
+    def set_precision(self, precision: str) -> None:
+        """Compute in another precision; weights stay as they are.
+
+        Raises:
+          ConfigError: the model is quantized, or of Keras 2.
+        """
+        if not self.keras3:
+            raise ConfigError(
+                f"model.precision can be set for models of Keras 3, got {precision!r}"
+                " for one of Keras 2; leave it out"
+            )
+        name = "float32" if precision == "float32" else f"mixed_{precision}"
+        for layer in self.model._flatten_layers():
+            if getattr(layer, "quantization_mode", None):
+                raise ConfigError(
+                    f"model.precision cannot be set for a quantized model, got"
+                    f" {precision!r}; leave it out"
+                )
+        for layer in self.model._flatten_layers():
+            if layer.compute_dtype in ("float32", "bfloat16", "float16"):
+                layer.dtype_policy = name
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk what a layer returned; yield slash-joined keys and indexes with tensors.
+
+    Entries of a namedtuple go by their field names; None stands for nothing.
+
+    >>> list(leaves({"a": (1, None), "b": {"c": 2}}))
+    [('a/0', 1), ('b/c', 2)]
+    """
+    items: Iterator[tuple[Any, Any]]
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        items = iter(value.items())
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        items = iter(zip(value._fields, value, strict=True))
+    elif isinstance(value, list | tuple):
+        items = iter(enumerate(value))
+    else:
+        yield path, value
+        return
+    for key, child in items:
+        yield from leaves(child, f"{path}/{key}" if path else str(key))
+
+
+def explain_sequential(error: BaseException) -> str | None:
+    """Say what is wrong with a Sequential whose layer returns more than a tensor.
+
+    Such models stand in well-known articles on dict-returning layers. They never worked
+    in Keras 3, and what Keras says of them does not name the cause.
+
+    Returns:
+      The message with the cure, None if the error has another cause.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        here = frame.f_locals
+        model: Any = here.get("self")
+        layer, given = here.get("layer"), here.get("x")
+        sequential = any(k.__name__ == "Sequential" for k in type(model).__mro__)
+        if not sequential or layer is None or not isinstance(given, Mapping | tuple):
+            continue
+        names = [one.name for one in model.layers]
+        before = names[names.index(layer.name) - 1]
+        keys = list(given) if isinstance(given, Mapping) else list(range(len(given)))
+        return (
+            "a Sequential must hold layers that take and give one tensor, but"
+            f" {before!r} gives a {type(given).__name__} ({', '.join(map(str, keys))})"
+            f" and {layer.name!r} comes after it; choose what goes on in a functional"
+            f" model:\n  made = {before}(x)\n"
+            f"  model = keras.Model(x, {layer.name}(made[{keys[0]!r}]))\n"
+            f"all that {before!r} gives can still be tapped, as '{before}:{keys[0]}'"
+        )
+    return None
+
+
+@contextmanager
+def whole_tracebacks() -> Iterator[None]:
+    """Keep Keras from cutting its own frames out of tracebacks."""
+    import keras
+
+    filtered = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if filtered:
+            keras.config.enable_traceback_filtering()
+
+
+def _dtype_name(dtype: Any) -> str:
+    return str(getattr(dtype, "name", dtype))
+
+
+def _tensors(structure: Any) -> list[Any]:
+    return [tensor for _, tensor in leaves(structure)]
+
+
+def _graph(value: Any, default: Any) -> Any:
+    value = getattr(value, "flat_values", value)  # of a ragged tensor
+    return getattr(value, "graph", default)
+
+
+def _parse(address: str) -> tuple[str, int, str]:
+    """Split an address into layer path, number of the call, and leaf."""
+    head, _, leaf = address.partition(":")
+    path, _, call = head.partition("@")
+    return path, int(call or 0), leaf
+
+
+class _AllFoundError(BaseException):
+    """Ends a model's call early; no error, so that nothing in between handles it."""
+
+
+@contextmanager
+def _recording(
+    model: Any, wanted: Collection[tuple[str, int]]
+) -> Iterator[list[tuple[str, list[Any]]]]:
+    """Collect what each layer below the model returns: its path, call after call.
+
+    Raises:
+      _AllFoundError: inside the model's call, as soon as all the calls in `wanted`, if
+        there are any, have returned.
+    """
+    calls: list[tuple[str, list[Any]]] = []
+    missing = set(wanted)
+    layers = [(path, layer, _call_name(layer)) for path, layer in _layers(model)]
+
+    def recorded(path: str, call: Any) -> Any:
+        mine: list[Any] = []
+
+        @functools.wraps(call)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            returned = call(*args, **kwargs)
+            if not mine:
+                calls.append((path, mine))
+            mine.append(returned)
+            missing.discard((path, len(mine) - 1))
+            if wanted and not missing:
+                raise _AllFoundError
+            return returned
+
+        return wrapper
+
+    own = {
+        id(layer): vars(layer)[name] for _, layer, name in layers if name in vars(layer)
+    }
+    for path, layer, name in layers:
+        object.__setattr__(layer, name, recorded(path, getattr(layer, name)))
+    try:
+        yield calls
+    finally:
+        for _, layer, name in layers:
+            if id(layer) in own:
+                object.__setattr__(layer, name, own[id(layer)])
+            else:
+                object.__delattr__(layer, name)
+
+
+def _call_name(layer: Any) -> str:
+    """The method in which a layer computes."""
+    return "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
+
+
+def _layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Walk the tree of layers; yield each once, with its path below the model."""
+    seen = {id(model)}
+
+    def below(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        for child in _children(layer):
+            if id(child) not in seen:
+                seen.add(id(child))
+                yield f"{prefix}{child.name}", child
+                yield from below(child, f"{prefix}{child.name}/")
+
+    return below(model, "")
+
+
+def _children(layer: Any) -> list[Any]:
+    """Layers that a layer holds, and the operations of a functional model."""
+    if hasattr(layer, "_layers"):
+        return [*layer._layers, *getattr(layer, "operations", ())]
+    if hasattr(layer, "_flatten_layers"):  # of Keras 2
+        return list(layer._flatten_layers(recursive=False, include_self=False))
+    return []

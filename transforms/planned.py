@@ -1,0 +1,64 @@
+"""Read back what a plan has put into a table's directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from transforms.schema import Column, arrow_schema
+from transforms.sources import Feature
+from transforms.spec import Config
+from transforms.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What every worker, and whoever checks the table, must know.
+
+    Attributes:
+      config: what was asked for.
+      fingerprint: of the plan.
+      model_digest: of the model.
+      shards: how many there are.
+      columns: of the table.
+      features: what is read of each example.
+      metadata: what every part says of itself, beside its columns.
+    """
+
+    config: Config
+    fingerprint: str
+    model_digest: str
+    shards: int
+    columns: tuple[Column, ...]
+    features: Mapping[str, Feature]
+    metadata: Mapping[str, Any]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of every part."""
+        return arrow_schema(self.columns, self.metadata)
+
+
+def read_planned(table: Table) -> Planned:
+    """Read the plan of a table, without its shards.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    plan = table.read_json("config.json")
+    layout = table.read_json("schema.json")
+    return Planned(
+        config=Config.model_validate(plan["config"]),
+        fingerprint=plan["fingerprint"],
+        model_digest=plan["model_digest"],
+        shards=layout["shards"],
+        columns=tuple(Column.from_json(document) for document in layout["columns"]),
+        features={
+            name: Feature(feature["dtype"], tuple(feature["shape"]))
+            for name, feature in layout["features"].items()
+        },
+        metadata=layout["metadata"],
+    )
