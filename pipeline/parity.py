@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.reference import Reference
 from transforms import storage
-from transforms.planned import Planned, read_planned
+from transforms.planned import read_planned
 from transforms.schema import Column
 from transforms.shard import Piece, Shard
 from transforms.table import Table, to_json
@@ -107,13 +107,14 @@ def check_parity(table: str, rows: int, seed: int = 0) -> Parity:
     checked = [c for c in plan.columns if c.role in ("key", "feature")]
     tallies = {column.name: _Tally(column) for column in checked}
     drawn = 0
-    for stored, piece, row in _draw(place, plan, rows, seed):
-        example = reference.read(piece, row)
-        expected: dict[str, Any] = dict(reference.values(example))
-        expected[checked[0].name] = _key(checked[0], example, piece, row)
-        for name, tally in tallies.items():
-            tally.add(stored[name], expected[name])
-        drawn += 1
+    for stored, places in _draw(place, rows, seed):
+        examples = reference.read(places)
+        for values, where, example in zip(stored, places, examples, strict=True):
+            expected: dict[str, Any] = dict(reference.values(example))
+            expected[checked[0].name] = _key(checked[0], example, *where)
+            for name, tally in tallies.items():
+                tally.add(values[name], expected[name])
+            drawn += 1
     parity = Parity(
         rows=drawn,
         seed=seed,
@@ -213,12 +214,13 @@ def _key(column: Column, example: Mapping[str, Any], piece: Piece, row: int) -> 
 
 
 def _draw(
-    table: Table, plan: Planned, rows: int, seed: int
-) -> Iterator[tuple[dict[str, Any], Piece, int]]:
+    table: Table, rows: int, seed: int
+) -> Iterator[tuple[list[dict[str, Any]], list[tuple[Piece, int]]]]:
     """Draw rows of the table without repetition.
 
     Yields:
-      The stored row, the piece that it came from, and the row within its file.
+      For each part that has some: the stored rows, and where they came from: the piece
+      and the row within its file.
     """
     manifest = table.read_parquet("_featuretap/manifest.parquet").to_pylist()
     ends = np.cumsum([part["rows"] for part in manifest])
@@ -231,8 +233,7 @@ def _draw(
         inside = chosen[(chosen >= start) & (chosen < ends[index])] - start
         places = _sound_rows(table, shards[index], manifest[index])
         stored = _read_rows(table, manifest[index]["path"], inside)
-        for row, values in zip(inside, stored, strict=True):
-            yield values, *places[int(row)]
+        yield stored, [places[int(row)] for row in inside]
 
 
 def _sound_rows(

@@ -58,19 +58,25 @@ class Reference:
         self._model: Model | None = None
         self.precision = "float32"
 
-    def read(self, piece: Piece, row: int) -> Example:
-        """Read one example, `{feature: array or scalar}`.
+    def read(self, places: Sequence[tuple[Piece, int]]) -> Iterator[Example]:
+        """Read single examples, `{feature: array or scalar}`.
+
+        Args:
+          places: of each the piece and the row within its file.
 
         Raises:
-          RuntimeError: it is not there.
+          RuntimeError: one is not there.
         """
-        one = [Piece(piece.file, piece.name, row, 1)]
-        for _, example in self._source.read(one, self._features, None):
-            return {name: value.numpy() for name, value in example.items()}
-        raise RuntimeError(
-            f"row {row} of {piece.file} must still be there, found none; the source has"
-            " changed since the table was made"
-        )
+        pieces = [Piece(piece.file, piece.name, row, 1) for piece, row in places]
+        found = iter(self._source.read(pieces, self._features, None))
+        for index, (piece, row) in enumerate(places):
+            position, example = next(found, (None, {}))
+            if position is None or int(position) != index:
+                raise RuntimeError(
+                    f"row {row} of {piece.file} must still be there, found none; the"
+                    " source has changed since the table was made"
+                )
+            yield {name: value.numpy() for name, value in example.items()}
 
     def values(self, example: Example) -> dict[str, np.ndarray]:
         """Compute the feature columns of one example, each with its own shape."""
