@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
 from transforms import device
-from transforms.lookup import resolve
+from transforms.lookup import ConfigError, resolve
 from transforms.models import Model, load_model
 from transforms.models.function import FunctionForm
 from transforms.models.layers import LayerForm
@@ -111,7 +111,8 @@ class Reference:
         if isinstance(model.form, LayerForm):
             self.precision = _weakest(model.form)
             if self.precision != "float32":
-                model.form.set_precision("float32")
+                with suppress(ConfigError):  # Keras 2 and quantized layers stay as is
+                    model.form.set_precision("float32")
         self._model = model
         return model
 

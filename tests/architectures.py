@@ -223,3 +223,47 @@ def cut() -> keras.Model:
     """A length that only running tells."""
     vec = _vec()
     return keras.Model(vec, Cut(name="cut")(vec))
+
+
+def stateful() -> keras.Model:
+    """Keeps its state from batch to batch."""
+    keras.utils.set_random_seed(3)
+    steps = keras.Input((3, 2), batch_size=4, name="vec")
+    return keras.Model(steps, layers.GRU(3, stateful=True, name="gru")(steps))
+
+
+class Odd(layers.Layer):
+    """Returns what no column can hold."""
+
+    def call(self, inputs: Any) -> Any:
+        counts = tf.cast(inputs * 3, tf.int32)
+        rows = tf.ragged.range(counts[:, 0])
+        return {
+            "complex": tf.cast(inputs, tf.complex64),
+            "sparse": tf.sparse.from_dense(inputs),
+            "table": tf.ones([6, 6]),
+            "deep": tf.ragged.stack([rows, rows], 1),
+            "unknown": tf.py_function(lambda x: x, [inputs], tf.float32),
+            "masked": tf.boolean_mask(inputs, inputs[:, 0] > 0.5),
+            "branch": tf.cond(
+                tf.reduce_sum(inputs) > 0, lambda: inputs + 1, lambda: inputs
+            ),
+            "number": 3,
+            "fine": inputs * 1,
+        }
+
+
+class WithOddities(keras.Model):
+    """What must be refused, and one thing that need not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = Odd(name="odd")
+
+    def call(self, inputs: Any) -> Any:
+        return self.odd(inputs)["fine"]
+
+
+def odd() -> keras.Model:
+    """Returns what no column can hold."""
+    return WithOddities()

@@ -20,6 +20,7 @@ from pipeline.plan import list_taps
 from pipeline.reference import REDUCTIONS as REFERENCE_REDUCTIONS
 from pipeline.reference import STEPS as REFERENCE_STEPS
 from transforms import extract, models, preprocess
+from transforms.lookup import ConfigError
 from transforms.models import layers
 from transforms.preprocess import PREPROCESSORS
 from transforms.reductions import REDUCTIONS
@@ -114,6 +115,29 @@ def test_cells_inside_of_loops_are_listed_and_refused(job: Job) -> None:
     cells = [a for a in listing.activations if "lstm_cell" in a.address]
     assert cells
     assert all("inside a loop" in str(a.refusal) for a in cells)
+
+
+def test_what_cannot_be_a_column_is_listed_and_refused(job: Job) -> None:
+    model = {"build": "architectures:odd", "inputs": {"inputs": "vec"}}
+    listing = list_taps(job.config(model=model))
+    reasons = {a.address.removeprefix("odd:"): a.refusal for a in listing.activations}
+    expected = {
+        "complex": "is of type complex64, which tables do not hold",
+        "sparse": "is a SparseTensor, not a tensor of the graph",
+        "table": "has no batch axis in front: it is not one value for each row",
+        "deep": "has more than one axis whose length differs between rows",
+        "unknown": "has a rank that is not known before running",
+        "masked": "has a first axis that cannot be told to be the batch",
+        "number": "is a int, not a tensor of the graph",
+    }
+    assert {name: reasons[name] for name in expected} == expected
+    assert reasons["fine"] is None
+    assert reasons["branch"] is None
+
+
+def test_a_stateful_layer_is_refused(job: Job) -> None:
+    with pytest.raises(ConfigError, match="layer 'gru' is stateful"):
+        job.plan(model={"build": "architectures:stateful"})
 
 
 def test_types_are_kept_and_shapes_go_into_the_table(job: Job) -> None:

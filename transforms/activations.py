@@ -24,6 +24,10 @@ from transforms.taps import Activation, Tap
 # A batch size that no other axis is likely to have, to tell the batch axis from others.
 _LISTING_ROWS = 1009
 _HALF = ("float16", "bfloat16")
+_STORED = frozenset(
+    [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+    + [*_HALF, "float32", "float64", "bool", "string"]
+)
 _UNSURE = "has a first axis that cannot be told to be the batch"
 _PROBES = (2, 3)
 _lock = threading.Lock()
@@ -344,6 +348,8 @@ def _activation(address: str, value: Any, refusal: str | None, rows: int) -> Act
         refusal = refusal or f"is a {type(value).__name__}, not a tensor of the graph"
         return Activation(address, (), type(value).__name__, refusal)
     dtype = value.dtype.name
+    if refusal is None and dtype not in _STORED:
+        refusal = f"is of type {dtype}, which tables do not hold"
     if value.shape.rank is None:
         refusal = refusal or "has a rank that is not known before running"
         return Activation(address, (), dtype, refusal)
@@ -355,8 +361,8 @@ def _activation(address: str, value: Any, refusal: str | None, rows: int) -> Act
     if refusal is None and lengths[:1] != (rows,):
         refusal = "has no batch axis in front: it is not one value for each row"
         return Activation(address, lengths, dtype, refusal)
-    if refusal is None and _is_ragged(value) and None in value.flat_values.shape[1:]:
-        refusal = "has more than one axis whose length differs between rows"
-    if refusal is None and _is_ragged(value) and value.ragged_rank > 1:
-        refusal = "has more than one axis whose length differs between rows"
+    if refusal is None and _is_ragged(value):
+        inner = value.flat_values.shape[1:]
+        if value.ragged_rank > 1 or not inner.is_fully_defined():
+            refusal = "has more than one axis whose length differs between rows"
     return Activation(address, lengths[1:], dtype, refusal)

@@ -20,11 +20,21 @@ from transforms.models.base import INSIDE, Declared, Input, Recorded
 
 
 class LayerForm:
-    """A Keras model: functional, sequential or subclassed."""
+    """A Keras model: functional, sequential or subclassed.
+
+    Raises:
+      ConfigError: a layer keeps state from batch to batch.
+    """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.keras3 = hasattr(model, "_layers")
+        for path, layer in _layers(model):
+            if getattr(layer, "stateful", False) is True:
+                raise ConfigError(
+                    "a row's values must not depend on the batches before, but layer"
+                    f" {path!r} is stateful; make it with stateful=False"
+                )
 
     def declared(self) -> list[Declared]:
         """Give the inputs; none if the model is subclassed."""

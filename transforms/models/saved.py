@@ -94,11 +94,6 @@ class SavedForm:
         tensors_of = self._import(nodes, [node for node, _ in places], tensors)
         return [tensors_of[node][index] for node, index in places]
 
-    def locate(self, address: str) -> str:
-        """Give the name of the tensor in the inlined graph, such as `dense/Relu:0`."""
-        node, index = _split(self._tensor_name(address))
-        return f"{node}:{index}"
-
     @cached_property
     def _graph_def(self) -> Any:
         """The signature's graph with all functions inlined that are just called."""
@@ -128,11 +123,15 @@ class SavedForm:
         times = Counter(short.values())
         return {name: s if times[s] == 1 else name for name, s in short.items()}
 
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {address: name for name, address in self._addresses.items()}
+
     def _tensor_name(self, address: str) -> str:
         head, _, leaf = address.partition(":")
         if not head:
             return self._results[leaf]
-        name = next(n for n, a in self._addresses.items() if a == head)
+        name = self._names[head]
         return f"{name}:{leaf}" if leaf else name
 
     def _behind_calls(self, tensor: str) -> str:
@@ -143,10 +142,8 @@ class SavedForm:
         """
         node = self._nodes[_node(tensor)]
         passed = [name for name in node.input if not name.startswith("^")]
-        at_border = node.name.startswith(_HELPERS) or "/" not in _without_calls(
-            node.name
-        )
-        if node.op == "Identity" and at_border:
+        outermost = "/" not in _without_calls(node.name)
+        if node.op == "Identity" and (outermost or node.name.startswith(_HELPERS)):
             return self._behind_calls(passed[0])
         return tensor
 
