@@ -8,6 +8,7 @@ _featuretap/plan.parquet                  shards
 _featuretap/commits/00012.json            one record for each finished shard
 _featuretap/errors/00012-1f9c44d2.parquet quarantined rows
 _featuretap/manifest.parquet              parts of the finished table
+_featuretap/parity.json                   deviations from an independent computation
 """
 
 from __future__ import annotations
