@@ -66,32 +66,21 @@ def _vit() -> Any:
     )
 
 
-def _bert() -> Any:
-    import keras_hub
+def _transformer(name: str) -> Callable[[], Any]:
+    def build() -> Any:
+        import keras_hub
 
-    keras.utils.set_random_seed(1)
-    return keras_hub.models.BertBackbone(
-        vocabulary_size=100,
-        num_layers=3,
-        num_heads=2,
-        hidden_dim=32,
-        intermediate_dim=64,
-        max_sequence_length=TOKENS[0],
-    )
+        keras.utils.set_random_seed(1)
+        return getattr(keras_hub.models, name)(
+            vocabulary_size=100,
+            num_layers=3,
+            num_heads=2,
+            hidden_dim=32,
+            intermediate_dim=64,
+            max_sequence_length=TOKENS[0],
+        )
 
-
-def _gpt2() -> Any:
-    import keras_hub
-
-    keras.utils.set_random_seed(1)
-    return keras_hub.models.GPT2Backbone(
-        vocabulary_size=100,
-        num_layers=3,
-        num_heads=2,
-        hidden_dim=32,
-        intermediate_dim=64,
-        max_sequence_length=TOKENS[0],
-    )
+    return build
 
 
 def _encoder() -> Any:
@@ -126,8 +115,8 @@ ZOO: dict[str, Member] = {
     "vgg_16": _image("VGG16"),
     "xception": _image("Xception", 71),
     "vit": Member(_vit, {"images": (PIXELS, 0.0, 1.0)}),
-    "bert": _text(_bert, "segment_ids"),
-    "gpt2": _text(_gpt2),
+    "bert": _text(_transformer("BertBackbone"), "segment_ids"),
+    "gpt2": _text(_transformer("GPT2Backbone")),
     "encoder": Member(_encoder, {"tokens": (TOKENS, 0, 100)}),
 }
 
