@@ -24,6 +24,7 @@ from pipeline.text import size_text, table_lines
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.status import Status
+    from transforms.schema import Column
 
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
@@ -74,6 +75,8 @@ def taps(
         from pipeline.plan import list_taps
 
         found = list_taps(checked, pattern)
+    for complaint in found.complaints:
+        typer.echo(f"featuretap: {complaint}", err=True)
     if as_json:
         _print_json(listing.documents(found))
         return
@@ -105,7 +108,7 @@ def plan(
                 c.dtype,
                 shape_text(c.shape),
                 size_text(c.bytes_per_row),
-                " | ".join((repr(c.source) if c.source else "", *c.reduce)).strip(" |"),
+                " | ".join((_origin(c), *c.reduce)),
             )
             for c in made.columns
         ],
@@ -140,8 +143,10 @@ def run(
         made = _make_plan(config, overrides, limit)
         with _quiet_import():
             from pipeline.run import prepare_table, run_plan
+            from transforms.table import Table
 
         prepare_table(made, overwrite=overwrite)
+        finished = Table(made.config.table.path).read_success() is not None
         debug = os.environ.get("FEATURETAP_DEBUG")
         quiet = redirect_stderr(cast(TextIO, _WithoutTracebacks(sys.stderr)))
         with (
@@ -159,7 +164,8 @@ def run(
         else ""
     )
     typer.echo(
-        f"{made.config.table.path}: {summary['rows']} rows in {summary['parts']} parts,"
+        f"{made.config.table.path}: {'was finished before: ' if finished else ''}"
+        f"{summary['rows']} rows in {summary['parts']} parts,"
         f" {size_text(summary['bytes'])}{bad}"
     )
 
@@ -206,7 +212,7 @@ def verify(
         differences = verify_table(table)
         if parity and not differences:
             _start_tensorflow()
-            from pipeline.parity import check_parity, describe
+            from pipeline.parity import PARITY_HEAD, check_parity, describe
 
             certificate = check_parity(table, parity, seed)
     if as_json:
@@ -220,8 +226,7 @@ def verify(
         if not differences:
             typer.echo(f"{table}: as its manifest says")
         if certificate:
-            head = ("column", "type", "max abs", "relative", "1-cos", "unequal", "ok")
-            _print_table(head, describe(certificate))
+            _print_table(PARITY_HEAD, describe(certificate))
             typer.echo(
                 f"parity of {certificate.rows} rows (seed {certificate.seed}):"
                 f" {'within' if certificate.passed else 'OUTSIDE'} tolerance"
@@ -441,6 +446,12 @@ def _progress(made: Plan) -> Iterator[None]:
             stopped.set()
             follower.join()
             look()
+
+
+def _origin(column: Column) -> str:
+    if column.is_computed and not column.source:
+        return "the model's result"
+    return repr(column.source) if column.source else ""
 
 
 def _plan_json(made: Plan) -> dict[str, Any]:

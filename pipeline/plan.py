@@ -172,11 +172,13 @@ class TapListing:
       activations: addresses of the model.
       taps: the chosen ones.
       rows: of the source; None if it tells only when it is read.
+      complaints: what is wrong with the config's taps.
     """
 
     activations: tuple[Activation, ...]
     taps: tuple[Tap, ...]
     rows: int | None
+    complaints: tuple[str, ...] = ()
 
     @property
     def columns(self) -> dict[str, list[str]]:
@@ -205,17 +207,18 @@ def list_taps(config: Config, pattern: str | None = None) -> TapListing:
     source, *_, model = _trace(config)
     activations = list_activations(model)
     taps: list[Tap] = []
-    for spec in config.taps:
+    complaints: list[str] = []
+    for index, spec in enumerate(config.taps):
         try:
             taps += choose([spec], activations)
-        except ConfigError:
-            continue
+        except ConfigError as error:
+            complaints.append(str(error).replace("taps[0]", f"taps[{index}]"))
     if pattern is not None:
         activations = filter_activations(pattern, activations)
     counts = [file.blocks for file in source.files()]
     known = [sum(blocks) for blocks in counts if blocks is not None]
     rows = sum(known) if len(known) == len(counts) else None
-    return TapListing(tuple(activations), tuple(taps), rows)
+    return TapListing(tuple(activations), tuple(taps), rows, tuple(complaints))
 
 
 def cut_shards(files: Iterable[File], rows_per_part: int) -> list[Shard]:

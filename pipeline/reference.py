@@ -56,6 +56,7 @@ class Reference:
         self._digest = digest
         self._source = make_source(config.source)
         self._model: Model | None = None
+        self._cut: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
         self.precision = "float32"
 
     def read(self, places: Sequence[tuple[Piece, int]]) -> Iterator[Example]:
@@ -78,21 +79,26 @@ class Reference:
                 )
             yield {name: value.numpy() for name, value in example.items()}
 
-    def values(self, example: Example) -> dict[str, np.ndarray]:
-        """Compute the feature columns of one example, each with its own shape."""
+    def prepare(self, example: Example) -> Example:
+        """Preprocess one example."""
         for spec in self._config.source.preprocess:
             example = _step(spec.step, spec.batched, spec.options, example)
-        model = self._load(example)
+        return example
+
+    def values(self, prepared: Example) -> dict[str, np.ndarray]:
+        """Compute the feature columns of one example, each with its own shape."""
+        model = self._load(prepared)
         addresses = list(dict.fromkeys(column.source for column in self._columns))
         activations = dict(
-            zip(addresses, _activations(model, example, addresses), strict=True)
+            zip(addresses, self._activations(model, prepared, addresses), strict=True)
         )
         values = {}
         for column in self._columns:
             value = activations[column.source]
+            computed = value.dtype
             for text in column.reduce:
-                value = _reduced(text, value)
-            values[column.name] = np.asarray(value[0])
+                value = _reduced(text, value, computed)
+            values[column.name] = _dense(value)[0]
         return values
 
     def _load(self, example: Example) -> Model:
@@ -106,7 +112,8 @@ class Reference:
             raise RuntimeError(
                 "the model must be the one that the table was made with\n"
                 f"  table: {self._digest}\n  here:  {model.digest}\n"
-                "put its files and code back as they were"
+                "put back as they were its files, weights, and the modules that"
+                " model.build and model.imports name"
             )
         if isinstance(model.form, LayerForm):
             self.precision = _weakest(model.form)
@@ -115,6 +122,33 @@ class Reference:
                     model.form.set_precision("float32")
         self._model = model
         return model
+
+    def _activations(
+        self, model: Model, example: Example, addresses: Sequence[str]
+    ) -> list[Any]:
+        """Run the model on one example; give `[1, ...]` for each address."""
+        import tensorflow as tf
+
+        tensors = {
+            i.name: tf.cast(tf.constant(example[i.feature])[None], i.dtype)
+            if i.dtype != "string"
+            else tf.constant(example[i.feature])[None]
+            for i in model.inputs
+        }
+        if isinstance(model.form, LayerForm):
+            return _of_layers(model.form, tensors, addresses)
+        if isinstance(model.form, SavedForm):
+            if self._cut is None:
+                self._cut = _cut(model.form, [a for a in addresses if a[:1] != ":"])
+            operations = self._cut(tensors)
+            outputs = model.form.model(**tensors)
+            return [
+                outputs[a[1:]] if a.startswith(":") else operations[a]
+                for a in addresses
+            ]
+        assert isinstance(model.form, FunctionForm)
+        entries = dict(_entries(model.form.run(tensors)))
+        return [entries[address.removeprefix(":")] for address in addresses]
 
 
 def _weakest(form: LayerForm) -> str:
@@ -185,119 +219,109 @@ STEPS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _activations(
-    model: Model, example: Example, addresses: Sequence[str]
-) -> list[np.ndarray]:
-    """Run the model on one example; give `[1, ...]` for each address."""
-    import tensorflow as tf
-
-    tensors = {
-        i.name: tf.cast(tf.constant(example[i.feature])[None], i.dtype)
-        if i.dtype != "string"
-        else tf.constant(example[i.feature])[None]
-        for i in model.inputs
-    }
-    if isinstance(model.form, SavedForm):
-        found = [_of_saved(model.form, tensors, address) for address in addresses]
-    elif isinstance(model.form, LayerForm):
-        found = _of_layers(model.form, tensors, addresses)
-    else:
-        assert isinstance(model.form, FunctionForm)
-        result = model.form.call(tensors)
-        found = [_entry(result, address.removeprefix(":")) for address in addresses]
-    return [
-        np.asarray(v[0])[None] if isinstance(v, tf.RaggedTensor) else np.asarray(v)
-        for v in found
-    ]
-
-
 def _of_layers(
     form: LayerForm, tensors: Mapping[str, Any], addresses: Sequence[str]
 ) -> list[Any]:
-    model = form.model
-    places = [_place(model, address) for address in addresses]
-    wanted = {id(layer) for layer, _, _ in places if layer is not None}
-    kinds = {
-        kind: "__call__"
-        for kind in type(model).__mro__
-        if kind.__name__ in ("Operation", "Layer")
-    }
-    with _listening(kinds) as heard:
-        result = model(form.arrange(tensors), training=False)
-    unheard = wanted - {id(layer) for layer, _ in heard}
-    if unheard:  # TimeDistributed goes to `call` directly
-        kinds = {type(layer): "call" for layer, _, _ in places if id(layer) in unheard}
-        with _listening(kinds) as more:
-            model(form.arrange(tensors), training=False)
-        heard += [(layer, value) for layer, value in more if id(layer) in unheard]
+    places = []
+    for address in addresses:
+        head, _, leaf = address.partition(":")
+        path, _, call = head.partition("@")
+        layer = _layer(form.model, path) if path else None
+        places.append((layer, int(call or 0), leaf))
+    with _listening([layer for layer, _, _ in places if layer is not None]) as heard:
+        result = form.model(form.arrange(tensors), training=False)
     found = []
-    for layer, call, leaf in places:
+    for layer, number, leaf in places:
         returned = [value for who, value in heard if who is layer]
-        found.append(_entry(returned[call] if layer is not None else result, leaf))
+        entries = dict(_entries(returned[number] if layer is not None else result))
+        found.append(entries[leaf])
     return found
 
 
-def _place(model: Any, address: str) -> tuple[Any, int, str]:
-    """Split an address into the layer, None for the model itself, call, and leaf."""
-    head, _, leaf = address.partition(":")
-    path, _, call = head.partition("@")
-    return _layer(model, path) if path else None, int(call or 0), leaf
-
-
 @contextmanager
-def _listening(kinds: Mapping[type, str]) -> Iterator[list[tuple[Any, Any]]]:
-    """Collect what a method of some classes returns, as `(layer, result)`."""
-    heard: list[tuple[Any, Any]] = []
-    own = {kind: vars(kind).get(name) for kind, name in kinds.items()}
+def _listening(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
+    """Collect what some layers compute, as `(layer, result)`, by way of their classes.
 
-    def listener(kind: type, original: Any) -> Any:
-        def listening(self: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(self, *args, **kwargs)
-            if next(k for k in type(self).__mro__ if k in kinds) is kind:
-                heard.append((self, result))
+    A layer with a `call` of its own is listened to itself.
+    """
+    heard: list[tuple[Any, Any]] = []
+    places: dict[int, tuple[Any, str]] = {}
+    for layer in layers:
+        name = "quantized_call" if getattr(layer, "quantization_mode", 0) else "call"
+        owner = layer if name in vars(layer) else type(layer)
+        places[id(owner)] = (owner, name)
+    own = {key: vars(owner).get(name) for key, (owner, name) in places.items()}
+
+    def listener(owner: Any, original: Any) -> Any:
+        def listening(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            who = args[0] if isinstance(owner, type) else owner
+            # A class whose subclass is listened to hears that through super() too.
+            kinds = [kind for kind in type(who).__mro__ if id(kind) in places]
+            if not isinstance(owner, type) or kinds[:1] == [owner]:
+                heard.append((who, result))
             return result
 
         return listening
 
-    for kind, name in kinds.items():
-        setattr(kind, name, listener(kind, getattr(kind, name)))
+    for owner, name in places.values():
+        _set(owner, name, listener(owner, getattr(owner, name)))
     try:
         yield heard
     finally:
-        for kind, name in kinds.items():
-            if own[kind] is None:
-                delattr(kind, name)
+        for key, (owner, name) in places.items():
+            if own[key] is None:
+                delattr(owner, name)
             else:
-                setattr(kind, name, own[kind])
+                _set(owner, name, own[key])
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute of a class, or of a layer behind its own bookkeeping."""
+    if isinstance(owner, type):
+        setattr(owner, name, value)
+    else:
+        object.__setattr__(owner, name, value)
 
 
 def _layer(model: Any, path: str) -> Any:
-    """Go down from the model by the names in a path."""
-    for name in path.split("/"):
-        below = model._flatten_layers(recursive=False, include_self=False)
-        below = [*below, *getattr(model, "operations", ())]
-        model = next(layer for layer in below if layer.name == name)
-    return model
+    """Go down from the model by the names in a path, which may hold slashes."""
+    below = model._flatten_layers(recursive=False, include_self=False)
+    found: dict[int, Any] = {}
+    for child in [*below, *getattr(model, "operations", ())]:
+        if path == child.name:
+            found[id(child)] = child
+        elif path.startswith(f"{child.name}/") and hasattr(child, "_flatten_layers"):
+            with suppress(LookupError):
+                deeper = _layer(child, path[len(child.name) + 1 :])
+                found[id(deeper)] = deeper
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} layers are called {path!r}")
+    return next(iter(found.values()))
 
 
-def _entry(value: Any, leaf: str) -> Any:
-    """Go into what a layer returned, along a leaf."""
-    if not leaf:
-        return value
-    if isinstance(value, Mapping):
-        for key in value:
-            if leaf == str(key) or leaf.startswith(f"{key}/"):
-                return _entry(value[key], leaf[len(str(key)) + 1 :])
-    head, _, rest = leaf.partition("/")
-    return _entry(value[int(head)] if head.isdigit() else getattr(value, head), rest)
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """Take a structure apart into leaves, `path/of/keys` and values."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, list | tuple):
+        value = {str(index): entry for index, entry in enumerate(value)}
+    if not isinstance(value, Mapping):
+        yield "", value
+        return
+    for key, entry in value.items():
+        for leaf, inner in _entries(entry):
+            yield f"{key}/{leaf}" if leaf else str(key), inner
 
 
-def _of_saved(form: SavedForm, tensors: Mapping[str, Any], address: str) -> Any:
-    """Call the signature, or the signature frozen and cut off at an operation."""
+def _cut(
+    form: SavedForm, addresses: Sequence[str]
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Freeze a signature and cut it off at some operations."""
     from tensorflow.python.framework import convert_to_constants
 
-    if address.startswith(":"):
-        return form.model(**tensors)[address[1:]]
+    if not addresses:
+        return lambda tensors: {}
     size = sum(v.dtype.size * v.shape.num_elements() for v in form.variables())
     if size >= _FREEZABLE_BYTES:
         raise RuntimeError(
@@ -307,28 +331,49 @@ def _of_saved(form: SavedForm, tensors: Mapping[str, Any], address: str) -> Any:
     frozen = convert_to_constants.convert_variables_to_constants_v2(
         form.model, lower_control_flow=False, aggressive_inlining=True
     )
-    head, _, index = address.partition(":")
-    (name,) = {
-        op.name
-        for op in frozen.graph.get_operations()
-        if head in (op.name, re.sub(r"^((Stateful)?PartitionedCall/)+", "", op.name))
-    }
-    cut = frozen.prune(
-        frozen.inputs, frozen.graph.get_tensor_by_name(f"{name}:{index or 0}")
-    )
-    names = [tensor.op.name for tensor in frozen.inputs]
-    given = dict(zip(names, [tensors[name] for name in sorted(tensors)], strict=False))
-    return cut(*[given[name] for name in names])
+    by_name: dict[str, str] = {}
+    for op in frozen.graph.get_operations():
+        by_name[op.name] = op.name
+        short = re.sub(r"^((Stateful)?PartitionedCall/)+", "", op.name)
+        by_name.setdefault(short, op.name)
+    fetched = []
+    for address in addresses:
+        head, _, index = address.partition(":")
+        name = f"{by_name[head]}:{index or 0}"
+        fetched.append(frozen.graph.get_tensor_by_name(name))
+    pruned = frozen.prune(frozen.inputs, fetched)
+    names = sorted(form.model.structured_input_signature[1])
+    inputs = {t.op.name: n for t, n in zip(form.model.inputs, names, strict=False)}
+    handles = {p.op.name: handle for handle, p in form.model.graph.captures}  # tables
+
+    def run(tensors: Mapping[str, Any]) -> dict[str, Any]:
+        nodes = [tensor.op.name for tensor in frozen.inputs]
+        fed = [tensors[inputs[n]] if n in inputs else handles[n] for n in nodes]
+        return dict(zip(addresses, pruned(*fed), strict=True))
+
+    return run
 
 
-def _reduced(text: str, value: np.ndarray) -> np.ndarray:
-    """Apply a reduction to `[1, ...]`."""
+def _dense(value: Any) -> np.ndarray:
+    """Turn one row into an array, `[1, ...]`."""
+    import tensorflow as tf
+
+    if isinstance(value, tf.RaggedTensor):
+        return np.asarray(value[0])[None]
+    return np.asarray(value)
+
+
+def _reduced(text: str, value: Any, computed: Any) -> Any:
+    """Apply a reduction to `[1, ...]`; a user's sees the type that was computed."""
     import tensorflow as tf
 
     name, options = split_reduction(text)
-    if ":" in name:
-        return np.asarray(resolve(name, {}, "reduce")(tf.constant(value), **options))
-    return np.asarray(REDUCTIONS[name](value, **options))
+    if ":" not in name:
+        return REDUCTIONS[name](_dense(value), **options)
+    if isinstance(value, np.ndarray):
+        exact = value.dtype == np.float64 and computed != tf.float64
+        value = tf.constant(value.astype(np.float32) if exact else value)
+    return resolve(name, {}, "reduce")(value, **options)
 
 
 def _axes(value: np.ndarray, axis: Any) -> tuple[int, ...]:
@@ -343,6 +388,21 @@ def _over_axes(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(value, axis=_axes(value, axis), keepdims=keepdims)
 
     return reduce
+
+
+def _extreme(function: Callable[..., Any], sign: int) -> Callable[..., Any]:
+    def reduce(value: np.ndarray, axis: tuple[int, ...], keepdims: bool) -> Any:
+        if value.size:
+            return function(value, axis=axis, keepdims=keepdims)
+        # Of nothing: what TensorFlow gives.
+        if value.dtype.kind in "fb":
+            start: Any = sign * np.inf if value.dtype.kind == "f" else sign > 0
+        else:
+            limits = np.iinfo(value.dtype)
+            start = limits.max if sign > 0 else limits.min
+        return function(value, axis=axis, keepdims=keepdims, initial=start)
+
+    return _over_axes(reduce)
 
 
 def _exact(value: np.ndarray) -> np.ndarray:
@@ -372,9 +432,9 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "l2_normalize": _unit,
     "last": lambda value, axis=1: np.take(value, -1, _axes(value, axis)[0]),
-    "max": _over_axes(np.max),
+    "max": _extreme(np.max, -1),
     "mean": _over_axes(lambda value, **options: np.mean(_exact(value), **options)),
-    "min": _over_axes(np.min),
+    "min": _extreme(np.min, 1),
     "random_projection": lambda value, dim, seed=0: (
         _exact(value) @ projection(value.shape[-1], dim, seed)
     ),

@@ -267,3 +267,126 @@ class WithOddities(keras.Model):
 def odd() -> keras.Model:
     """Returns what no column can hold."""
     return WithOddities()
+
+
+class Twins(layers.Layer):
+    """Two sublayers of one name, called differently often."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.one = layers.Dense(3, name="a")
+        self.other = layers.Dense(3, name="a")
+        self.fine = layers.Dense(3, name="b")
+
+    def call(self, inputs: Any) -> Any:
+        both = self.one(inputs) + self.one(inputs * 2)
+        return self.fine(both + 100 * self.other(inputs))
+
+
+def twins() -> keras.Model:
+    """A layer whose sublayers cannot be told apart by name."""
+    vec = _vec()
+    return keras.Model(vec, Twins(name="c")(vec))
+
+
+def masked() -> keras.Model:
+    """An LSTM with a mask: its first round's leftover reaches into the loop."""
+    vec = _vec()
+    steps = layers.Masking(name="mask")(_steps(vec))
+    return keras.Model(vec, layers.LSTM(4, name="lstm")(steps), name="net")
+
+
+def fixed_batch() -> keras.Model:
+    """Of a fixed batch size that another axis shares."""
+    keras.utils.set_random_seed(3)
+    vec = keras.Input(batch_shape=(3, 6), name="vec")
+    steps = layers.Reshape((3, 2), name="steps")(vec)
+    turned = ops.transpose(steps, (1, 0, 2))
+    return keras.Model(vec, layers.Dense(2, name="head")(turned))
+
+
+class Sink(layers.Layer):
+    """One huge value beside others, and the same with the others negated."""
+
+    def call(self, inputs: Any) -> dict[str, Any]:
+        huge = tf.cast(tf.fill([tf.shape(inputs)[0], 1], 5000.0), inputs.dtype)
+        return {
+            "a": tf.concat([huge, inputs], 1),
+            "b": tf.concat([huge, -inputs], 1),
+        }
+
+
+def sink() -> keras.Model:
+    """One value outweighs all others."""
+    vec = _vec()
+    return keras.Model(vec, Sink(name="sink")(vec)["a"])
+
+
+def timed() -> keras.Model:
+    """A layer that is called directly and by TimeDistributed."""
+    vec = _vec()
+    steps = _steps(vec)
+    dense = layers.Dense(2, name="dense")
+    spread = layers.TimeDistributed(dense, name="td")(steps)
+    return keras.Model(vec, layers.Add(name="sum")([spread, dense(steps)]))
+
+
+class Lazy(tf.Module):
+    """Makes its variable when first called."""
+
+    def __call__(self, vec: tf.Tensor) -> dict[str, tf.Tensor]:
+        if not hasattr(self, "w"):
+            self.w = tf.Variable(tf.random.normal([6, 2]), name="w")
+        return {"o": vec @ self.w}
+
+
+def lazy() -> tf.Module:
+    """A module without variables as yet."""
+    return Lazy()
+
+
+class Counter(tf.Module):
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = tf.Variable(0.0)
+
+    @tf.function
+    def __call__(self, vec: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"counted": vec + self.calls.assign_add(1.0), "plain": vec * 2.0}
+
+
+def counter() -> tf.Module:
+    """Changes as it runs."""
+    return Counter()
+
+
+def branching() -> Any:
+    """A function with an `if` on a tensor, and a training flag that must be off."""
+
+    def compute(vec: tf.Tensor, training: bool = True) -> tf.Tensor:
+        if tf.reduce_sum(vec) > -1e9:
+            vec = vec * 3.0
+        return vec * 0.0 if training else vec
+
+    return compute
+
+
+def optional_inputs() -> Any:
+    """A function with an input that need not be given."""
+
+    def compute(a: tf.Tensor, b: tf.Tensor | None = None) -> tf.Tensor:
+        return a if b is None else a + 10.0 * b
+
+    return compute
+
+
+def doubled() -> Any:
+    """A function like another in this module."""
+    return lambda vec: vec * 2.0
+
+
+def tripled() -> Any:
+    """A function like another in this module."""
+    return lambda vec: vec * 3.0

@@ -14,7 +14,9 @@ from apache_beam.testing.util import assert_that
 from conftest import vectors
 
 from transforms import ActivationModelHandler
+from transforms.handler import _compute
 from transforms.lookup import ConfigError
+from transforms.models import Input
 
 MODEL = {"build": "toolbox:dict_model", "batch_rows": 8}
 TAPS = [{"path": "features:activation_1", "column": "hidden"}, {"path": "head"}]
@@ -115,6 +117,40 @@ def test_misuse_is_explained() -> None:
         ActivationModelHandler(subclassed, TAPS).load_model()
     with pytest.raises(ConfigError, match="must match an activation, got 'had'"):
         ActivationModelHandler(MODEL, [{"path": "had"}]).load_model()
+
+
+def test_examples_come_out_in_order_and_in_all_columns() -> None:
+    loaded = handler().load_model()
+    model = toolbox.dict_model()
+    hidden = model.get_layer("stem")(vectors(5))
+    found = handler().run_inference(examples(5), loaded)
+    for row, columns in enumerate(found):
+        np.testing.assert_allclose(columns["head"], wanted(5)[row], atol=1e-6)
+    expected = model.get_layer("features")(hidden)["activation_1"]
+    made = np.stack([columns["hidden"] for columns in found])
+    np.testing.assert_allclose(made, expected, atol=1e-6)
+    assert list(handler().run_inference([], loaded)) == []
+
+
+def test_features_that_do_not_fit_are_refused() -> None:
+    loaded = handler().load_model()
+    with pytest.raises(ConfigError, match=r"shape \[6\], an example has"):
+        handler().run_inference([{"vec": np.ones(7)}], loaded)
+    with pytest.raises(ConfigError, match="at least one row"):
+        handler().run_inference({"vec": np.ones((0, 6))}, loaded)
+    with pytest.raises(ConfigError, match=r"handler\.biuld is not a known key"):
+        ActivationModelHandler({"biuld": "a:b"}, TAPS)
+    with pytest.raises(ConfigError, match="must be int32, an example holds float64"):
+        _compute(_Counts(), {"n": np.array([1.7])})
+    with pytest.raises(ConfigError, match="must be int32, an example holds int64"):
+        _compute(_Counts(), {"n": np.array([2**33])})
+
+
+class _Counts:
+    """As much of compiled taps as the check of features looks at."""
+
+    inputs = (Input("n", "n", (), "int32", "int32"),)
+    batch_rows = 1
 
 
 def test_beam_learns_sizes_and_batches() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
+import architectures
 import forms
 import keras
 import numpy as np
@@ -88,7 +90,7 @@ def test_a_signature_is_chosen_by_name(here: Path) -> None:
 @pytest.mark.parametrize(
     ("signature", "message"),
     [
-        (None, r"got 'serving_default' \(signatures: half, whole\)"),
+        (None, "model.signature is required, 'module' has half, whole"),
         ("hole", "must name a signature of 'module', got 'hole'; nearest is 'whole'"),
     ],
 )
@@ -186,6 +188,155 @@ def test_a_time_axis_of_the_length_of_the_batch_is_not_taken_for_it(
     listed = list_activations(load_model(ModelSpec(path="exported"), FEATURES))
     (stack,) = [a for a in listed if a.address.endswith("TensorListStack")]
     assert "no batch axis in front" in str(stack.refusal)
+
+
+def test_what_a_masked_loop_leaves_behind_is_refused_too(here: Path) -> None:
+    architectures.masked().export("exported", verbose=False)
+    listed = list_activations(load_model(ModelSpec(path="exported"), FEATURES))
+    cell = [a for a in listed if a.address.startswith("net_1/lstm_1/lstm_cell_1/")]
+    assert cell
+    assert all(a.refusal for a in cell), [a for a in cell if not a.refusal]
+
+
+def test_text_lookups_of_a_saved_model_can_be_tapped(job: Job, here: Path) -> None:
+    architectures.lookup().export("exported", verbose=False)
+    model = {"build": None, "path": "exported"}
+    config = job.config(model=model)
+    listed = {a.address: a for a in list_taps(config).activations}
+    assert (listed[":output_0"].shape, listed[":output_0"].refusal) == ((5,), None)
+    (find,) = [a for a in listed if "LookupTableFind" in a]
+    taps = [{"path": ":output_0"}, {"path": find, "column": "index"}]
+    table = job.run(model=model, taps=taps)
+    assert table["index"].to_pylist()[:3] == [1, 2, 3]
+    assert check_parity(str(job.table), 5).passed
+
+
+class Version1(tf.Module):
+    """Passes its input on, beside what it computes."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 6], name="vec")])
+    def serve(self, vec: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"same": vec, "twice": vec * 2.0}
+
+
+def test_an_input_that_is_passed_on_can_be_tapped(job: Job, here: Path) -> None:
+    module = Version1()
+    tf.saved_model.save(module, "same", signatures=module.serve)
+    table = job.run(model={"build": None, "path": "same"}, taps=[{"path": ":*"}])
+    np.testing.assert_array_equal(stacked(table["same"]), vectors())
+    np.testing.assert_array_equal(stacked(table["twice"]), vectors() * 2)
+
+
+def save_version_1(directory: str, *, loop: bool) -> None:
+    """A branch, and behind it perhaps a loop, as TensorFlow 1 makes them."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.disable_control_flow_v2()
+        try:
+            x = v1.placeholder(tf.float32, [None, 6], "vec")
+            y = v1.cond(
+                tf.reduce_sum(x) > 0,
+                lambda: tf.identity(x * 2, "in_branch"),
+                lambda: tf.identity(x * 3, "other"),
+                name="cond",
+            )
+            if loop:
+                _, y = tf.while_loop(
+                    lambda i, _: i < 3, lambda i, v: (i + 1, v * 2.0), [0, y]
+                )
+            z = tf.add(y, 1.0, name="behind")
+        finally:
+            v1.enable_control_flow_v2()
+        v1.saved_model.simple_save(session, directory, {"vec": x}, {"out": z})
+
+
+def test_branches_of_tensorflow_1_are_refused(here: Path) -> None:
+    save_version_1("v1", loop=False)
+    model = load_model(ModelSpec(path="v1"), FEATURES)
+    listed = {a.address: a for a in list_activations(model)}
+    inside = ["cond/in_branch", "cond/other", "cond/mul", "cond/mul_1"]
+    assert all("inside a loop, a branch" in str(listed[a].refusal) for a in inside)
+    assert listed["behind"].refusal is None
+    taps = choose([TapSpec(path="behind")], list(listed.values()))
+    values = compile_taps(model, taps, 4)({"vec": tf.constant(vectors(4))})["behind"]
+    np.testing.assert_allclose(values, vectors(4) * 2 + 1, rtol=1e-6)
+
+
+def test_loops_of_tensorflow_1_are_refused_with_what_follows(here: Path) -> None:
+    save_version_1("v1", loop=True)
+    model = load_model(ModelSpec(path="v1"), FEATURES)
+    listed = {a.address: a for a in list_activations(model)}
+    assert "inside a loop, a branch" in str(listed["while/mul"].refusal)
+    assert listed["behind"].refusal is not None
+
+
+def test_a_module_that_makes_its_variables_late_is_listed_and_restored(
+    here: Path,
+) -> None:
+    module = architectures.Lazy()
+    vec = tf.constant(vectors(4))
+    wanted = module(vec)["o"]
+    tf.train.Checkpoint(module).write("lazy")
+    spec = ModelSpec(build="architectures:lazy", weights="lazy")
+    model = load_model(spec, FEATURES)
+    activations = list_activations(model)
+    assert [a.address for a in activations] == [":o"]
+    compiled = compile_taps(model, choose([TapSpec(path=":o")], activations), 4)
+    np.testing.assert_allclose(compiled({"vec": vec})["o"], wanted)
+    tf.train.Checkpoint(tf.Module()).write("empty")
+    with pytest.raises(ConfigError, match=r"model\.weights must fit"):
+        load_model(spec.model_copy(update={"weights": "empty"}), FEATURES)
+
+
+def test_what_depends_on_a_changing_variable_is_refused() -> None:
+    model = load_model(ModelSpec(build="architectures:counter"), FEATURES)
+    listed = {a.address: a.refusal for a in list_activations(model)}
+    assert "changes from batch to batch" in str(listed[":counted"])
+
+
+def test_functions_may_branch_and_never_train(job: Job) -> None:
+    table = job.run(
+        model={"build": "architectures:branching"}, taps=[{"path": "", "column": "y"}]
+    )
+    np.testing.assert_allclose(stacked(table["y"]), vectors() * 3, rtol=1e-6)
+
+
+def test_an_optional_parameter_is_an_input_if_it_is_wired(job: Job) -> None:
+    model = {
+        "build": "architectures:optional_inputs",
+        "inputs": {"a": "vec", "b": "vec"},
+    }
+    table = job.run(model=model, taps=[{"path": "", "column": "y"}])
+    np.testing.assert_allclose(stacked(table["y"]), vectors() * 11, rtol=1e-6)
+
+
+def test_another_function_of_one_module_is_another_model() -> None:
+    one, other = (
+        load_model(ModelSpec(build=f"architectures:{name}"), FEATURES)
+        for name in ("doubled", "tripled")
+    )
+    assert one.digest != other.digest
+
+
+def test_a_loaded_saved_model_may_come_from_build(here: Path) -> None:
+    forms._signatures()
+    Path("loads.py").write_text(
+        "import tensorflow as tf\ndef make(): return tf.saved_model.load('module')\n"
+    )
+    spec = ModelSpec(build="loads:make", signature="half")
+    assert "start/one" in {
+        a.address for a in list_activations(load_model(spec, FEATURES))
+    }
+
+
+def test_building_leaves_the_callers_random_numbers_alone() -> None:
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.random(), np.random.rand()
+    random.seed(1)
+    np.random.seed(1)
+    load_model(ModelSpec(build="forms:functional"), FEATURES)
+    assert (random.random(), np.random.rand()) == expected
 
 
 def test_layers_get_the_same_names_however_often_a_model_is_built() -> None:

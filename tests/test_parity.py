@@ -11,11 +11,13 @@ from typing import Any
 import architectures
 import keras
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Job, stacked, vectors
 
-from pipeline import check_parity
+from pipeline import check_parity, run_plan
+from pipeline.parity import _Tally
 from pipeline.plan import list_taps
 from pipeline.reference import REDUCTIONS as REFERENCE_REDUCTIONS
 from pipeline.reference import STEPS as REFERENCE_STEPS
@@ -24,6 +26,7 @@ from transforms.lookup import ConfigError
 from transforms.models import layers
 from transforms.preprocess import PREPROCESSORS
 from transforms.reductions import REDUCTIONS
+from transforms.schema import Column
 
 TEXT = {"inputs": {"text": "text"}}
 STEPS = [
@@ -52,6 +55,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vectorized": of("vectorized", **TEXT),
     "words": of("words", inputs={"inputs": "text"}),
     "cut": of("cut"),
+    "masked": of("masked"),
+    "timed": of("timed"),
+    "sink": of("sink"),
 }
 
 
@@ -126,13 +132,50 @@ def test_what_cannot_be_a_column_is_listed_and_refused(job: Job) -> None:
         "sparse": "is a SparseTensor, not a tensor of the graph",
         "table": "has no batch axis in front: it is not one value for each row",
         "deep": "has more than one axis whose length differs between rows",
-        "unknown": "has a rank that is not known before running",
         "masked": "has a first axis that cannot be told to be the batch",
         "number": "is a int, not a tensor of the graph",
     }
     assert {name: reasons[name] for name in expected} == expected
     assert reasons["fine"] is None
     assert reasons["branch"] is None
+    assert reasons["unknown"] is None
+
+
+def test_layers_of_one_name_are_refused_however_often_they_are_called(
+    job: Job,
+) -> None:
+    listing = list_taps(job.config(model=of("twins")))
+    refused = {a.address: a.refusal for a in listing.activations if a.refusal}
+    assert refused.keys() == {"c/a@0", "c/a@1", "c/a"}
+    assert all("more than one activation" in str(r) for r in refused.values())
+    job.run(model=of("twins"), taps=[{"path": "**"}])
+    assert check_parity(str(job.table), 5).passed
+
+
+def test_an_axis_as_long_as_a_fixed_batch_is_not_taken_for_it(job: Job) -> None:
+    model = of("fixed_batch", batch_rows=3)
+    listing = list_taps(job.config(model=model))
+    refused = {a.address for a in listing.activations if a.refusal}
+    assert refused == {"transpose", "head", ""}
+    job.run(model=model, taps=[{"path": "steps"}])
+    assert check_parity(str(job.table), 5).passed
+
+
+def test_quantized_layers_and_nested_calls_are_listed(job: Job) -> None:
+    listing = list_taps(job.config(model=of("quantized")))
+    assert [a.address for a in listing.activations] == ["hidden", "head", ""]
+
+
+def test_half_precision_is_widened_before_it_is_reduced(job: Job) -> None:
+    steps = [{"step": "rescale", "feature": "vec", "scale": 40000.0}]
+    taps = [{"path": "sink:a", "reduce": "sum", "column": "total"}]
+    table = job.run(
+        source={"preprocess": steps},
+        model=of("sink", precision="float16"),
+        taps=taps,
+    )
+    assert np.isfinite(table["total"].to_numpy()).all()
+    assert table["total"].to_numpy().max() > 65504
 
 
 def test_a_stateful_layer_is_refused(job: Job) -> None:
@@ -299,6 +342,79 @@ def test_the_certificate_catches_rows_that_changed_places(job: Job) -> None:
     assert not parity.columns["hidden"].passed
 
 
+def test_a_huge_value_does_not_hide_the_others(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "leaves", swapped)
+        job.run(model=of("sink"), taps=[{"path": "sink:a", "column": "tapped"}])
+    assert not check_parity(str(job.table), 20).passed
+    forget()
+
+
+def test_a_wrong_shape_is_caught(job: Job) -> None:
+    job.run(model=ARCHITECTURES["cut"], taps=[{"path": "cut"}])
+    name = min(p.name for p in job.table.glob("part-*"))
+    part = pq.read_table(job.table / name)
+    index = part.column_names.index("cut_shape")
+    turned = pa.array([[2, 4]] * part.num_rows, part.schema.field("cut_shape").type)
+    part = part.set_column(index, part.schema.field("cut_shape"), turned)
+    pq.write_table(part, job.table / name)
+    assert not check_parity(str(job.table), 100).columns["cut"].passed
+
+
+def test_a_wrong_direction_is_caught_where_values_are_close(job: Job) -> None:
+    tally = _Tally(Column("c", "feature", "float32", (1000,)))
+    expected = np.zeros(1000, np.float32)
+    expected[:10] = 1.0
+    found = expected.copy()
+    found[10:] = 0.008  # each within the tolerance of values, together not
+    tally.add(found.tolist(), expected, None)
+    parity = tally.result("float32")
+    assert (parity.relative or 1) < 1e-2
+    assert (parity.cosine or 0) > 1e-4
+    assert not parity.passed
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected", "passed"),
+    [
+        ([1e200, 1e200], [1e200, 1e200], True),
+        ([1.7e308, 0.0], [-1.7e308, 0.0], False),
+        ([np.nan, 1.0], [np.nan, 1.0], True),
+        ([np.inf, 1.0], [1.0, 1.0], False),
+        ([0.0, 0.0], [0.0, 0.0], True),
+        ([1e-3, 0.0], [0.0, 0.0], False),
+    ],
+)
+def test_extreme_values_are_compared(
+    stored: list[float], expected: list[float], passed: bool
+) -> None:
+    tally = _Tally(Column("c", "feature", "float64", (2,)))
+    tally.add(stored, np.array(expected), None)
+    parity = tally.result("float32")
+    assert parity.passed is passed
+    json.dumps(parity.relative, allow_nan=False)
+    json.dumps(parity.max_abs, allow_nan=False)
+
+
+def test_kept_features_and_prepared_keys_are_certified(job: Job) -> None:
+    steps = ["toolbox:with_uid"]
+    job.run(source={"key": "uid", "keep": ["text", "id"], "preprocess": steps})
+    parity = check_parity(str(job.table), 10)
+    assert parity.passed
+    assert parity.columns.keys() == {"example_id", "text", "id", "hidden", "head"}
+
+
+def test_a_table_without_rows_has_no_certificate(tmp_path: Path) -> None:
+    job = Job(tmp_path, {"reader": "toolbox:CountingReader", "sizes": [0]})
+    plan = job.plan()
+    run_plan(plan)
+    with pytest.raises(RuntimeError, match="must have rows to be checked"):
+        check_parity(str(job.table), 1)
+
+
 def test_reduced_columns_are_certified(job: Job) -> None:
     texts = [
         "mean(axis='steps')",
@@ -321,7 +437,8 @@ def test_reduced_columns_are_certified(job: Job) -> None:
         {"path": "embed", "reduce": text, "column": f"c{i}"}
         for i, text in enumerate(texts)
     ]
-    taps.append({"path": "embed", "reduce": ["mean(axis=1)", "l2_normalize"]})
+    chain = ["mean(axis=1)", "l2_normalize", "toolbox:normal"]
+    taps.append({"path": "embed", "reduce": chain})
     job.run(model=ARCHITECTURES["attention"], taps=taps)
     parity = check_parity(str(job.table), 20)
     assert parity.passed, parity.columns
@@ -341,12 +458,13 @@ def test_less_precision_is_measured_and_widely_tolerated(job: Job) -> None:
     ]
     job.run(model={"precision": "bfloat16"}, taps=taps)
     columns = check_parity(str(job.table), 20).columns
-    assert columns["head"].dtype == "bfloat16"
+    assert columns["head"].precision == "bfloat16"
     assert 1e-5 < (columns["head"].relative or 0) < 1e-1
     shutil.rmtree(job.table)
     job.run(model={"precision": "float32"}, taps=taps)
     columns = check_parity(str(job.table), 20).columns
-    assert (columns["head"].dtype, columns["short"].dtype) == ("float32", "float16")
+    precisions = columns["head"].precision, columns["short"].precision
+    assert precisions == ("float32", "float16")
     assert 0 < (columns["short"].relative or 0) < 1e-3
 
 

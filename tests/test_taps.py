@@ -93,7 +93,7 @@ def test_glob_passes_over_what_cannot_be_tapped() -> None:
             r"taps\[0\].column must be unique",
         ),
         ([TapSpec(path=""), TapSpec(path="")], r"taps\[1\].column must be unique"),
-        ([TapSpec(path="", column="{1}")], r"wildcards of the path from 1 to 0"),
+        ([TapSpec(path="", column="{1}")], r"wildcards of the path, which has none"),
         ([TapSpec(path="", column="Attn")], r"lower_snake .* got 'Attn'; 'attn'"),
         ([TapSpec(path="", column="example_id")], r"not one of example_id"),
     ],

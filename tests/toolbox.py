@@ -141,6 +141,14 @@ def refuse_thirteen(features: Mapping[str, Any]) -> dict[str, Any]:
         return {**features, "vec": tf.identity(features["vec"])}
 
 
+def with_uid(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes a key of its own."""
+    return {
+        **features,
+        "uid": tf.strings.join(["u", tf.strings.as_string(features["id"])]),
+    }
+
+
 def refuse_all(features: Mapping[str, Any]) -> dict[str, Any]:
     """Fails for every row."""
     sound = tf.debugging.Assert(features["id"] < 0, ["no row will do"])
@@ -168,6 +176,11 @@ def die_half_way(features: Mapping[str, Any]) -> dict[str, Any]:
 def scaled_sum(values: Any, *, scale: float = 1.0) -> Any:
     """A user's reduction."""
     return tf.reduce_sum(values, -1, keepdims=True) * scale
+
+
+def normal(values: Any) -> Any:
+    """A user's reduction that minds its type."""
+    return values * tf.ones([], tf.float32)
 
 
 def drop_rows(values: Any) -> Any:

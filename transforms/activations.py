@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from transforms.cost import flops_to_reach
+from transforms.graph import depend_on_changes, flops_to_reach
 from transforms.lookup import ConfigError
 from transforms.models import Input, Model
+from transforms.models.base import Shape
 from transforms.reductions import parse_reduction, reduce_chain
 from transforms.taps import Activation, Tap
 
@@ -29,6 +30,8 @@ _STORED = frozenset(
     + [*_HALF, "float32", "float64", "bool", "string"]
 )
 _UNSURE = "has a first axis that cannot be told to be the batch"
+_MIXES = "has the batch elsewhere than in front, or mixes its rows"
+_CHANGES = "depends on a variable that the model changes from batch to batch"
 _PROBES = (2, 3)
 _lock = threading.Lock()
 
@@ -111,7 +114,9 @@ class CompiledTaps:
 
 
 def list_activations(model: Model) -> list[Activation]:
-    """List every address of a model, from tracing, without running it.
+    """List every address of a model, from tracing.
+
+    Only where tracing cannot tell the batch axis the model runs, on made-up rows.
 
     Returns:
       In the order in which they are computed; the model's own result last.
@@ -121,15 +126,18 @@ def list_activations(model: Model) -> list[Activation]:
     tensors: list[Any] = []
 
     def body(inputs: Any) -> None:
+        found.clear()  # a function that makes variables is traced twice
+        tensors.clear()
         for address, value, refusal in model.form.record(model.tensors(inputs)):
             found.append(_activation(address, value, refusal, rows))
             tensors.append(value)
 
     graph = _trace(model, rows, body).graph
-    unsure = {a.address for a in found if a.refusal == _UNSURE}
-    if unsure:
-        led = _led_by_batch(model, unsure)
-        found = [replace(a, refusal=None) if a.address in led else a for a in found]
+    for index, changes in enumerate(depend_on_changes(graph, tensors)):
+        if changes:
+            refusal = found[index].refusal or _CHANGES
+            found[index] = replace(found[index], refusal=refusal)
+    _check_batch_axes(model, found)
     results = [a.address[:1] in ("", ":") for a in found]
     needed, total = flops_to_reach(graph, tensors, results)
     return [
@@ -160,38 +168,50 @@ def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> Compiled
         for tap in taps
     ]
     addresses = [tap.address for tap in taps]
+    shapes: dict[str, Shape] = {}
     outputs: list[Output] = []
-    fixed_columns: set[str] = set()
+    fixed: dict[str, Any] = {}
 
     def body(inputs: Any) -> Any:
         outputs.clear()
-        found = model.form.find(model.tensors(inputs), addresses)
-        fixed: dict[str, Any] = {}
+        fixed.clear()
         lists: dict[str, Any] = {}
+        found = model.form.find(model.tensors(inputs), addresses)
+        if unsure := [
+            address
+            for address, value in zip(addresses, found, strict=True)
+            if address not in shapes and _is_unsure(value)
+        ]:
+            raise _UnsureError(unsure)
         for tap, chain, value in zip(taps, chains, found, strict=True):
+            if tap.address in shapes:
+                value = _with_shape(value, batch_rows, shapes[tap.address])
             reduced = _reduce(value, tap, chain, batch_rows)
             shape = tuple(reduced.shape.as_list()[1:])
             outputs.append(Output(tap.column, shape, reduced.dtype.name))
             if None not in shape and not _is_ragged(reduced):
                 fixed[tap.column] = reduced
                 continue
-            lists[tap.column], shapes = _split(reduced)
+            lists[tap.column], row_shapes = _split(reduced)
             if len(shape) > 1:
                 name = f"{tap.column}_shape"
                 outputs.append(Output(name, (len(shape),), "int32", tap.column))
-                fixed[name] = shapes
-        fixed_columns.update(fixed)
+                fixed[name] = row_shapes
         return *_pack(fixed), lists
 
-    function = _trace(model, batch_rows, body)
+    try:
+        function = _trace(model, batch_rows, body)
+    except _UnsureError as unsure:
+        shapes.update(_probe(model, unsure.addresses))
+        if missing := [a for a in unsure.addresses if a not in shapes]:
+            raise ConfigError(
+                f"{missing[0]!r} {_UNSURE}: it cannot be tapped"
+            ) from None
+        function = _trace(model, batch_rows, body)
     packed = [
-        (
-            o.column,
-            np.dtype(o.dtype),
-            (batch_rows, *(n for n in o.shape if n is not None)),
-        )
-        for o in outputs
-        if o.dtype != "string" and o.column in fixed_columns
+        (name, np.dtype(value.dtype.name), tuple(value.shape.as_list()))
+        for name, value in fixed.items()
+        if value.dtype.name != "string"
     ]
     packed.sort(key=lambda place: -place[1].itemsize)
     return CompiledTaps(
@@ -215,9 +235,9 @@ def _reduce(
 
     if value.dtype.name in _HALF:
         value = tf.cast(value, tf.float32)
-    if value.shape[0] is None:  # known from running, see `_led_by_batch`
-        value = _with_rows(value, rows)
     value = reduce_chain(value, chain, f"{tap.place}.reduce")
+    if tap.dtype and value.dtype == tf.string:
+        raise ConfigError(f"{tap.place}.dtype must be left out, the activation is text")
     if tap.dtype:
         value = tf.cast(value, tap.dtype)
     elif value.dtype.name in _HALF:
@@ -230,12 +250,24 @@ def _reduce(
     return value
 
 
-def _with_rows(value: Any, rows: int) -> Any:
-    """Say how long the first axis is, and check it when running."""
+class _UnsureError(Exception):
+    """Tracing cannot tell the batch axis of some addresses."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        super().__init__(addresses)
+        self.addresses = addresses
+
+
+def _is_unsure(value: Any) -> bool:
+    return value.shape.rank is None or value.shape[0] is None
+
+
+def _with_shape(value: Any, rows: int, shape: Shape) -> Any:
+    """Say what shape a tensor has, and check it when running."""
     import tensorflow as tf
 
     if not _is_ragged(value):
-        return tf.ensure_shape(value, [rows, *value.shape[1:]])
+        return tf.ensure_shape(value, [rows, *shape])
     splits = tf.ensure_shape(value.row_splits, [rows + 1])
     return tf.RaggedTensor.from_row_splits(value.values, splits, validate=False)
 
@@ -309,34 +341,118 @@ def _trace(model: Model, rows: int, body: Any) -> Any:
         return tf.function(unconverted).get_concrete_function(signature)
 
 
-def _led_by_batch(model: Model, addresses: set[str]) -> set[str]:
-    """Find out which tensors have the batch in front where tracing has lost it.
+def _check_batch_axes(model: Model, found: list[Activation]) -> None:
+    """Run the model where tracing cannot tell whether the batch is in front."""
+    if model.batch_rows is not None:
+        # Any axis may be as long as the batch.
+        addresses = [a.address for a in found if a.refusal is None]
+        mixed = _mixing_rows(model, addresses)
+        for index, a in enumerate(found):
+            if a.address in mixed:
+                found[index] = replace(a, refusal=_MIXES)
+        return
+    unsure = [a.address for a in found if a.refusal == _UNSURE]
+    shapes = _probe(model, unsure) if unsure else {}
+    for index, a in enumerate(found):
+        if a.address in shapes:
+            shape = shapes[a.address]
+            if len(shape) == len(a.shape):
+                shape = tuple(n or m for n, m in zip(a.shape, shape, strict=True))
+            found[index] = replace(a, refusal=None, shape=shape)
 
-    The model runs on a few rows of zeros, once for each of two sizes of batch.
+
+def _probe(model: Model, addresses: Sequence[str]) -> dict[str, Shape]:
+    """Find the shapes without batch of those tensors that have the batch in front.
+
+    The model runs on two and on three made-up rows. A length is taken for fixed if it
+    comes out the same.
+    """
+    few, more = (_measure(model, addresses, rows) for rows in _PROBES)
+    return {
+        address: tuple(
+            a if a == b else None
+            for a, b in zip(few[address][1:], more[address][1:], strict=True)
+        )
+        for address in addresses
+        if address in few
+        and address in more
+        and len(few[address]) == len(more[address])
+        and (few[address][0], more[address][0]) == _PROBES
+    }
+
+
+def _measure(
+    model: Model, addresses: Sequence[str], rows: int
+) -> dict[str, list[int | None]]:
+    """Run the model and give the shapes of tensors; none for those that fail."""
+    import tensorflow as tf
+
+    ragged: dict[str, int] = {}
+
+    def body(inputs: Any) -> list[Any]:
+        values = model.form.find(model.tensors(inputs), addresses)
+        for address, value in zip(addresses, values, strict=True):
+            if _is_ragged(value):
+                ragged[address] = value.shape.rank - 1
+        return [v.nrows()[None] if _is_ragged(v) else tf.shape(v) for v in values]
+
+    try:
+        measured = _trace(model, rows, body)(_made_up(model, [rows - 2] * rows))
+    except tf.errors.OpError:  # the rows are nothing for this model, or a part of it
+        if len(addresses) == 1:
+            return {}
+        middle = len(addresses) // 2
+        halves = addresses[:middle], addresses[middle:]
+        first, second = (_measure(model, half, rows) for half in halves)
+        return first | second
+    found: dict[str, list[int | None]] = {}
+    for address, lengths in zip(addresses, measured, strict=True):
+        unknown = [None] * ragged.get(address, 0)
+        found[address] = [*(int(n) for n in lengths.numpy().tolist()), *unknown]
+    return found
+
+
+def _mixing_rows(model: Model, addresses: Sequence[str]) -> set[str]:
+    """Find tensors in which changing one row of the inputs changes others.
+
+    They have the batch elsewhere than in front, or mix it.
     """
     import tensorflow as tf
 
-    lengths: dict[str, list[int]] = {}
-    for rows in _PROBES:
+    def body(inputs: Any) -> list[Any]:
+        return model.form.find(model.tensors(inputs), addresses)
 
-        def body(inputs: Any) -> dict[str, Any]:
-            recorded = model.form.record(model.tensors(inputs))
-            return {
-                r.address: tf.shape(r.value)[0]
-                for r in recorded
-                if r.address in addresses
-            }
+    if not addresses:
+        return set()
+    rows = model.batch_rows or 1
+    function = _trace(model, rows, body)
+    try:
+        before = function(_made_up(model, [0] * rows))
+        after = function(_made_up(model, [1, *[0] * (rows - 1)]))
+    except tf.errors.OpError:
+        return set()
+    return {
+        address
+        for address, one, other in zip(addresses, before, after, strict=True)
+        if not _is_ragged(one)
+        and not np.array_equal(one.numpy()[1:], other.numpy()[1:])
+        and not np.isnan(np.asarray(one.numpy()[1:], np.float64)).any()
+    }
 
-        zeros = {
-            i.feature: tf.zeros([rows, *i.shape], i.feature_dtype) for i in model.inputs
-        }
-        try:
-            measured = _trace(model, rows, body)(zeros)
-        except tf.errors.OpError:  # zeros are nothing for this model
-            return set()
-        for address, length in measured.items():
-            lengths.setdefault(address, []).append(int(length))
-    return {address for address, found in lengths.items() if found == [*_PROBES]}
+
+def _made_up(model: Model, values: Sequence[int]) -> dict[str, Any]:
+    """Fill an example for each value."""
+    import tensorflow as tf
+
+    examples = {}
+    for i in model.inputs:
+        if i.feature_dtype == "string":
+            column = tf.constant([" ".join("ab" * value) for value in values])
+        else:
+            column = tf.cast(tf.constant(values), i.feature_dtype)
+        wide = tf.reshape(column, [len(values), *[1] * len(i.shape)])
+        examples[i.feature] = tf.tile(wide, [1, *i.shape])
+    return examples
 
 
 def _activation(address: str, value: Any, refusal: str | None, rows: int) -> Activation:
@@ -351,18 +467,17 @@ def _activation(address: str, value: Any, refusal: str | None, rows: int) -> Act
     if refusal is None and dtype not in _STORED:
         refusal = f"is of type {dtype}, which tables do not hold"
     if value.shape.rank is None:
-        refusal = refusal or "has a rank that is not known before running"
-        return Activation(address, (), dtype, refusal)
+        return Activation(address, (), dtype, refusal or _UNSURE)
     lengths = tuple(value.shape.as_list())
     if refusal is None and not hasattr(value, "graph") and not _is_ragged(value):
         refusal = "is a constant, computed outside of the graph"
+    if refusal is None and _is_ragged(value):
+        inner = value.flat_values.shape[1:]
+        if value.ragged_rank > 1 or not inner.is_fully_defined():
+            refusal = "has more than one axis whose length differs between rows"
     if refusal is None and lengths[:1] == (None,):
         return Activation(address, lengths[1:], dtype, _UNSURE)
     if refusal is None and lengths[:1] != (rows,):
         refusal = "has no batch axis in front: it is not one value for each row"
         return Activation(address, lengths, dtype, refusal)
-    if refusal is None and _is_ragged(value):
-        inner = value.flat_values.shape[1:]
-        if value.ragged_rank > 1 or not inner.is_fully_defined():
-            refusal = "has more than one axis whose length differs between rows"
     return Activation(address, lengths[1:], dtype, refusal)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pydantic
 from apache_beam.ml.inference.base import ModelHandler
 
 from transforms.activations import (
@@ -15,8 +16,8 @@ from transforms.activations import (
     compile_taps,
     list_activations,
 )
-from transforms.lookup import ConfigError
-from transforms.models import load_model
+from transforms.lookup import ConfigError, explain, shape_text
+from transforms.models import Input, load_model
 from transforms.models.base import Shape
 from transforms.spec import ModelSpec, TapSpec
 from transforms.taps import choose
@@ -40,8 +41,11 @@ class ActivationModelHandler(ModelHandler[Example, dict[str, Any], CompiledTaps]
       taps: the config's `[[taps]]`, each a `TapSpec` or the same as a dict.
       features: what examples hold, `{name: (shape without batch, dtype)}`; taken from
         the model where it declares its inputs.
-      batching: as `ModelHandler` takes it; `max_batch_size` is `model.batch_rows`
+      **batching: as `ModelHandler` takes it; `max_batch_size` is `model.batch_rows`
         unless given.
+
+    Raises:
+      ConfigError: model or taps are no such sections.
 
     Example:
       >>> handler = ActivationModelHandler(
@@ -59,8 +63,11 @@ class ActivationModelHandler(ModelHandler[Example, dict[str, Any], CompiledTaps]
         features: Mapping[str, tuple[Shape, str]] | None = None,
         **batching: Any,
     ) -> None:
-        self._model = ModelSpec.model_validate(model)
-        self._taps = [TapSpec.model_validate(tap) for tap in taps]
+        try:
+            self._model = ModelSpec.model_validate(model)
+            self._taps = [TapSpec.model_validate(tap) for tap in taps]
+        except pydantic.ValidationError as error:
+            raise ConfigError("; ".join(explain(error, "handler"))) from None
         self._features = features
         super().__init__(**{"max_batch_size": self._model.batch_rows, **batching})
 
@@ -98,6 +105,8 @@ class ActivationModelHandler(ModelHandler[Example, dict[str, Any], CompiledTaps]
         if isinstance(batch, Mapping):
             _check(batch, names)
             return [_compute(model, {name: batch[name] for name in names})]
+        if not batch:
+            return []
         for example in batch:
             _check(example, names)
         stacked = {name: np.stack([one[name] for one in batch]) for name in names}
@@ -132,13 +141,8 @@ def _check(example: Example, names: Sequence[str]) -> None:
 
 
 def _compute(model: CompiledTaps, features: Mapping[str, Any]) -> dict[str, Values]:
-    """Compute any number of rows, in batches of the compiled size."""
-    import tensorflow as tf
-
-    tensors = {
-        i.feature: tf.convert_to_tensor(features[i.feature], i.feature_dtype)
-        for i in model.inputs
-    }
+    """Compute any number of rows but none, in batches of the compiled size."""
+    tensors = {i.feature: _tensor(i, features[i.feature]) for i in model.inputs}
     rows = len(next(iter(tensors.values())))
     computed = [
         model({n: t[start : start + model.batch_rows] for n, t in tensors.items()})
@@ -147,6 +151,31 @@ def _compute(model: CompiledTaps, features: Mapping[str, Any]) -> dict[str, Valu
     if len(computed) == 1:
         return computed[0]
     return {name: _joined([c[name] for c in computed]) for name in computed[0]}
+
+
+def _tensor(wanted: Input, values: Any) -> Any:
+    """Make a tensor `[rows, *shape]` of the wanted type, if that loses nothing."""
+    import tensorflow as tf
+
+    given = np.asarray(values)
+    if given.ndim != len(wanted.shape) + 1 or given.shape[1:] != wanted.shape:
+        raise ConfigError(
+            f"feature {wanted.feature!r} must have shape {shape_text(wanted.shape)}, an"
+            f" example has {shape_text(given.shape[1:])}"
+        )
+    if not len(given):
+        raise ConfigError("a batch must hold at least one row, got none")
+    if wanted.feature_dtype == "string":
+        return tf.constant(given)
+    kind = np.dtype(tf.as_dtype(wanted.feature_dtype).as_numpy_dtype)
+    made = given.astype(kind)
+    whole = kind.kind in "iu"
+    if (whole and (made != given).any()) or given.dtype.kind in "OSU":
+        raise ConfigError(
+            f"feature {wanted.feature!r} must be {kind}, an example holds"
+            f" {given.dtype} values that are not"
+        )
+    return tf.constant(made)
 
 
 def _joined(parts: Sequence[Values]) -> Values:

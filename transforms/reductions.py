@@ -235,7 +235,7 @@ def split_reduction(text: str, where: str = "reduce") -> tuple[str, dict[str, An
     except (SyntaxError, ValueError):
         raise ConfigError(
             f"{where} must be a name with keyword arguments, such as"
-            f" 'mean(axis=1)', got {text!r}"
+            f" 'mean(axis=1)' or \"mean(axis='time')\", got {text!r}"
         ) from None
     return name.strip(), options
 

@@ -130,7 +130,9 @@ class Table:
 
 def to_json(document: dict[str, Any]) -> bytes:
     """Serialize a document for people: indented, key order as given, newline at end."""
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+    return (
+        json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
 
 
 def to_parquet(table: pa.Table) -> bytes:

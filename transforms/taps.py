@@ -193,16 +193,17 @@ def _column(spec: TapSpec, place: str, address: str, wildcards: tuple[str, ...])
         number = int(found[1])
         if not 1 <= number <= len(wildcards):
             raise ConfigError(
-                f"{place}.column must number wildcards of the path from 1 to"
-                f" {len(wildcards)}, got {found[0]!r} in {spec.column!r}"
+                f"{place}.column must number wildcards of the path, which has"
+                f" {len(wildcards) or 'none'}, got {found[0]!r} in {spec.column!r}"
             )
         return _words(wildcards[number - 1])
 
     name = re.sub(r"\{(\d+)\}", fill, spec.column)
     if not _COLUMN.fullmatch(name) or name in RESERVED:
+        suggested = f"{name}_" if name in RESERVED else snake(name)
         raise ConfigError(
             f"{place}.column must be lower_snake and not one of {', '.join(RESERVED)},"
-            f" got {name!r}; {snake(name)!r} would do"
+            f" got {name!r}; {suggested!r} would do"
         )
     return name
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from transforms.lookup import ConfigError
+from transforms.lookup import ConfigError, shape_text
 from transforms.models.base import Declared, Input, Recorded
 from transforms.models.layers import leaves
 
@@ -14,8 +14,9 @@ from transforms.models.layers import leaves
 class FunctionForm:
     """A function of tensors, such as a `tf.function` or a `tf.Module`.
 
-    A parameter is an input. A function of one parameter gets a dict if several inputs
-    are wired.
+    Parameters without default are inputs, and those with one that the config wires. A
+    function of one parameter gets a dict if several inputs of other names are wired. A
+    parameter `training` is always False.
 
     Attributes:
       model: the callable.
@@ -23,8 +24,13 @@ class FunctionForm:
 
     def __init__(self, model: Callable[..., Any], wired: Sequence[str]) -> None:
         self.model = model
-        self._names = _parameters(model)
-        self._takes_dict = len(self._names) == 1 and len(wired) > 1
+        self._function = model
+        required, optional = _parameters(model)
+        self._fixed = {n: False for n in ("training",) if n in {*required, *optional}}
+        required = [name for name in required if name not in self._fixed]
+        others = set(wired) - {*required, *optional}
+        self._takes_dict = len(required) == 1 and len(wired) > 1 and bool(others)
+        self._names = required + [name for name in wired if name in optional]
         if self._takes_dict:
             self._names = list(wired)
 
@@ -39,42 +45,69 @@ class FunctionForm:
         ]
 
     def build(self, inputs: Sequence[Input]) -> None:
-        """Do nothing: tracing comes next, and makes what there is to make."""
+        """Trace the function once: a module may make its variables only then.
+
+        Raises:
+          ConfigError: the function does not take these inputs.
+        """
+        import tensorflow as tf
+
+        specs = {i.name: tf.TensorSpec((None, *i.shape), i.dtype) for i in inputs}
+
+        @tf.autograph.experimental.do_not_convert
+        def body(tensors: Mapping[str, Any]) -> None:
+            self._call(self._function, tensors)
+
+        try:
+            try:
+                tf.function(body).get_concrete_function(specs)
+            except tf.errors.OperatorNotAllowedInGraphError:  # `if` on a tensor
+                self._function = tf.function(self.model)
+                tf.function(body).get_concrete_function(specs)
+        except Exception as error:
+            shapes = {i.name: shape_text(("batch", *i.shape)) for i in inputs}
+            raise ConfigError(
+                f"the function must take its inputs {shapes}: {type(error).__name__}:"
+                f" {error}; change model.inputs or source.preprocess"
+            ) from error
 
     def record(self, tensors: Mapping[str, Any]) -> Iterator[Recorded]:
         """Yield what the function returns."""
-        for leaf, value in leaves(self.call(tensors)):
+        for leaf, value in leaves(self._call(self._function, tensors)):
             yield Recorded(f":{leaf}" if leaf else "", value, None)
 
     def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
         """Call the function; TensorFlow leaves out what no address needs."""
-        found = dict(leaves(self.call(tensors)))
+        found = dict(leaves(self._call(self._function, tensors)))
         return [found[address.removeprefix(":")] for address in addresses]
 
     def variables(self) -> Sequence[Any]:
         """Give a module's variables; what else a function holds cannot be seen."""
         return list(getattr(self.model, "variables", ()))
 
-    def call(self, tensors: Mapping[str, Any]) -> Any:
-        """Call the function, eagerly or in the graph being traced."""
+    def run(self, tensors: Mapping[str, Any]) -> Any:
+        """Call the function as it is, eagerly."""
+        return self._call(self.model, tensors)
+
+    def _call(self, function: Callable[..., Any], tensors: Mapping[str, Any]) -> Any:
         if self._takes_dict:
-            return self.model(dict(tensors))
-        if len(tensors) == 1:
-            return self.model(next(iter(tensors.values())))
-        return self.model(**tensors)
+            return function(dict(tensors), **self._fixed)
+        if len(tensors) == 1 and not self._fixed:
+            return function(next(iter(tensors.values())))
+        return function(**tensors, **self._fixed)
 
 
-def _parameters(function: Callable[..., Any]) -> list[str]:
-    """Names of the parameters that must be given."""
+def _parameters(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
+    """Names of the parameters that must be given, and of those that may be."""
     python = getattr(function, "python_function", function)
-    parameters = inspect.signature(python).parameters.values()
-    return [
-        parameter.name
-        for parameter in parameters
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    parameters = [
+        parameter
+        for parameter in inspect.signature(python).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         and parameter.name != "self"
     ]
+    required = [p.name for p in parameters if p.default is p.empty]
+    return required, [p.name for p in parameters if p.name not in required]
 
 
 def function_form(built: Any, wired: Sequence[str], where: str) -> FunctionForm:

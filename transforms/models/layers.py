@@ -18,6 +18,8 @@ from typing import Any
 from transforms.lookup import ConfigError, shape_text
 from transforms.models.base import INSIDE, Declared, Input, Recorded
 
+_UNCLEAR = "stands for more than one activation; name the layers apart"
+
 
 class LayerForm:
     """A Keras model: functional, sequential or subclassed.
@@ -45,6 +47,12 @@ class LayerForm:
         struct = getattr(self.model, "input", None) if tensors else None
         if isinstance(struct, dict):
             named = dict(struct)
+            if not all(hasattr(tensor, "shape") for tensor in named.values()):
+                raise ConfigError(
+                    "a model's inputs must be tensors, a list or a dict of them, but"
+                    f" they are nested ({', '.join(map(str, named))}); wrap the model"
+                    " in one with flat inputs"
+                )
         elif self.keras3:
             named = {tensor.name: tensor for tensor in tensors or []}
         else:
@@ -63,6 +71,8 @@ class LayerForm:
         Raises:
           ConfigError: the model does not take these inputs.
         """
+        if self.declared():
+            return
         import tensorflow as tf
 
         @tf.autograph.experimental.do_not_convert
@@ -86,7 +96,10 @@ class LayerForm:
         import tensorflow as tf
 
         graph = tf.compat.v1.get_default_graph()
-        with _recording(self.model, ()) as calls:
+        layers = list(_layers(self.model))
+        times = Counter(path for path, _ in layers)
+        unclear = tuple(f"{path}/" for path, count in times.items() if count > 1)
+        with _recording(layers, ()) as calls:
             result = self._call(tensors)
         found = []
         for path, returned in [*calls, ("", [result])]:
@@ -94,12 +107,14 @@ class LayerForm:
             for call, value in enumerate(returned):
                 head = f"{path}@{call}" if len(returned) > 1 else path
                 for leaf, tensor in leaves(value):
-                    found.append((f"{head}:{leaf}" if leaf else head, tensor, nested))
+                    refusal = INSIDE if nested else None
+                    if f"{path}/".startswith(unclear):
+                        refusal = refusal or _UNCLEAR
+                    found.append((f"{head}:{leaf}" if leaf else head, tensor, refusal))
         times = Counter(address for address, _, _ in found)
-        for address, tensor, nested in found:
-            refusal = INSIDE if nested else None
-            if refusal is None and times[address] > 1:
-                refusal = "stands for more than one activation; name the layers apart"
+        for address, tensor, refusal in found:
+            if times[address] > 1:
+                refusal = refusal or _UNCLEAR
             yield Recorded(address, tensor, refusal)
 
     def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
@@ -111,7 +126,8 @@ class LayerForm:
         places = [_parse(address) for address in addresses]
         wanted = {(path, call) for path, call, _ in places}
         result = None
-        with _recording(self.model, wanted) as calls, suppress(_AllFoundError):
+        layers = list(_layers(self.model))
+        with _recording(layers, wanted) as calls, suppress(_AllFoundError):
             result = self._call(tensors)
         returned = {**dict(calls), "": [result]}
         return [dict(leaves(returned[path][call]))[leaf] for path, call, leaf in places]
@@ -250,9 +266,9 @@ class _AllFoundError(BaseException):
 
 @contextmanager
 def _recording(
-    model: Any, wanted: Collection[tuple[str, int]]
+    named: Sequence[tuple[str, Any]], wanted: Collection[tuple[str, int]]
 ) -> Iterator[list[tuple[str, list[Any]]]]:
-    """Collect what each layer below the model returns: its path, call after call.
+    """Collect what each of some layers returns: its path, call after call.
 
     Raises:
       _AllFoundError: inside the model's call, as soon as all the calls in `wanted`, if
@@ -260,7 +276,7 @@ def _recording(
     """
     calls: list[tuple[str, list[Any]]] = []
     missing = set(wanted)
-    layers = [(path, layer, _call_name(layer)) for path, layer in _layers(model)]
+    layers = [(path, layer, call_name(layer)) for path, layer in named]
 
     def recorded(path: str, call: Any) -> Any:
         mine: list[Any] = []
@@ -293,7 +309,7 @@ def _recording(
                 object.__delattr__(layer, name)
 
 
-def _call_name(layer: Any) -> str:
+def call_name(layer: Any) -> str:
     """The method in which a layer computes."""
     return "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
 

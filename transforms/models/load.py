@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import random
 import sys
 import tempfile
 import warnings
@@ -13,16 +14,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from transforms import device, storage
 from transforms.lookup import ConfigError, import_module, resolve, source_digest
 from transforms.models.base import Model, ModelForm, Shape
 from transforms.models.function import function_form
 from transforms.models.layers import LayerForm, explain_sequential, whole_tracebacks
-from transforms.models.saved import SavedForm, load_saved
+from transforms.models.saved import SavedForm, choose_signature, load_saved
 from transforms.models.wiring import declared_features, wire
 from transforms.spec import ModelSpec
 
 _SEED = 0
+_CAUSE_LENGTH = 400
 _CONVERT = (
     "install tf_keras to use it as it is, or convert it where it works: load it with"
     " tf_keras and save it with model.export('name'), a SavedModel directory"
@@ -51,8 +55,6 @@ def load_model(
             "model must have either path (a saved model) or build (a function), got"
             f" {'both' if spec.path else 'neither'}"
         )
-    if spec.build and spec.signature:
-        raise ConfigError("model.signature is for SavedModel directories; leave it out")
     with contextlib.ExitStack() as stack:
         files = {
             uri: stack.enter_context(_local(uri, f"model.{option}"))
@@ -64,8 +66,7 @@ def load_model(
         if features is None:
             features = declared_features(spec, declared)
         inputs = wire(spec, declared, features)
-        if not declared:
-            form.build(inputs)
+        form.build(inputs)
         if spec.weights:
             _load_weights(form, files[spec.weights], spec)
         if spec.precision:
@@ -115,7 +116,7 @@ def _digest(spec: ModelSpec, form: ModelForm, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     names = list(spec.imports) + ([spec.build] if spec.build else [])
     digest.update(source_digest(names).encode())
-    digest.update(f"{spec.signature}".encode())
+    digest.update(f"{spec.build} {spec.signature}".encode())
     for path in files:
         for file in _stored(path):
             digest.update(f"{str(file)[len(str(path)) :]}\0".encode())
@@ -145,7 +146,10 @@ def _local(uri: str, option: str) -> Iterator[Path]:
     fs, path = storage.filesystem(uri)
     whole = fs.exists(path)
     if not whole and not fs.exists(f"{path}.index"):
-        raise ConfigError(f"{option} must be an existing file, got {uri!r}")
+        raise ConfigError(
+            f"{option} must be an existing file, got {uri!r} in the working directory"
+            f" {str(Path.cwd())!r}"
+        )
     local = storage.local_path(uri)
     if local is not None:
         yield local
@@ -188,19 +192,26 @@ def _load_layers(path: Path, uri: str) -> LayerForm:
             " model.weights, and the function that makes the model as model.build"
         )
     legacy = version.startswith(("1.", "2."))
+    tf_keras = _tf_keras() if legacy else None
+    loaders = [keras.saving.load_model]
+    if tf_keras:
+        loaders.insert(0, tf_keras.models.load_model)
+    errors = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            if legacy and (tf_keras := _tf_keras()):
-                return LayerForm(tf_keras.models.load_model(str(path), compile=False))
-            return LayerForm(keras.saving.load_model(str(path), compile=False))
-        except Exception as error:
-            raise ConfigError(
-                f"model.path must be a model that Keras can load, got {uri!r}:"
-                f" {explain_sequential(error) or _cause(error)}; list the modules that"
-                " register custom layers in model.imports"
-                + (f". It was saved by Keras {version}: {_CONVERT}" if legacy else "")
-            ) from error
+        for load in loaders:
+            try:
+                return LayerForm(load(str(path), compile=False))
+            except ConfigError:
+                raise
+            except Exception as error:
+                errors.append(error)
+    cure = f". It was saved by Keras {version}: {_CONVERT}" if legacy else ""
+    raise ConfigError(
+        f"model.path must be a model that Keras can load, got {uri!r}:"
+        f" {explain_sequential(errors[0]) or _cause(errors[0])}; list the modules that"
+        f" register custom layers in model.imports{'' if tf_keras else cure}"
+    ) from errors[0]
 
 
 def _keras_version(path: Path) -> str | None:
@@ -248,9 +259,9 @@ def _build(spec: ModelSpec) -> ModelForm:
             f"model.build must be 'package.module:function', got {spec.build!r}"
         )
     function = resolve(spec.build, {}, "model.build")
-    _start_afresh()
     try:
-        with whole_tracebacks():
+        with _afresh(), whole_tracebacks(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             built = function()
     except Exception as error:
         raise ConfigError(
@@ -258,42 +269,59 @@ def _build(spec: ModelSpec) -> ModelForm:
             or f"model.build must give a model, {spec.build!r} failed with"
             f" {type(error).__name__}: {error}"
         ) from error
+    if hasattr(built, "signatures"):
+        return choose_signature(built, spec.signature, spec.build)
+    if spec.signature:
+        raise ConfigError(
+            f"model.signature is for SavedModels, {spec.build!r} returned a"
+            f" {type(built).__name__}; leave it out"
+        )
     if hasattr(built, "_flatten_layers"):  # of Keras 3 or 2
         return LayerForm(built)
     return function_form(built, list(spec.inputs), f"model.build {spec.build!r}")
 
 
-def _start_afresh() -> None:
+@contextlib.contextmanager
+def _afresh() -> Iterator[None]:
     """Count the names and seeds of unnamed layers from the start.
 
     Otherwise a layer would be `dense` in one process and `dense_1` in another that has
-    built something before.
+    built something before. The random numbers of whoever calls go on as they were.
     """
     import keras
 
+    states = random.getstate(), np.random.get_state()
     policy = keras.config.dtype_policy()
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(_SEED)
     if "tf_keras" in sys.modules:
         sys.modules["tf_keras"].backend.reset_uids()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def _load_weights(form: ModelForm, path: Path, spec: ModelSpec) -> None:
-    import tensorflow as tf
-
-    checkpoint = Path(f"{path}.index").exists()
     try:
-        if checkpoint:
+        if Path(f"{path}.index").exists():
             _restore(form.model, str(path))
-        elif isinstance(form, LayerForm):
-            form.model.load_weights(str(path))
-        else:
+        elif path.suffix == ".index" or path.suffix.startswith(".data-"):
+            raise ValueError(f"name the checkpoint without {path.suffix!r}")
+        elif not isinstance(form, LayerForm):
             raise ValueError("only a TensorFlow checkpoint can go into a tf.Module")
-    except (Exception, tf.errors.OpError) as error:
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warnings.filterwarnings("error", ".*freshly-initialized weights")
+                form.model.load_weights(str(path))
+    except Exception as error:
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
             f"model.weights must fit the model that {spec.build or spec.path!r} gives,"
-            f" got {spec.weights!r}: {error}"
+            f" got {spec.weights!r}: {cause[:_CAUSE_LENGTH]}"
         ) from error
 
 
@@ -306,11 +334,17 @@ def _restore(model: Any, prefix: str) -> None:
     import tensorflow as tf
 
     names = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
-    within = any(name.startswith("model/") for name in names)
-    root = tf.train.Checkpoint(model=model) if within else tf.train.Checkpoint(model)
-    status = root.read(prefix)
-    status.assert_existing_objects_matched()
-    status.expect_partial()
+    whole, part = tf.train.Checkpoint(model), tf.train.Checkpoint(model=model)
+    held = any(name.startswith("model/") for name in names)
+    for root, last in ((part, False), (whole, True)) if held else ((whole, True),):
+        status = root.read(prefix).expect_partial()
+        try:
+            status.assert_existing_objects_matched()
+        except AssertionError:
+            if last:
+                raise
+        else:
+            return
 
 
 def _set_precision(form: ModelForm, precision: str) -> None:

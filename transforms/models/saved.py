@@ -8,7 +8,7 @@ definition holds for the graph alone, never for the weights.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transforms.models.base import INSIDE, Declared, Input, Recorded
 _DEFAULT_SIGNATURE = "serving_default"
 _CALLS = ("StatefulPartitionedCall/", "PartitionedCall/")
 _PLUMBING = ("Const", "Identity", "NoOp", "ReadVariableOp")
+_VALUE_FREE = ("OnesLike", "Rank", "Shape", "ShapeN", "Size", "ZerosLike")
 _HELPERS = "Func/"  # nodes that inlining puts in at the borders of functions
 
 
@@ -62,7 +63,8 @@ class SavedForm:
 
         fed = self._placeholders()
         reached = _reached(self._nodes, fed)
-        leads = _ancestors(self._nodes, self._results.values())
+        leads = _ancestors(self._nodes, self._results.values(), _VALUE_FREE)
+        branched = self._branched
         names = [
             name
             for name in self._nodes
@@ -79,8 +81,8 @@ class SavedForm:
                 if value.dtype in (tf.resource, tf.variant):
                     continue
                 leaf = f":{index}" if len(values) > 1 else ""
-                refusal = None
-                if name not in leads:
+                refusal = INSIDE if name in branched else None
+                if refusal is None and name not in leads:
                     refusal = "leads to no output: tracing a loop or branch left it"
                 yield Recorded(f"{self._addresses[name]}{leaf}", value, refusal)
         for output, (node, index) in results.items():
@@ -167,6 +169,18 @@ class SavedForm:
                         found[f"{loop}/{below}"] = None
         return iter(found)
 
+    @property
+    def _branched(self) -> set[str]:
+        """Nodes in branches and loops of TensorFlow 1, which are no functions."""
+
+        def of(*kinds: str) -> set[str]:
+            return {name for name, node in self._nodes.items() if node.op in kinds}
+
+        exits, merges = of("Exit", "RefExit"), of("Merge", "RefMerge")
+        loops = _reached(self._nodes, of("Enter", "RefEnter"), exits)
+        branches = _reached(self._nodes, of("Switch", "RefSwitch"), exits | merges)
+        return loops | branches
+
     def _placeholders(self) -> dict[str, str]:
         """Nodes that stand for inputs: `{node: input}`; both are in flattened order."""
         _, specs = self.model.structured_input_signature
@@ -193,13 +207,15 @@ class SavedForm:
         for value, placeholder in self.model.graph.captures:
             if placeholder.op.name in chosen:
                 fed[placeholder.op.name] = graph.capture(value)
+        wanted = [name for name in fetched if name not in fed]
         operations = tf.graph_util.import_graph_def(
-            part, input_map=fed, return_elements=list(fetched), name="saved"
+            part, input_map=fed, return_elements=wanted, name="saved"
         )
-        return {
+        found = {
             name: list(operation.outputs)
-            for name, operation in zip(fetched, operations, strict=True)
+            for name, operation in zip(wanted, operations, strict=True)
         }
+        return {name: found.get(name) or [fed[name]] for name in fetched}
 
 
 def load_saved(path: Path, signature: str | None, uri: str) -> SavedForm:
@@ -210,18 +226,31 @@ def load_saved(path: Path, signature: str | None, uri: str) -> SavedForm:
     """
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(path))
+    return choose_signature(tf.saved_model.load(str(path)), signature, uri)
+
+
+def choose_signature(loaded: Any, signature: str | None, uri: str) -> SavedForm:
+    """Choose a signature of a loaded SavedModel.
+
+    Raises:
+      ConfigError: there is no such signature.
+    """
     signatures = dict(loaded.signatures)
+    known = ", ".join(sorted(signatures))
+    if not signatures:
+        raise ConfigError(
+            f"a SavedModel must have a signature, {uri!r} has none; give signatures to"
+            " tf.saved_model.save"
+        )
     if signature is None:
-        signature = _DEFAULT_SIGNATURE
-        if signature not in signatures and len(signatures) == 1:
-            (signature,) = signatures
+        single = len(signatures) == 1
+        signature = next(iter(signatures)) if single else _DEFAULT_SIGNATURE
+        if signature not in signatures:
+            raise ConfigError(f"model.signature is required, {uri!r} has {known}")
     if signature not in signatures:
-        known = ", ".join(sorted(signatures)) or "none"
         raise ConfigError(
             f"model.signature must name a signature of {uri!r}, got {signature!r}"
-            f"{nearest(signature, signatures)} (signatures: {known}); give signatures"
-            " to tf.saved_model.save, or name one"
+            f"{nearest(signature, signatures)} (signatures: {known})"
         )
     chosen = signatures[signature]
     if chosen.structured_input_signature[0]:
@@ -249,20 +278,25 @@ def _node(tensor: str) -> str:
     return _split(tensor)[0]
 
 
-def _ancestors(nodes: Mapping[str, Any], tensors: Iterable[str]) -> set[str]:
-    """Names of the nodes that some tensors need."""
+def _ancestors(
+    nodes: Mapping[str, Any], tensors: Iterable[str], ends: Sequence[str] = ()
+) -> set[str]:
+    """Names of the nodes that some tensors need; operations in `ends` need nothing."""
     open_names = [_node(tensor) for tensor in tensors]
     found: set[str] = set()
     while open_names:
         name = open_names.pop()
         if name not in found:
             found.add(name)
-            open_names += [_node(tensor) for tensor in nodes[name].input]
+            if nodes[name].op not in ends:
+                open_names += [_node(tensor) for tensor in nodes[name].input]
     return found
 
 
-def _reached(nodes: Mapping[str, Any], start: Iterable[str]) -> set[str]:
-    """Names of the nodes whose values depend on some nodes."""
+def _reached(
+    nodes: Mapping[str, Any], start: Iterable[str], ends: Collection[str] = ()
+) -> set[str]:
+    """Names of the nodes whose values depend on some nodes, up to the ends."""
     users: dict[str, list[str]] = {}
     for name, node in nodes.items():
         for tensor in node.input:
@@ -271,7 +305,7 @@ def _reached(nodes: Mapping[str, Any], start: Iterable[str]) -> set[str]:
     open_names, found = list(start), set(start)
     while open_names:
         for user in users.get(open_names.pop(), ()):
-            if user not in found:
+            if user not in found and user not in ends:
                 found.add(user)
                 open_names.append(user)
     return found

@@ -1,4 +1,4 @@
-"""Estimate how much of a graph's arithmetic each tensor needs.
+"""Ask a traced graph what its tensors need: arithmetic, and variables that change.
 
 A multiplication and an addition count as one operation each. Matrix products,
 convolutions and loops are counted from their shapes; other operations on floating-point
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 # fmt: off
 _MOVES = frozenset((
@@ -25,6 +27,7 @@ _MOVES = frozenset((
 ))
 # fmt: on
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf", "Case")
+_MOST_COSTS = 50_000  # sets of more take gigabytes
 _LOOPS = ("While", "StatelessWhile")
 
 
@@ -48,7 +51,7 @@ def flops_to_reach(
     for op in _sorted(graph.get_operations()):
         bits = 0
         for before in _before(op):
-            bits |= needs[before]
+            bits |= needs.get(before, 0)  # none yet behind a loop of TensorFlow 1
         if cost := _cost(op):
             bits |= 1 << len(costs)
             costs.append(cost)
@@ -57,7 +60,7 @@ def flops_to_reach(
     together = 0
     for tensor, is_result in zip(tensors, results, strict=True):
         tensor = getattr(tensor, "flat_values", tensor)
-        if getattr(tensor, "graph", None) is not graph:
+        if getattr(tensor, "graph", None) is not graph or len(costs) > _MOST_COSTS:
             found.append(None)
             continue
         bits = needs[tensor.op]
@@ -71,7 +74,10 @@ def _before(op: Any) -> list[Any]:
 
 
 def _sorted(operations: Iterable[Any]) -> Iterator[Any]:
-    """Put operations behind all that they need; imported graphs come in any order."""
+    """Put operations behind all that they need; imported graphs come in any order.
+
+    Loops of TensorFlow 1 go in circles: they and what follows come at the end.
+    """
     waiting = {op: len(set(_before(op))) for op in operations}
     users: dict[Any, list[Any]] = {}
     for op in waiting:
@@ -85,11 +91,36 @@ def _sorted(operations: Iterable[Any]) -> Iterator[Any]:
             waiting[user] -= 1
             if waiting[user] == 0:
                 ready.append(user)
+    yield from (op for op, count in waiting.items() if count > 0)
+
+
+def depend_on_changes(graph: Any, tensors: Sequence[Any]) -> list[bool]:
+    """Tell which tensors need a variable that running the graph changes.
+
+    Args:
+      graph: in which the tensors were traced.
+      tensors: of the graph; others need nothing that can be told.
+    """
+    changing: dict[Any, bool] = {}
+    for op in _sorted(graph.get_operations()):
+        before = any(changing.get(one, False) for one in _before(op))
+        changing[op] = before or _assigns(op)
+    flat = [getattr(tensor, "flat_values", tensor) for tensor in tensors]
+    return [changing.get(getattr(tensor, "op", None), False) for tensor in flat]
+
+
+def _assigns(op: Any) -> bool:
+    if op.type in (*_CALLS, *_LOOPS):
+        bodies = [_body(op, name) for name in _functions(op)]
+        return any(_assigns(inner) for body in bodies for inner in body)
+    return str(op.type).startswith(("Assign", "ResourceScatter"))
 
 
 def _sum(bits: int, costs: Sequence[int]) -> int:
-    digits = bin(bits)[:1:-1]
-    return sum(c for c, digit in zip(costs, digits, strict=False) if digit == "1")
+    size = (len(costs) + 7) // 8
+    packed = np.frombuffer(bits.to_bytes(size, "little"), np.uint8)
+    chosen = np.unpackbits(packed, bitorder="little")[: len(costs)]
+    return int(chosen @ np.array(costs, np.int64))
 
 
 def _cost(op: Any) -> int:
@@ -97,9 +128,9 @@ def _cost(op: Any) -> int:
     if op.type in _MOVES or not op.outputs:
         return 0
     if op.type in _CALLS:
-        return max((_body(op, name) for name in _functions(op)), default=0)
+        return max((_body_cost(op, name) for name in _functions(op)), default=0)
     if op.type in _LOOPS:
-        return _rounds(op) * sum(_body(op, name) for name in _functions(op))
+        return _rounds(op) * sum(_body_cost(op, name) for name in _functions(op))
     size = _size(op.outputs[0])
     if op.type == "MatMul":
         return 2 * size * _dim(op.inputs[0], 0 if op.get_attr("transpose_a") else 1)
@@ -137,7 +168,12 @@ def _functions(op: Any) -> list[str]:
     return names + [f.name for a in attributes for f in a.list.func]
 
 
-def _body(op: Any, name: str) -> int:
+def _body_cost(op: Any, name: str) -> int:
+    return sum(_cost(inner) for inner in _body(op, name))
+
+
+def _body(op: Any, name: str) -> list[Any]:
+    """Operations of a function that an operation calls."""
     from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
     function = op.graph._get_function(name)
@@ -145,7 +181,7 @@ def _body(op: Any, name: str) -> int:
         shapes = [tensor.shape for tensor in op.inputs]
         shapes = shapes[-len(function.declared_input_types) :]  # a branch's come last
         graph = function_def_to_graph(function.definition, shapes)
-    return sum(_cost(inner) for inner in graph.get_operations())
+    return list(graph.get_operations())
 
 
 def _rounds(op: Any) -> int:
