@@ -40,6 +40,27 @@ app = typer.Typer(
     help="Turn a dataset and a trained Keras model into a table of activations.",
 )
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from pipeline import __version__
+
+        typer.echo(f"featuretap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")]
 TableUri = Annotated[str, typer.Argument(metavar="TABLE", help="A table's directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -201,10 +222,14 @@ def verify(
             "--parity", min=1, metavar="N", help="Also recompute N rows independently."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the rows drawn.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the rows drawn, 0 by default.")
+    ] = None,
 ) -> None:
     """Re-read a finished table and compare it with its manifest, or its model."""
     certificate = None
+    if seed is not None and parity is None:
+        _fail("--seed is for the rows that --parity draws, got it alone", EXIT_MISUSE)
     with _errors():
         with _quiet_import():
             from pipeline.verify import verify_table
@@ -214,7 +239,7 @@ def verify(
             _start_tensorflow()
             from pipeline.parity import PARITY_HEAD, check_parity, describe
 
-            certificate = check_parity(table, parity, seed)
+            certificate = check_parity(table, parity, seed or 0)
     if as_json:
         document: dict[str, Any] = {"table": table, "differences": differences}
         if parity:

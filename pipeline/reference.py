@@ -229,7 +229,8 @@ def _of_layers(
         layer = _layer(form.model, path) if path else None
         places.append((layer, int(call or 0), leaf))
     with _listening([layer for layer, _, _ in places if layer is not None]) as heard:
-        result = form.model(form.arrange(tensors), training=False)
+        positional, named = form.arrange(tensors)
+        result = form.model(*positional, **named, training=False)
     found = []
     for layer, number, leaf in places:
         returned = [value for who, value in heard if who is layer]

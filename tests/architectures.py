@@ -390,3 +390,35 @@ def doubled() -> Any:
 def tripled() -> Any:
     """A function like another in this module."""
     return lambda vec: vec * 3.0
+
+
+class TwoArguments(keras.Model):
+    """Takes its inputs one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = layers.Dense(2, name="dense")
+
+    def call(self, one: Any, other: Any) -> Any:
+        return self.dense(one - 2 * other)
+
+
+def two_arguments() -> keras.Model:
+    """Takes its inputs one by one."""
+    return TwoArguments()
+
+
+class DictArgument(keras.Model):
+    """Takes its inputs as a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = layers.Dense(2, name="dense")
+
+    def call(self, features: Any) -> Any:
+        return self.dense(features["a"] - 2 * features["b"])
+
+
+def dict_argument() -> keras.Model:
+    """Takes its inputs as a dict."""
+    return DictArgument()

@@ -18,7 +18,7 @@ from conftest import ROWS, Job
 from test_extract import contents
 from typer.testing import CliRunner
 
-from pipeline import run_plan
+from pipeline import __version__, run_plan
 from pipeline.cli import app
 
 TESTS = Path(__file__).parent
@@ -177,6 +177,32 @@ def test_taps_are_shown_as_a_tree_and_filtered(config: Path) -> None:
     assert 0 < taps[0]["flops_share"] < 1
     _, stderr = invoke("taps", config, "--filter", "stm", code=2)
     assert "--filter must match an activation, got 'stm'; nearest are 'stem'" in stderr
+
+
+def test_the_version_is_shown() -> None:
+    assert invoke("--version")[0] == f"featuretap {__version__}\n"
+
+
+def test_a_seed_alone_is_misuse(config: Path) -> None:
+    _, stderr = invoke("verify", "table", "--seed", 3, code=2)
+    assert "--seed is for the rows that --parity draws" in stderr
+
+
+def test_taps_names_what_matches_nothing(config: Path) -> None:
+    _, stderr = invoke("taps", config, "--set", "taps.0.path=hed")
+    assert "taps[0].path must match an activation, got 'hed'" in stderr
+
+
+def test_a_finished_table_is_said_to_be_so(config: Path) -> None:
+    assert "finished before" not in invoke("run", config)[0]
+    assert "table: was finished before: 100 rows" in invoke("run", config)[0]
+
+
+def test_plan_names_the_models_result(config: Path) -> None:
+    stdout, _ = invoke(
+        "plan", config, "--set", "taps.0.path=", "--set", "taps.0.column=all"
+    )
+    assert "the model's result" in stdout
 
 
 def test_verify_recomputes_rows_on_demand(config: Path) -> None:

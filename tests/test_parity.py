@@ -45,6 +45,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "operations": of("operations"),
     "shared": of("shared"),
     "several_inputs": of("several_inputs", inputs={"one": "vec", "other": "vec"}),
+    "two_arguments": of("two_arguments", inputs={"one": "vec", "other": "vec"}),
+    "dict_argument": of("dict_argument", inputs={"a": "vec", "b": "vec"}),
     "lstm": of("lstm"),
     "gru": of("gru"),
     "attention": of("attention"),
@@ -251,7 +253,8 @@ def broken_rescale(values: Any, *, scale: float, offset: float = 0.0) -> Any:
 
 
 def in_training(form: Any, tensors: Any) -> Any:
-    return form.model(form.arrange(tensors), training=True)
+    positional, named = form.arrange(tensors)
+    return form.model(*positional, **named, training=True)
 
 
 def swapped(value: Any, path: str = "") -> Any:

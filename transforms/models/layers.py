@@ -9,6 +9,7 @@ absent or the same twice.
 from __future__ import annotations
 
 import functools
+import inspect
 import traceback
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -136,18 +137,27 @@ class LayerForm:
         """Give the weights."""
         return list(self.model.weights)
 
-    def arrange(self, tensors: Mapping[str, Any]) -> Any:
-        """Put inputs into the structure that the model's call takes."""
+    def arrange(self, tensors: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Put inputs into the arguments that the model takes: positional, by keyword.
+
+        A model that declares no inputs gets several by keyword if its `call` has
+        parameters of those names, else as a dict.
+        """
         declared = self.declared()
         if isinstance(getattr(self.model, "input", None) if declared else None, dict):
-            return dict(tensors)
+            return [dict(tensors)], {}
         if len(tensors) == 1:
-            return next(iter(tensors.values()))
-        return [tensors[d.name] for d in declared] if declared else dict(tensors)
+            return list(tensors.values()), {}
+        if declared:
+            return [[tensors[one.name] for one in declared]], {}
+        if set(tensors) <= set(inspect.signature(self.model.call).parameters):
+            return [], dict(tensors)
+        return [dict(tensors)], {}
 
     def _call(self, tensors: Mapping[str, Any]) -> Any:
         """Run inference, never training."""
-        return self.model(self.arrange(tensors), training=False)
+        positional, named = self.arrange(tensors)
+        return self.model(*positional, **named, training=False)
 
     def set_precision(self, precision: str) -> None:
         """Compute in another precision; weights stay as they are.
