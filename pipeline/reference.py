@@ -126,15 +126,17 @@ class Reference:
     def _activations(
         self, model: Model, example: Example, addresses: Sequence[str]
     ) -> list[Any]:
-        """Run the model on one example; give `[1, ...]` for each address."""
+        """Run the model on one example; give `[1, ...]` for each address.
+
+        A model of a fixed batch size gets copies, and gives as many.
+        """
         import tensorflow as tf
 
-        tensors = {
-            i.name: tf.cast(tf.constant(example[i.feature])[None], i.dtype)
-            if i.dtype != "string"
-            else tf.constant(example[i.feature])[None]
-            for i in model.inputs
-        }
+        tensors = {}
+        for i in model.inputs:
+            one = tf.constant(example[i.feature])[None]
+            one = one if i.dtype == "string" else tf.cast(one, i.dtype)
+            tensors[i.name] = tf.repeat(one, model.batch_rows or 1, 0)
         if isinstance(model.form, LayerForm):
             return _of_layers(model.form, tensors, addresses)
         if isinstance(model.form, SavedForm):

@@ -339,6 +339,20 @@ def test_building_leaves_the_callers_random_numbers_alone() -> None:
     assert (random.random(), np.random.rand()) == expected
 
 
+def test_a_saved_model_of_a_fixed_batch_size_is_run_and_certified(
+    job: Job, here: Path
+) -> None:
+    vec = keras.Input(batch_shape=(4, 6), name="vec")
+    model = keras.Model(vec, keras.layers.Dense(3, name="head")(vec), name="net")
+    model.export("exported", verbose=False)
+    section = {"build": None, "path": "exported", "batch_rows": 4}
+    taps = [{"path": ":*"}, {"path": "net_1/head_1/BiasAdd", "column": "head"}]
+    table = job.run(model=section, taps=taps)
+    wanted = [model(vectors()[i : i + 4]).numpy() for i in range(0, 100, 4)]
+    np.testing.assert_allclose(stacked(table["head"]), np.concatenate(wanted), 1e-5)
+    assert check_parity(str(job.table), 5).passed
+
+
 def test_layers_get_the_same_names_however_often_a_model_is_built() -> None:
     spec = ModelSpec(build="architectures:shared")
     listings = [
