@@ -314,7 +314,7 @@ def describe(parity: Parity) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            column.precision,
+            column.precision if _has_error(column) else "exact",
             _number(column.max_abs),
             _number(column.relative),
             _number(column.cosine),
@@ -323,6 +323,10 @@ def describe(parity: Parity) -> list[tuple[str, ...]]:
         )
         for name, column in parity.columns.items()
     ]
+
+
+def _has_error(column: ColumnParity) -> bool:
+    return column.relative is not None or column.precision != "float32"
 
 
 def _number(value: float | None) -> str:
