@@ -35,8 +35,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def prepare(form: forms.Form) -> None:
-    if "keras2" in str(form.model) or "exported2" in str(form.model):
-        pytest.importorskip("tf_keras", reason="Keras 2 is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of legacy formats
         form.prepare()
@@ -351,6 +349,22 @@ def test_a_saved_model_of_a_fixed_batch_size_is_run_and_certified(
     wanted = [model(vectors()[i : i + 4]).numpy() for i in range(0, 100, 4)]
     np.testing.assert_allclose(stacked(table["head"]), np.concatenate(wanted), 1e-5)
     assert check_parity(str(job.table), 5).passed
+
+
+def test_a_subclassed_model_with_nested_dicts_gives_its_own_values(job: Job) -> None:
+    section = {"build": "architectures:without_some", "inputs": {"inputs": "vec"}}
+    taps = [
+        {"path": ":logits", "column": "logits"},
+        {"path": ":aux/pair/0", "column": "aux"},
+        {"path": "block:pair/right/1/deep", "column": "deep"},
+    ]
+    table = job.run(model=section, taps=taps)
+    model = load_model(ModelSpec(**section), FEATURES).form.model
+    wanted = model(vectors())
+    np.testing.assert_allclose(stacked(table["logits"]), wanted["logits"], atol=1e-6)
+    first = wanted["aux"]["pair"][0]
+    np.testing.assert_allclose(stacked(table["aux"]), first, atol=1e-6)
+    np.testing.assert_allclose(stacked(table["deep"]), first * 4, atol=1e-5)
 
 
 def test_layers_get_the_same_names_however_often_a_model_is_built() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import architectures
 import keras
 import numpy as np
 from keras import layers
@@ -117,6 +118,8 @@ ZOO: dict[str, Member] = {
     "vit": Member(_vit, {"images": (PIXELS, 0.0, 1.0)}),
     "bert": _text(_transformer("BertBackbone"), "segment_ids"),
     "gpt2": _text(_transformer("GPT2Backbone")),
+    "lstm": Member(architectures.lstm, {"vec": ((6,), 0.0, 1.0)}, heavy=False),
+    "gru": Member(architectures.gru, {"vec": ((6,), 0.0, 1.0)}, heavy=False),
     "encoder": Member(_encoder, {"tokens": (TOKENS, 0, 100)}),
 }
 
