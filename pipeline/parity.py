@@ -29,6 +29,7 @@ numbers that differ (such as the place of a maximum), by the shortest type on th
 from model to column. Those of float32 leave room for the TF32 of GPUs; on CPUs
 deviations of 1e-6 are usual (docs/models.md)."""
 _TYPICAL = 1e-3
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,10 @@ def check_parity(table: str, rows: int, seed: int = 0) -> Parity:
         seed=seed,
         fingerprint=plan.fingerprint,
         tolerances=TOLERANCES,
-        columns={n: t.result(reference.precision) for n, t in tallies.items()},
+        columns={
+            name: tally.result(reference.precision, reference.magnitudes.get(name, 0.0))
+            for name, tally in tallies.items()
+        },
     )
     storage.replace(place.internal("parity.json"), to_json(parity.to_json()))
     deviations = [c.relative for c in parity.columns.values() if c.relative is not None]
@@ -182,12 +186,18 @@ class _Tally:
             found, wanted = found.astype(object), wanted.astype(object)
         self._rows.append((found, wanted))
 
-    def result(self, precision: str) -> ColumnParity:
-        """Compare all rows taken."""
+    def result(self, precision: str, magnitude: float = 0.0) -> ColumnParity:
+        """Compare all rows taken.
+
+        Args:
+          precision: the shortest type in which the model computes.
+          magnitude: the largest value before reductions, whose float error is left
+            where reductions cancel the rest out.
+        """
         kinds = {*self._kinds, precision if self._column.role == "feature" else ""}
         kind = next((k for k in ("bfloat16", "float16") if k in kinds), "float32")
         if self._column.dtype.startswith("float"):
-            return self._deviations(kind)
+            return self._deviations(kind, magnitude)
         unequal = sum(int((a != b).sum()) for a, b in self._rows) + self._misshapen
         values = sum(len(a) for a, _ in self._rows)
         whole = self._column.dtype not in ("string", "bytes")
@@ -195,7 +205,7 @@ class _Tally:
         passed = self._misshapen == 0 and unequal <= allowed
         return ColumnParity(kind, None, None, None, unequal, passed)
 
-    def _deviations(self, kind: str) -> ColumnParity:
+    def _deviations(self, kind: str, magnitude: float) -> ColumnParity:
         mismatched = self._misshapen
         pairs = []
         for stored, expected in self._rows:
@@ -205,6 +215,7 @@ class _Tally:
             mismatched += int((~finite & ~same).sum())
             pairs.append((np.where(finite, one, 0), np.where(finite, other, 0)))
         typical = _typical([other for _, other in pairs])
+        typical = max(typical, _ROUNDING * magnitude)
         max_abs = relative = cosine = 0.0
         for one, other in pairs:
             apart = np.abs(one / 2 - other / 2)  # halves do not overflow

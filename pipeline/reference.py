@@ -58,6 +58,7 @@ class Reference:
         self._model: Model | None = None
         self._cut: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
         self.precision = "float32"
+        self.magnitudes: dict[str, float] = {}
 
     def read(self, places: Sequence[tuple[Piece, int]]) -> Iterator[Example]:
         """Read single examples, `{feature: array or scalar}`.
@@ -96,10 +97,18 @@ class Reference:
         for column in self._columns:
             value = activations[column.source]
             computed = value.dtype
+            self._measure(column.name, value)
             for text in column.reduce:
                 value = _reduced(text, value, computed)
             values[column.name] = _dense(value)[0]
         return values
+
+    def _measure(self, name: str, value: Any) -> None:
+        """Remember the largest value before any reduction."""
+        flat = np.asarray(getattr(value, "flat_values", value))
+        if flat.dtype.kind == "f" and np.isfinite(flat).any():
+            largest = float(np.abs(flat[np.isfinite(flat)]).max())
+            self.magnitudes[name] = max(self.magnitudes.get(name, 0.0), largest)
 
     def _load(self, example: Example) -> Model:
         if self._model is not None:
@@ -248,19 +257,19 @@ def _listening(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
     A layer with a `call` of its own is listened to itself.
     """
     heard: list[tuple[Any, Any]] = []
-    places: dict[int, tuple[Any, str]] = {}
+    places: dict[tuple[int, str], tuple[Any, str]] = {}
     for layer in layers:
         name = "quantized_call" if getattr(layer, "quantization_mode", 0) else "call"
         owner = layer if name in vars(layer) else type(layer)
-        places[id(owner)] = (owner, name)
+        places[id(owner), name] = (owner, name)
     own = {key: vars(owner).get(name) for key, (owner, name) in places.items()}
 
-    def listener(owner: Any, original: Any) -> Any:
+    def listener(owner: Any, name: str, original: Any) -> Any:
         def listening(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             who = args[0] if isinstance(owner, type) else owner
             # A class whose subclass is listened to hears that through super() too.
-            kinds = [kind for kind in type(who).__mro__ if id(kind) in places]
+            kinds = [kind for kind in type(who).__mro__ if (id(kind), name) in places]
             if not isinstance(owner, type) or kinds[:1] == [owner]:
                 heard.append((who, result))
             return result
@@ -268,7 +277,7 @@ def _listening(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
         return listening
 
     for owner, name in places.values():
-        _set(owner, name, listener(owner, getattr(owner, name)))
+        _set(owner, name, listener(owner, name, getattr(owner, name)))
     try:
         yield heard
     finally:

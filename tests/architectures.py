@@ -422,3 +422,35 @@ class DictArgument(keras.Model):
 def dict_argument() -> keras.Model:
     """Takes its inputs as a dict."""
     return DictArgument()
+
+
+def turned() -> Any:
+    """Turns its fixed batch of 3 away from the front, in ways that hide it."""
+
+    @tf.function(input_signature=[tf.TensorSpec([3, 3], name="vec")])
+    def compute(vec: tf.Tensor) -> dict[str, tf.Tensor]:
+        centred = vec - tf.reduce_mean(vec, 1, keepdims=True)
+        return {
+            "relu": tf.transpose(tf.nn.relu(vec - 1.0)),
+            "normed": tf.transpose(tf.math.l2_normalize(centred, 1)),
+            "log": tf.transpose(tf.math.log(vec)),
+            "plain": tf.transpose(vec),
+            "constant": tf.ones([3, 3]),
+            "fine": vec * 2.0,
+        }
+
+    return compute
+
+
+def partly_quantized() -> keras.Model:
+    """One layer in int8, another of the same class in floats."""
+    vec = _vec()
+    x = layers.Dense(8, activation="relu", name="a")(vec)
+    model = keras.Model(vec, layers.Dense(8, name="b")(x))
+    model.get_layer("a").quantize("int8")
+    return model
+
+
+def echo() -> Any:
+    """Gives back what it gets."""
+    return lambda text: tf.identity(text)

@@ -132,6 +132,18 @@ def test_examples_come_out_in_order_and_in_all_columns() -> None:
     assert list(handler().run_inference([], loaded)) == []
 
 
+def test_bytes_keep_their_zeros() -> None:
+    texts = ActivationModelHandler(
+        {"build": "architectures:echo"},
+        [{"path": "", "column": "same"}],
+        features={"text": ((), "string")},
+    )
+    given = [b"ab\0\0", b"c\0"]
+    loaded = texts.load_model()
+    found = texts.run_inference([{"text": one} for one in given], loaded)
+    assert [one["same"] for one in found] == given
+
+
 def test_features_that_do_not_fit_are_refused() -> None:
     loaded = handler().load_model()
     with pytest.raises(ConfigError, match=r"shape \[6\], an example has"):

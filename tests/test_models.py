@@ -209,6 +209,22 @@ def test_text_lookups_of_a_saved_model_can_be_tapped(job: Job, here: Path) -> No
     assert check_parity(str(job.table), 5).passed
 
 
+class Named(tf.Module):
+    """Names a tensor for others to find."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 6], name="vec")])
+    def serve(self, vec: tf.Tensor) -> dict[str, tf.Tensor]:
+        embedding = tf.identity(tf.nn.relu(vec - 0.5), name="embedding")
+        return {"out": embedding * 2.0}
+
+
+def test_tensors_that_the_author_named_are_listed(here: Path) -> None:
+    module = Named()
+    tf.saved_model.save(module, "named", signatures=module.serve)
+    listed = list_activations(load_model(ModelSpec(path="named"), FEATURES))
+    assert "embedding" in {a.address for a in listed if not a.refusal}
+
+
 class Version1(tf.Module):
     """Passes its input on, beside what it computes."""
 

@@ -163,6 +163,29 @@ def test_an_axis_as_long_as_a_fixed_batch_is_not_taken_for_it(job: Job) -> None:
     assert check_parity(str(job.table), 5).passed
 
 
+def test_mixed_rows_are_found_behind_all_kinds_of_operations(job: Job) -> None:
+    model = {"build": "architectures:turned", "batch_rows": 3}
+    source = {"preprocess": ["toolbox:shorten"]}
+    listing = list_taps(job.config(source=source, model=model))
+    refused = {a.address for a in listing.activations if a.refusal}
+    assert refused == {":relu", ":normed", ":log", ":plain", ":constant"}
+    assert {a.address for a in listing.activations} - refused == {":fine"}
+
+
+def test_a_partly_quantized_model_is_certified(job: Job) -> None:
+    job.run(model=of("partly_quantized"), taps=[{"path": "**"}])
+    assert check_parity(str(job.table), 5).passed
+
+
+def test_what_reductions_cancel_out_is_no_fault(job: Job) -> None:
+    taps = [
+        {"path": "norm", "reduce": "mean(axis=-1)", "column": "nothing"},
+        {"path": "norm", "reduce": "std(axis=-1)", "column": "one"},
+    ]
+    job.run(model=ARCHITECTURES["attention"], taps=taps)
+    assert check_parity(str(job.table), 20).passed
+
+
 def test_quantized_layers_and_nested_calls_are_listed(job: Job) -> None:
     listing = list_taps(job.config(model=of("quantized")))
     assert [a.address for a in listing.activations] == ["hidden", "head", ""]

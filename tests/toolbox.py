@@ -141,6 +141,11 @@ def refuse_thirteen(features: Mapping[str, Any]) -> dict[str, Any]:
         return {**features, "vec": tf.identity(features["vec"])}
 
 
+def shorten(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Keeps three values."""
+    return {**features, "vec": features["vec"][:3]}
+
+
 def with_uid(features: Mapping[str, Any]) -> dict[str, Any]:
     """Makes a key of its own."""
     return {

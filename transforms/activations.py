@@ -33,6 +33,7 @@ _UNSURE = "has a first axis that cannot be told to be the batch"
 _MIXES = "has the batch elsewhere than in front, or mixes its rows"
 _CHANGES = "depends on a variable that the model changes from batch to batch"
 _PROBES = (2, 3)
+_DRAWS = 4
 _lock = threading.Lock()
 
 Values: TypeAlias = np.ndarray | pa.Array
@@ -346,58 +347,56 @@ def _check_batch_axes(model: Model, found: list[Activation]) -> None:
     if model.batch_rows is not None:
         # Any axis may be as long as the batch.
         addresses = [a.address for a in found if a.refusal is None]
-        mixed = _mixing_rows(model, addresses)
+        refusals = _mixing_rows(model, addresses)
         for index, a in enumerate(found):
-            if a.address in mixed:
-                found[index] = replace(a, refusal=_MIXES)
+            found[index] = replace(a, refusal=a.refusal or refusals.get(a.address))
         return
     unsure = [a.address for a in found if a.refusal == _UNSURE]
     shapes = _probe(model, unsure) if unsure else {}
     for index, a in enumerate(found):
         if a.address in shapes:
-            shape = shapes[a.address]
-            if len(shape) == len(a.shape):
-                shape = tuple(n or m for n, m in zip(a.shape, shape, strict=True))
-            found[index] = replace(a, refusal=None, shape=shape)
+            found[index] = replace(a, refusal=None, shape=shapes[a.address])
 
 
 def _probe(model: Model, addresses: Sequence[str]) -> dict[str, Shape]:
     """Find the shapes without batch of those tensors that have the batch in front.
 
-    The model runs on two and on three made-up rows. A length is taken for fixed if it
-    comes out the same.
+    The model runs on two and on three made-up rows. Where not even the rank is known, a
+    length that comes out the same is taken for fixed.
     """
     few, more = (_measure(model, addresses, rows) for rows in _PROBES)
-    return {
-        address: tuple(
-            a if a == b else None
-            for a, b in zip(few[address][1:], more[address][1:], strict=True)
-        )
-        for address in addresses
-        if address in few
-        and address in more
-        and len(few[address]) == len(more[address])
-        and (few[address][0], more[address][0]) == _PROBES
-    }
+    shapes: dict[str, Shape] = {}
+    for address in addresses:
+        if address not in few or address not in more:
+            continue
+        (two, static), (three, _) = few[address], more[address]
+        if (two[0], three[0]) != _PROBES or len(two) != len(three):
+            continue
+        same = (a if a == b and a else None for a, b in zip(two, three, strict=True))
+        shapes[address] = tuple(same if static is None else static)[1:]
+    return shapes
 
 
 def _measure(
     model: Model, addresses: Sequence[str], rows: int
-) -> dict[str, list[int | None]]:
-    """Run the model and give the shapes of tensors; none for those that fail."""
+) -> dict[str, tuple[list[int], Shape | None]]:
+    """Run the model and give the shapes of tensors, measured and as tracing knows them.
+
+    Those that fail have none.
+    """
     import tensorflow as tf
 
-    ragged: dict[str, int] = {}
+    static: dict[str, Shape | None] = {}
 
     def body(inputs: Any) -> list[Any]:
         values = model.form.find(model.tensors(inputs), addresses)
         for address, value in zip(addresses, values, strict=True):
-            if _is_ragged(value):
-                ragged[address] = value.shape.rank - 1
+            rank = value.shape.rank
+            static[address] = None if rank is None else tuple(value.shape.as_list())
         return [v.nrows()[None] if _is_ragged(v) else tf.shape(v) for v in values]
 
     try:
-        measured = _trace(model, rows, body)(_made_up(model, [rows - 2] * rows))
+        measured = _trace(model, rows, body)(_made_up(model, rows, seed=rows))
     except tf.errors.OpError:  # the rows are nothing for this model, or a part of it
         if len(addresses) == 1:
             return {}
@@ -405,17 +404,17 @@ def _measure(
         halves = addresses[:middle], addresses[middle:]
         first, second = (_measure(model, half, rows) for half in halves)
         return first | second
-    found: dict[str, list[int | None]] = {}
-    for address, lengths in zip(addresses, measured, strict=True):
-        unknown = [None] * ragged.get(address, 0)
-        found[address] = [*(int(n) for n in lengths.numpy().tolist()), *unknown]
-    return found
+    return {
+        address: ([int(n) for n in lengths.numpy()], static[address])
+        for address, lengths in zip(addresses, measured, strict=True)
+    }
 
 
-def _mixing_rows(model: Model, addresses: Sequence[str]) -> set[str]:
-    """Find tensors in which changing one row of the inputs changes others.
+def _mixing_rows(model: Model, addresses: Sequence[str]) -> dict[str, str]:
+    """Refuse tensors in which changing one row of the inputs changes others.
 
-    They have the batch elsewhere than in front, or mix it.
+    They have the batch elsewhere than in front, or mix it. What never changes, or
+    cannot be computed from made-up rows, cannot be told.
     """
     import tensorflow as tf
 
@@ -423,35 +422,64 @@ def _mixing_rows(model: Model, addresses: Sequence[str]) -> set[str]:
         return model.form.find(model.tensors(inputs), addresses)
 
     if not addresses:
-        return set()
+        return {}
     rows = model.batch_rows or 1
     function = _trace(model, rows, body)
+    changed: set[str] = set()
+    mixed: set[str] = set()
     try:
-        before = function(_made_up(model, [0] * rows))
-        after = function(_made_up(model, [1, *[0] * (rows - 1)]))
+        for seed in range(_DRAWS):
+            row = seed % rows
+            given, other = (_made_up(model, rows, s) for s in (seed, seed + _DRAWS))
+            mask = np.arange(rows) == row
+            turned = {
+                name: tf.tensor_scatter_nd_update(t, [[row]], other[name][row][None])
+                for name, t in given.items()
+            }
+            results = zip(addresses, function(given), function(turned), strict=True)
+            for address, before, after in results:
+                if _is_ragged(before):
+                    changed.add(address)
+                    continue
+                one, two = before.numpy(), after.numpy()
+                if not _equal(one[mask], two[mask]):
+                    changed.add(address)
+                if not _equal(one[~mask], two[~mask]):
+                    mixed.add(address)
     except tf.errors.OpError:
-        return set()
-    return {
-        address
-        for address, one, other in zip(addresses, before, after, strict=True)
-        if not _is_ragged(one)
-        and not np.array_equal(one.numpy()[1:], other.numpy()[1:])
-        and not np.isnan(np.asarray(one.numpy()[1:], np.float64)).any()
-    }
+        if len(addresses) == 1:
+            return {addresses[0]: _UNSURE}
+        middle = len(addresses) // 2
+        halves = addresses[:middle], addresses[middle:]
+        first, second = (_mixing_rows(model, half) for half in halves)
+        return first | second
+    unsure = dict.fromkeys(set(addresses) - changed, _UNSURE)
+    return unsure | dict.fromkeys(mixed, _MIXES)
 
 
-def _made_up(model: Model, values: Sequence[int]) -> dict[str, Any]:
-    """Fill an example for each value."""
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+def _made_up(model: Model, rows: int, seed: int) -> dict[str, Any]:
+    """Make examples: small numbers of both signs, or a few letters."""
     import tensorflow as tf
 
+    random = np.random.default_rng(seed)
     examples = {}
     for i in model.inputs:
+        shape = (rows, *i.shape)
         if i.feature_dtype == "string":
-            column = tf.constant([" ".join("ab" * value) for value in values])
+            letters = random.integers(97, 123, (rows, 3)).astype(np.uint8)
+            words = np.array([b" ".join(map(bytes, row[:, None])) for row in letters])
+            column = words.reshape([rows, *[1] * len(i.shape)])
+            examples[i.feature] = tf.constant(np.broadcast_to(column, shape))
+        elif i.feature_dtype.startswith(("int", "uint", "bool")):
+            bits = random.integers(0, 2, shape)
+            examples[i.feature] = tf.cast(bits, i.feature_dtype)
         else:
-            column = tf.cast(tf.constant(values), i.feature_dtype)
-        wide = tf.reshape(column, [len(values), *[1] * len(i.shape)])
-        examples[i.feature] = tf.tile(wide, [1, *i.shape])
+            values = random.standard_normal(shape) * 2
+            examples[i.feature] = tf.cast(values, i.feature_dtype)
     return examples
 
 

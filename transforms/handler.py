@@ -109,8 +109,7 @@ class ActivationModelHandler(ModelHandler[Example, dict[str, Any], CompiledTaps]
             return []
         for example in batch:
             _check(example, names)
-        stacked = {name: np.stack([one[name] for one in batch]) for name in names}
-        columns = _compute(model, stacked)
+        columns = _compute(model, {n: [one[n] for one in batch] for n in names})
         return [
             {name: _row(values, index) for name, values in columns.items()}
             for index in range(len(batch))
@@ -157,7 +156,8 @@ def _tensor(wanted: Input, values: Any) -> Any:
     """Make a tensor `[rows, *shape]` of the wanted type, if that loses nothing."""
     import tensorflow as tf
 
-    given = np.asarray(values)
+    text = wanted.feature_dtype == "string"
+    given = np.asarray(values, object if text else None)  # keeps zero bytes at the end
     if given.ndim != len(wanted.shape) + 1 or given.shape[1:] != wanted.shape:
         raise ConfigError(
             f"feature {wanted.feature!r} must have shape {shape_text(wanted.shape)}, an"
@@ -165,7 +165,7 @@ def _tensor(wanted: Input, values: Any) -> Any:
         )
     if not len(given):
         raise ConfigError("a batch must hold at least one row, got none")
-    if wanted.feature_dtype == "string":
+    if text:
         return tf.constant(given)
     kind = np.dtype(tf.as_dtype(wanted.feature_dtype).as_numpy_dtype)
     made = given.astype(kind)

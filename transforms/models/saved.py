@@ -7,6 +7,7 @@ definition holds for the graph alone, never for the weights.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -20,6 +21,7 @@ _DEFAULT_SIGNATURE = "serving_default"
 _CALLS = ("StatefulPartitionedCall/", "PartitionedCall/")
 _PLUMBING = ("Const", "Identity", "NoOp", "ReadVariableOp")
 _VALUE_FREE = ("OnesLike", "Rank", "Shape", "ShapeN", "Size", "ZerosLike")
+_UNNAMED = re.compile(r"Identity(_\d+)?")
 _HELPERS = "Func/"  # nodes that inlining puts in at the borders of functions
 
 
@@ -144,8 +146,8 @@ class SavedForm:
         """
         node = self._nodes[_node(tensor)]
         passed = [name for name in node.input if not name.startswith("^")]
-        outermost = "/" not in _without_calls(node.name)
-        if node.op == "Identity" and (outermost or node.name.startswith(_HELPERS)):
+        unnamed = _UNNAMED.fullmatch(_without_calls(node.name))
+        if node.op == "Identity" and (unnamed or node.name.startswith(_HELPERS)):
             return self._behind_calls(passed[0])
         return tensor
 
