@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.plan import TapListing
@@ -24,14 +24,12 @@ HEAD = (
 
 def table_rows(listing: TapListing) -> Iterator[tuple[str, ...]]:
     """Give a row of text for each activation, in the order of `HEAD`."""
-    columns = listing.columns
     for one in listing.activations:
-        yield _row(one.address or "'' (the model's result)", one, listing, columns)
+        yield _row(one.address or "'' (the model's result)", one, listing)
 
 
 def tree_rows(listing: TapListing) -> Iterator[tuple[str, ...]]:
     """Give the same rows as a tree of layers, with a row for what only holds others."""
-    columns = listing.columns
     root: dict[str | None, Any] = {}
     for one in listing.activations:
         path, colon, leaf = one.address.partition(":")
@@ -42,12 +40,11 @@ def tree_rows(listing: TapListing) -> Iterator[tuple[str, ...]]:
         for segment in segments:
             node = node.setdefault(segment, {})
         node[None] = one
-    yield from _branches(root, "", listing, columns)
+    yield from _branches(root, "", listing)
 
 
 def documents(listing: TapListing) -> list[dict[str, Any]]:
     """Give a JSON document for each activation."""
-    columns = listing.columns
     return [
         {
             "address": one.address,
@@ -59,7 +56,7 @@ def documents(listing: TapListing) -> list[dict[str, Any]]:
             "flops_per_row": one.flops,
             "flops_share": one.flops_share,
             "refusal": one.refusal,
-            "columns": columns.get(one.address, []),
+            "columns": list(listing.columns.get(one.address, ())),
         }
         for one in listing.activations
     ]
@@ -69,34 +66,32 @@ def _branches(
     node: Mapping[Any, Any],
     before: str,
     listing: TapListing,
-    columns: Mapping[str, Sequence[str]],
 ) -> Iterator[tuple[str, ...]]:
     below = [(name, child) for name, child in node.items() if name is not None]
     for index, (name, child) in enumerate(below):
         last = index == len(below) - 1
         label = f"{before}{'└─ ' if last else '├─ '}{name}"
         if None in child:
-            yield _row(label, child[None], listing, columns)
+            yield _row(label, child[None], listing)
         else:
             yield ("", label, "", "", "", "", "", "")
         further = f"{before}{'   ' if last else '│  '}"
-        yield from _branches(child, further, listing, columns)
+        yield from _branches(child, further, listing)
 
 
 def _row(
     label: str,
     one: Activation,
     listing: TapListing,
-    columns: Mapping[str, Sequence[str]],
 ) -> tuple[str, ...]:
-    share = one.flops_share
+    share, columns = one.flops_share, listing.columns.get(one.address, ())
     return (
-        "*" if one.address in columns else "",
+        "*" if columns else "",
         label,
         shape_text(one.shape),
         one.dtype,
         size_text(one.bytes_per_row),
         size_text(listing.bytes(one)),
         "?" if share is None else f"{share:.0%}",
-        one.refusal or ", ".join(columns.get(one.address, ())),
+        one.refusal or ", ".join(columns),
     )

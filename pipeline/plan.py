@@ -29,7 +29,7 @@ from transforms.shard import Piece, Shard, shards_to_arrow
 from transforms.sources import Feature, File, Source, make_source
 from transforms.spec import Config
 from transforms.table import FORMAT_VERSION, Table, to_json, to_parquet
-from transforms.taps import Activation, Tap, choose, filter_activations
+from transforms.taps import Activation, Tap, choose, choose_one, filter_activations
 
 _PART_BYTES = 128 << 20
 _SMALLEST_PART_BYTES = 8 << 20
@@ -170,23 +170,15 @@ class TapListing:
 
     Attributes:
       activations: addresses of the model.
-      taps: the chosen ones.
+      columns: of the chosen ones, by address.
       rows: of the source; None if it tells only when it is read.
       complaints: what is wrong with the config's taps.
     """
 
     activations: tuple[Activation, ...]
-    taps: tuple[Tap, ...]
+    columns: Mapping[str, Sequence[str]]
     rows: int | None
-    complaints: tuple[str, ...] = ()
-
-    @property
-    def columns(self) -> dict[str, list[str]]:
-        """Columns by the address that they tap."""
-        found: dict[str, list[str]] = {}
-        for tap in self.taps:
-            found.setdefault(tap.address, []).append(tap.column)
-        return found
+    complaints: tuple[str, ...]
 
     def bytes(self, activation: Activation) -> int | None:
         """Uncompressed bytes of an activation for the whole source."""
@@ -210,15 +202,18 @@ def list_taps(config: Config, pattern: str | None = None) -> TapListing:
     complaints: list[str] = []
     for index, spec in enumerate(config.taps):
         try:
-            taps += choose([spec], activations)
+            taps += choose_one(spec, f"taps[{index}]", activations)
         except ConfigError as error:
-            complaints.append(str(error).replace("taps[0]", f"taps[{index}]"))
+            complaints.append(str(error))
     if pattern is not None:
         activations = filter_activations(pattern, activations)
     counts = [file.blocks for file in source.files()]
     known = [sum(blocks) for blocks in counts if blocks is not None]
     rows = sum(known) if len(known) == len(counts) else None
-    return TapListing(tuple(activations), tuple(taps), rows, tuple(complaints))
+    columns: dict[str, list[str]] = {}
+    for tap in taps:
+        columns.setdefault(tap.address, []).append(tap.column)
+    return TapListing(tuple(activations), columns, rows, tuple(complaints))
 
 
 def cut_shards(files: Iterable[File], rows_per_part: int) -> list[Shard]:

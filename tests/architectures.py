@@ -454,3 +454,19 @@ def partly_quantized() -> keras.Model:
 def echo() -> Any:
     """Gives back what it gets."""
     return lambda text: tf.identity(text)
+
+
+class Positive(layers.Layer):
+    """Wants positive numbers."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.debugging.check_numerics(tf.math.log(inputs), "positive")
+
+
+def half_failing() -> keras.Model:
+    """Of a fixed batch, and the last layer fails for most inputs."""
+    keras.utils.set_random_seed(3)
+    vec = keras.Input(batch_shape=(3, 6), name="vec")
+    one = layers.Rescaling(2.0, name="one")(vec)
+    two = layers.Rescaling(3.0, name="two")(one)
+    return keras.Model(vec, Positive(name="bad")(two))

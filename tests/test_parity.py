@@ -172,6 +172,14 @@ def test_mixed_rows_are_found_behind_all_kinds_of_operations(job: Job) -> None:
     assert {a.address for a in listing.activations} - refused == {":fine"}
 
 
+def test_what_fails_on_made_up_rows_leaves_the_rest_open(job: Job) -> None:
+    model = {"build": "architectures:half_failing", "batch_rows": 3}
+    listing = list_taps(job.config(model=model))
+    refused = {a.address for a in listing.activations if a.refusal}
+    assert refused == {"bad", ""}
+    assert {a.address for a in listing.activations} - refused == {"one", "two"}
+
+
 def test_a_partly_quantized_model_is_certified(job: Job) -> None:
     job.run(model=of("partly_quantized"), taps=[{"path": "**"}])
     assert check_parity(str(job.table), 5).passed

@@ -397,13 +397,8 @@ def _measure(
 
     try:
         measured = _trace(model, rows, body)(_made_up(model, rows, seed=rows))
-    except tf.errors.OpError:  # the rows are nothing for this model, or a part of it
-        if len(addresses) == 1:
-            return {}
-        middle = len(addresses) // 2
-        halves = addresses[:middle], addresses[middle:]
-        first, second = (_measure(model, half, rows) for half in halves)
-        return first | second
+    except tf.errors.OpError:
+        return _halved(addresses, lambda half: _measure(model, half, rows), {})
     return {
         address: ([int(n) for n in lengths.numpy()], static[address])
         for address, lengths in zip(addresses, measured, strict=True)
@@ -447,14 +442,28 @@ def _mixing_rows(model: Model, addresses: Sequence[str]) -> dict[str, str]:
                 if not _equal(one[~mask], two[~mask]):
                     mixed.add(address)
     except tf.errors.OpError:
-        if len(addresses) == 1:
-            return {addresses[0]: _UNSURE}
-        middle = len(addresses) // 2
-        halves = addresses[:middle], addresses[middle:]
-        first, second = (_mixing_rows(model, half) for half in halves)
-        return first | second
+        alone = {addresses[0]: _UNSURE}
+        return _halved(addresses, lambda half: _mixing_rows(model, half), alone)
     unsure = dict.fromkeys(set(addresses) - changed, _UNSURE)
     return unsure | dict.fromkeys(mixed, _MIXES)
+
+
+def _halved(
+    addresses: Sequence[str],
+    function: Callable[[Sequence[str]], dict[str, Any]],
+    alone: dict[str, Any],
+) -> dict[str, Any]:
+    """Try halves where made-up rows are nothing for the model, or for a part of it.
+
+    Args:
+      addresses: at least one of them failed.
+      function: from addresses to what is found of them.
+      alone: what is said of an address that fails by itself.
+    """
+    if len(addresses) == 1:
+        return alone
+    middle = len(addresses) // 2
+    return function(addresses[:middle]) | function(addresses[middle:])
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:

@@ -56,6 +56,7 @@ def flops_to_reach(
             bits |= 1 << len(costs)
             costs.append(cost)
         needs[op] = bits
+    weights = np.array(costs, np.int64)
     found: list[int | None] = []
     together = 0
     for tensor, is_result in zip(tensors, results, strict=True):
@@ -64,9 +65,9 @@ def flops_to_reach(
             found.append(None)
             continue
         bits = needs[tensor.op]
-        found.append(_sum(bits, costs))
+        found.append(_sum(bits, weights))
         together |= bits if is_result else 0
-    return found, _sum(together, costs)
+    return found, _sum(together, weights)
 
 
 def _before(op: Any) -> list[Any]:
@@ -116,11 +117,11 @@ def _assigns(op: Any) -> bool:
     return str(op.type).startswith(("Assign", "ResourceScatter"))
 
 
-def _sum(bits: int, costs: Sequence[int]) -> int:
-    size = (len(costs) + 7) // 8
+def _sum(bits: int, weights: np.ndarray) -> int:
+    size = (len(weights) + 7) // 8
     packed = np.frombuffer(bits.to_bytes(size, "little"), np.uint8)
-    chosen = np.unpackbits(packed, bitorder="little")[: len(costs)]
-    return int(chosen @ np.array(costs, np.int64))
+    chosen = np.unpackbits(packed, bitorder="little")[: len(weights)]
+    return int(chosen @ weights)
 
 
 def _cost(op: Any) -> int:

@@ -112,7 +112,7 @@ def choose(specs: Sequence[TapSpec], activations: Sequence[Activation]) -> list[
     """
     taps: list[Tap] = []
     for index, spec in enumerate(specs):
-        taps += _choose(spec, f"taps[{index}]", activations)
+        taps += choose_one(spec, f"taps[{index}]", activations)
     by_column: dict[str, Tap] = {}
     for tap in taps:
         other = by_column.setdefault(tap.column, tap)
@@ -154,7 +154,16 @@ def _no_match(place: str, pattern: str, activations: Sequence[Activation]) -> st
     )
 
 
-def _choose(spec: TapSpec, place: str, activations: Sequence[Activation]) -> list[Tap]:
+def choose_one(
+    spec: TapSpec, place: str, activations: Sequence[Activation]
+) -> list[Tap]:
+    """Find what one tap of a config names, as `choose` does for all.
+
+    Args:
+      spec: the tap.
+      place: where it stands in the config, for error messages.
+      activations: of the model.
+    """
     matches = [
         (activation, wildcards)
         for activation in activations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+from transforms.lookup import shape_text
 
 INSIDE = "is computed inside a loop, a branch or a function of its own"
 
@@ -94,6 +96,27 @@ class ModelForm(Protocol):
 
     def variables(self) -> Sequence[Any]:
         """Give the values that decide what the model computes."""
+
+
+def trace_once(call: Callable[[dict[str, Any]], Any], inputs: Sequence[Input]) -> None:
+    """Trace a model's call, so that it makes what it makes only then."""
+    import tensorflow as tf
+
+    @tf.autograph.experimental.do_not_convert
+    def body(tensors: dict[str, Any]) -> None:
+        call(tensors)
+
+    specs = {i.name: tf.TensorSpec((None, *i.shape), i.dtype) for i in inputs}
+    tf.function(body).get_concrete_function(specs)
+
+
+def misfit(what: str, inputs: Sequence[Input], error: Exception) -> str:
+    """Say that a model does not take its inputs."""
+    shapes = {i.name: shape_text(("batch", *i.shape)) for i in inputs}
+    return (
+        f"the {what} must take its inputs {shapes}: {type(error).__name__}: {error};"
+        " change model.inputs or source.preprocess"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from transforms.lookup import ConfigError, shape_text
-from transforms.models.base import Declared, Input, Recorded
+from transforms.lookup import ConfigError
+from transforms.models.base import Declared, Input, Recorded, misfit, trace_once
 from transforms.models.layers import leaves
 
 
@@ -52,24 +52,17 @@ class FunctionForm:
         """
         import tensorflow as tf
 
-        specs = {i.name: tf.TensorSpec((None, *i.shape), i.dtype) for i in inputs}
-
-        @tf.autograph.experimental.do_not_convert
-        def body(tensors: Mapping[str, Any]) -> None:
-            self._call(self._function, tensors)
+        def call(tensors: Mapping[str, Any]) -> Any:
+            return self._call(self._function, tensors)
 
         try:
             try:
-                tf.function(body).get_concrete_function(specs)
+                trace_once(call, inputs)
             except tf.errors.OperatorNotAllowedInGraphError:  # `if` on a tensor
                 self._function = tf.function(self.model)
-                tf.function(body).get_concrete_function(specs)
+                trace_once(call, inputs)
         except Exception as error:
-            shapes = {i.name: shape_text(("batch", *i.shape)) for i in inputs}
-            raise ConfigError(
-                f"the function must take its inputs {shapes}: {type(error).__name__}:"
-                f" {error}; change model.inputs or source.preprocess"
-            ) from error
+            raise ConfigError(misfit("function", inputs, error)) from error
 
     def record(self, tensors: Mapping[str, Any]) -> Iterator[Recorded]:
         """Yield what the function returns."""

@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from transforms.lookup import ConfigError, shape_text
-from transforms.models.base import INSIDE, Declared, Input, Recorded
+from transforms.lookup import ConfigError
+from transforms.models.base import INSIDE, Declared, Input, Recorded, misfit, trace_once
 
 _UNCLEAR = "stands for more than one activation; name the layers apart"
 
@@ -74,22 +74,12 @@ class LayerForm:
         """
         if self.declared():
             return
-        import tensorflow as tf
-
-        @tf.autograph.experimental.do_not_convert
-        def body(tensors: dict[str, Any]) -> None:
-            self._call(tensors)
-
-        specs = {i.name: tf.TensorSpec((None, *i.shape), i.dtype) for i in inputs}
         try:
             with whole_tracebacks():
-                tf.function(body).get_concrete_function(specs)
+                trace_once(self._call, inputs)
         except Exception as error:
-            shapes = {i.name: shape_text(("batch", *i.shape)) for i in inputs}
             raise ConfigError(
-                explain_sequential(error)
-                or f"the model must take its inputs {shapes}: {type(error).__name__}:"
-                f" {error}; change model.inputs or source.preprocess"
+                explain_sequential(error) or misfit("model", inputs, error)
             ) from error
 
     def record(self, tensors: Mapping[str, Any]) -> Iterator[Recorded]:
