@@ -281,22 +281,24 @@ def _draw(
     for index in np.unique(np.searchsorted(ends, chosen, side="right")):
         start = int(ends[index]) - manifest[index]["rows"]
         inside = chosen[(chosen >= start) & (chosen < ends[index])] - start
-        places = _sound_rows(table, shards[index], manifest[index])
+        places = _sound_rows(table, shards[int(index)])
         stored = _read_rows(table, manifest[index]["path"], inside)
         yield stored, [places[int(row)] for row in inside]
 
 
-def _sound_rows(
-    table: Table, shard: Shard, part: Mapping[str, Any]
-) -> list[tuple[Piece, int]]:
+def _sound_rows(table: Table, shard: Shard) -> list[tuple[Piece, int]]:
     """Where each row of a part came from: the shard's rows without the bad ones."""
     commit = table.read_commits([shard.index])[0]
     bad: set[tuple[str, int]] = set()
     if commit.errors:
         errors = table.read_parquet(commit.errors.path).select(["file", "row"])
         bad = {(row["file"], row["row"]) for row in errors.to_pylist()}
-    planned = part["rows"] + part["quarantined"]
-    places = [shard.locate(position) for position in range(planned)]
+    found = commit.piece_rows or [piece.rows or 0 for piece in shard.pieces]
+    places = [
+        (piece, piece.start + row)
+        for piece, rows in zip(shard.pieces, found, strict=True)
+        for row in range(rows)
+    ]
     return [(piece, row) for piece, row in places if (piece.file, row) not in bad]
 
 

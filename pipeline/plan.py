@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +13,10 @@ import pyarrow as pa
 
 from transforms import device, storage
 from transforms.activations import compile_taps, list_activations
-from transforms.lookup import ConfigError, source_digest
+from transforms.batch import read_errors
+from transforms.lookup import ConfigError, shape_text, source_digest
 from transforms.models import Model, cached_model
 from transforms.preprocess import Step, make_steps, needed_features, trace_steps
-from transforms.read import read_errors
 from transforms.schema import (
     Column,
     arrow_schema,
@@ -25,8 +24,9 @@ from transforms.schema import (
     make_columns,
     passed_features,
 )
-from transforms.shard import Piece, Shard, shards_to_arrow
+from transforms.shard import Piece, Shard, Shards
 from transforms.sources import Feature, File, Source, make_source
+from transforms.sources.staging import readable
 from transforms.spec import Config
 from transforms.table import FORMAT_VERSION, Table, to_json, to_parquet
 from transforms.taps import Activation, Tap, choose, choose_one, filter_activations
@@ -34,6 +34,8 @@ from transforms.taps import Activation, Tap, choose, choose_one, filter_activati
 _PART_BYTES = 128 << 20
 _SMALLEST_PART_BYTES = 8 << 20
 _WANTED_PARTS = 32
+_UNKNOWN_BYTES = 32 << 20
+_MOST_SOURCE_BYTES = 1 << 30
 Prepared = dict[str, tuple[tuple[int | None, ...], str]]
 _VERSIONED = ("featuretap", "tensorflow", "keras", "numpy", "pyarrow")
 
@@ -54,7 +56,7 @@ class Plan:
     """
 
     config: Config
-    shards: tuple[Shard, ...]
+    shards: Shards
     columns: tuple[Column, ...]
     features: Mapping[str, Feature]
     activations: tuple[Activation, ...]
@@ -75,8 +77,7 @@ class Plan:
     @property
     def rows(self) -> int | None:
         """Planned rows; None if a source tells only when it is read."""
-        counts = [shard.rows for shard in self.shards]
-        return None if None in counts else sum(n for n in counts if n is not None)
+        return self.shards.rows
 
     @property
     def bytes_per_row(self) -> int:
@@ -99,7 +100,7 @@ class Plan:
         storage.replace(table.internal("schema.json"), to_json(layout))
         storage.replace(
             table.internal("plan.parquet"),
-            to_parquet(shards_to_arrow(list(self.shards))),
+            to_parquet(self.shards.table),
         )
 
     def claim(self, table: Table) -> bool:
@@ -130,6 +131,7 @@ def make_plan(config: Config) -> Plan:
             " lists all)"
         )
     source, known, steps, prepared, model = _trace(config)
+    _check_lengths(config, model)
     activations = list_activations(model)
     taps = choose(config.taps, activations)
     compiled = compile_taps(model, taps, config.model.batch_rows)
@@ -148,13 +150,19 @@ def make_plan(config: Config) -> Plan:
         files, bytes_per_row(columns), config.model.batch_rows
     )
     features = needed_features(steps, known, used)
+    cut = cut_shards(files, rows_per_part)
     if config.limit:
-        files = _limited(source, features, files, config.limit)
-    shards = cut_shards(files, rows_per_part)
+        cut = _limited(source, features, cut, config.limit)
+    shards = Shards.of(cut)
+    if shards.rows == 0:
+        raise ConfigError(
+            f"the source must hold at least one row, got {len(files)} files without"
+            " any; check source.path, source.split or source.filter"
+        )
     ingredients = _ingredients(config, files, shards, model.digest)
     return Plan(
         config=config,
-        shards=tuple(shards),
+        shards=shards,
         columns=tuple(columns),
         features=features,
         activations=tuple(activations),
@@ -216,42 +224,63 @@ def list_taps(config: Config, pattern: str | None = None) -> TapListing:
     return TapListing(tuple(activations), columns, rows, tuple(complaints))
 
 
-def cut_shards(files: Iterable[File], rows_per_part: int) -> list[Shard]:
+def cut_shards(files: Iterable[File], rows_per_part: int) -> Iterator[Shard]:
     """Group the rows of files into shards, in order, each row exactly once.
 
-    A shard never has more than `rows_per_part` rows where rows are known; a file whose
-    rows are not known is a shard of its own. Blocks that are better read whole are cut
-    only if they alone exceed a shard.
+    A shard never has more than `rows_per_part` rows where rows are known. Where they
+    are not, files and spans of files are grouped up to 32 MiB, larger ones stand alone.
+    Blocks that are better read whole are cut only if they alone exceed a shard.
     """
-    shards: list[Shard] = []
-    open_pieces: list[Piece] = []
-    room = rows_per_part
+    for index, pieces in enumerate(_grouped(files, rows_per_part)):
+        yield Shard(index, tuple(pieces))
 
-    def close() -> None:
-        nonlocal open_pieces, room
-        if open_pieces:
-            shards.append(Shard(len(shards), tuple(open_pieces)))
-        open_pieces, room = [], rows_per_part
 
+def _grouped(files: Iterable[File], rows_per_part: int) -> Iterator[list[Piece]]:
+    """Yield the pieces of each shard."""
+    pieces: list[Piece] = []
+    room, bytes_room = rows_per_part, _UNKNOWN_BYTES
     for file in files:
-        if file.blocks is None:
-            close()
-            open_pieces = [Piece(file.uri, file.name)]
-            close()
-            continue
-        start = 0
-        for block in file.blocks:
-            if not file.divisible and block > room:
-                close()
-            stop = start + block
-            while start < stop:
-                rows = min(room, stop - start)
-                open_pieces.append(Piece(file.uri, file.name, start, rows))
-                start, room = start + rows, room - rows
+        for start, rows, span, size in _runs(file):
+            if pieces and (rows is None) != (pieces[-1].rows is None):
+                yield pieces
+                pieces, room, bytes_room = [], rows_per_part, _UNKNOWN_BYTES
+            piece = Piece(file.uri, file.name, start, rows, span, file.identity)
+            if rows is None:
+                if pieces and size > bytes_room:
+                    yield pieces
+                    pieces, bytes_room = [], _UNKNOWN_BYTES
+                pieces.append(piece)
+                bytes_room -= size
+                continue
+            if pieces and not file.divisible and rows > room:
+                yield pieces
+                pieces, room = [], rows_per_part
+            while rows:
+                taken = min(room, rows)
+                pieces.append(replace(piece, start=start, rows=taken))
+                start, rows, room = start + taken, rows - taken, room - taken
                 if room == 0:
-                    close()
-    close()
-    return shards
+                    yield pieces
+                    pieces, room = [], rows_per_part
+    if pieces:
+        yield pieces
+
+
+def _runs(
+    file: File,
+) -> Iterator[tuple[int, int | None, tuple[int, int] | None, int]]:
+    """Yield first row, rows, span and bytes of what is best read whole."""
+    if file.blocks is not None:
+        start = file.first
+        for rows in file.blocks:
+            yield start, rows, None, 0
+            start += rows
+        return
+    whole = sum(stop - start for start, stop in file.spans) or 1
+    for span in file.spans:
+        yield 0, None, span, file.bytes * (span[1] - span[0]) // whole
+    if not file.spans:
+        yield 0, None, None, file.bytes
 
 
 def _trace(
@@ -266,56 +295,77 @@ def _trace(
     return source, known, steps, prepared, cached_model(config.model, prepared)
 
 
+def _check_lengths(config: Config, model: Model) -> None:
+    """Refuse inputs of open length unless a step bounds the number of lengths.
+
+    Every length in a batch costs a call of the model.
+    """
+    steps = config.source.preprocess
+    bounded = {one.options.get(n) for one in steps for n in ("feature", "mask")}
+    for i in model.inputs:
+        users = any(":" in step.step for step in steps)
+        if None in i.shape and i.feature not in bounded and not users:
+            raise ConfigError(
+                f"model input {i.name!r} must have few shapes, rows of feature"
+                f" {i.feature!r} differ in {shape_text(i.shape)}; give them some"
+                " lengths in source.preprocess, such as"
+                f' {{ step = "pad", feature = "{i.feature}", lengths = [32, 128] }},'
+                " or resize images"
+            )
+
+
 def _default_rows_per_part(
     files: Sequence[File], row_bytes: int, batch_rows: int
 ) -> int:
     """Choose parts of 8 to 128 MiB before compression, and 32 of them if that allows.
 
-    Whole batches go into a part, so that no batch is filled up but the last.
+    Whole batches go into a part, so that no batch is filled up but the last; and no
+    more rows than 1 GiB of the source holds, which a worker may have to copy.
     """
-    known = sum(sum(file.blocks) for file in files if file.blocks)
-    wanted = known * row_bytes // _WANTED_PARTS
+    known = [file for file in files if file.blocks]
+    rows = sum(sum(file.blocks or ()) for file in known)
+    wanted = rows * row_bytes // _WANTED_PARTS
     part_bytes = min(max(wanted, _SMALLEST_PART_BYTES), _PART_BYTES)
-    batches = max(part_bytes // max(row_bytes, 1) // batch_rows, 1)
-    return batches * batch_rows
+    source_bytes = sum(file.bytes for file in known) // max(rows, 1)
+    most = min(
+        part_bytes // max(row_bytes, 1), _MOST_SOURCE_BYTES // max(source_bytes, 1)
+    )
+    return max(most // batch_rows, 1) * batch_rows
 
 
 def _limited(
-    source: Source, features: Mapping[str, Feature], files: Sequence[File], limit: int
-) -> list[File]:
-    """Keep only the first rows; files that do not know their rows are counted."""
-    kept: list[File] = []
-    for file in files:
-        blocks = file.blocks
-        if blocks is None:
-            blocks = (_count(source, features, file, limit),)
-        blocks = tuple(
-            rows
-            for block, before in zip(
-                blocks, itertools.accumulate(blocks, initial=0), strict=False
-            )
-            if (rows := min(block, limit - before)) > 0
-        )
-        limit -= sum(blocks)
-        kept.append(replace(file, blocks=blocks))
+    source: Source, features: Mapping[str, Feature], shards: Iterable[Shard], limit: int
+) -> Iterator[Shard]:
+    """Keep only the first rows; pieces that do not know their rows are counted."""
+    for shard in shards:
+        pieces = []
+        for piece in shard.pieces:
+            rows = piece.rows
+            if rows is None:
+                rows = _count(source, features, piece, limit)
+            if rows := min(rows, limit):
+                pieces.append(replace(piece, rows=rows))
+            limit -= rows
+        if pieces:
+            yield replace(shard, pieces=tuple(pieces))
         if limit <= 0:
-            break
-    return kept
+            return
 
 
 def _count(
-    source: Source, features: Mapping[str, Feature], file: File, limit: int
+    source: Source, features: Mapping[str, Feature], piece: Piece, limit: int
 ) -> int:
-    """Count the rows of a file up to `limit`, bad ones included."""
-    examples = iter(source.read([Piece(file.uri, file.name)], features, None))
-    count = 0
-    while count < limit:
-        try:
-            if next(examples, None) is None:
-                break
-        except read_errors():
-            pass
-        count += 1
+    """Count the rows of a piece up to `limit`, bad ones included."""
+    with readable(source, [piece]) as pieces:
+        examples = iter(source.read(pieces, features, None))
+        count = 0
+        while count < limit:
+            try:
+                if next(examples, None) is None:
+                    break
+            except read_errors():
+                pass
+            count += 1
     return count
 
 
@@ -346,7 +396,7 @@ def _versions() -> dict[str, str]:
 
 
 def _ingredients(
-    config: Config, files: Sequence[File], shards: Sequence[Shard], digest: str
+    config: Config, files: Sequence[File], shards: Shards, digest: str
 ) -> dict[str, str]:
     """Hash each thing that changes the bytes, so that a difference can be named."""
     source, model = config.source, config.model
@@ -355,20 +405,27 @@ def _ingredients(
     names = [name for name in user_code if ":" in name]
     parts: dict[str, Any] = {
         "source": source.model_dump(mode="json", exclude={"preprocess"}),
-        "files": [[f.uri, f.bytes, f.version, f.blocks] for f in files],
+        "files": _files_digest(files),
         "preprocess": [step.model_dump(mode="json") for step in source.preprocess],
         "model": [digest, model.inputs],
         "taps": [tap.model_dump(mode="json") for tap in config.taps],
         "batch_rows": model.batch_rows,
         "precision": model.precision,
-        "parts": [[p.start for p in shard.pieces] for shard in shards],
-        "event_timestamp": config.table.event_timestamp,
+        "parts": shards.digest(),
+        "event_timestamp": [config.table.event_timestamp, config.table.timestamp_unit],
         "limit": config.limit,
         "user_code": source_digest(names),
         "versions": _versions(),
         "format_version": FORMAT_VERSION,
     }
     return {name: _digest(part)[:16] for name, part in parts.items()}
+
+
+def _files_digest(files: Sequence[File]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.uri}\0{file.identity}\0{file.blocks}\n".encode())
+    return digest.hexdigest()
 
 
 def _digest(document: Any) -> str:

@@ -15,6 +15,8 @@ from transforms.extract import ExtractShards, pending_shards
 from transforms.lookup import ConfigError
 from transforms.table import Table
 
+_NAMED_FILES = 5
+
 
 def run_plan(
     plan: Plan, *, overwrite: bool = False, beam_args: Sequence[str] = ()
@@ -75,12 +77,33 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
             for name, digest in plan.ingredients.items()
             if there["ingredients"].get(name) != digest
         ]
+        changed = "".join(f"  {line}\n" for line in _changed_files(table, plan))
         raise ConfigError(
             f"table.path must hold a table of this plan, {table.uri!r} holds another"
-            f" (different: {', '.join(names)})\n"
+            f" (different: {', '.join(names)})\n{changed}"
             f"  there: {there['fingerprint']}\n"
             f"  here:  {plan.fingerprint}\n"
             "choose another table.path, or replace the table with --overwrite"
         )
     if not storage.exists(table.internal("plan.parquet")):
         plan.write(table)
+
+
+def _changed_files(table: Table, plan: Plan) -> list[str]:
+    """Name the first few files of the source that are not those of the table."""
+    if not storage.exists(table.internal("plan.parquet")):
+        return []
+    there, here = table.shards().files(), plan.shards.files()
+    changed = [
+        *(f"new: {uri}" for uri in here if uri not in there),
+        *(f"gone: {uri}" for uri in there if uri not in here),
+        *(
+            f"changed: {uri} (there {there[uri]}; here {here[uri]})"
+            for uri in here
+            if there.get(uri, here[uri]) != here[uri]
+        ),
+    ]
+    if len(changed) > _NAMED_FILES:
+        rest = len(changed) - _NAMED_FILES
+        changed = [*changed[:_NAMED_FILES], f"and {rest} files more"]
+    return changed

@@ -437,7 +437,7 @@ def test_what_is_left_of_a_batch_does_not_hold_the_batch_in_memory(
     failures: list[Any] = []
     kept = [
         columns["head"]
-        for batch in worker.pipeline.batches(plan.shards[0], failures.append)
+        for batch in worker.pipeline.batches(plan.shards[0].pieces, failures.append)
         for _, columns in infer(worker.compiled, batch, failures.append)
     ]
     assert sum(len(array) for array in kept) == len(failures) == ROWS // 2

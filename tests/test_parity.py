@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Job, stacked, vectors
+from conftest import Job, stacked, vectors, write_tfrecord
 
 from pipeline import check_parity, run_plan
 from pipeline.parity import _Tally
@@ -442,9 +442,13 @@ def test_kept_features_and_prepared_keys_are_certified(job: Job) -> None:
 
 
 def test_a_table_without_rows_has_no_certificate(tmp_path: Path) -> None:
-    job = Job(tmp_path, {"reader": "toolbox:CountingReader", "sizes": [0]})
-    plan = job.plan()
-    run_plan(plan)
+    write_tfrecord(tmp_path / "a.tfrecord", range(1), vectors())
+    with (tmp_path / "a.tfrecord").open("r+b") as stream:
+        stream.truncate(20)
+    source = {"reader": "tfrecord", "path": str(tmp_path / "a.tfrecord")}
+    source["features"] = {"id": "int64", "vec": {"dtype": "float32", "shape": [6]}}
+    job = Job(tmp_path / "out", source)
+    run_plan(job.plan(errors={"max_fraction": 1.0}))
     with pytest.raises(RuntimeError, match="must have rows to be checked"):
         check_parity(str(job.table), 1)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline import load_config, make_plan
 from pipeline.plan import cut_shards
 from transforms.lookup import ConfigError
-from transforms.shard import shards_from_arrow, shards_to_arrow
+from transforms.shard import Shards, position
 from transforms.sources import File
 
 blocks = st.lists(st.integers(0, 50), max_size=5).map(tuple)
@@ -32,7 +32,7 @@ def listed(shapes: list[tuple[tuple[int, ...], bool]]) -> list[File]:
 @given(files, st.integers(1, 60))
 def test_a_plan_covers_every_row_exactly_once_in_order(shapes: Any, size: int) -> None:
     found = listed(shapes)
-    shards = cut_shards(found, size)
+    shards = list(cut_shards(found, size))
     rows = [
         (piece.file, row)
         for shard in shards
@@ -60,14 +60,21 @@ def test_blocks_are_cut_only_where_they_exceed_a_shard(shapes: Any, size: int) -
 
 @given(files, st.integers(1, 60))
 def test_shards_survive_storing(shapes: Any, size: int) -> None:
-    shards = cut_shards(listed(shapes), size)
-    assert shards_from_arrow(shards_to_arrow(shards)) == shards
+    shards = list(cut_shards(listed(shapes), size))
+    stored = Shards.of(shards)
+    assert list(stored) == shards
+    assert [stored[i] for i in range(len(stored))] == shards
+    assert stored.rows == sum(shard.rows or 0 for shard in shards)
 
 
 @given(files, st.integers(1, 60))
 def test_every_position_of_a_shard_is_located(shapes: Any, size: int) -> None:
     for shard in cut_shards(listed(shapes), size):
-        located = [shard.locate(i) for i in range(shard.rows or 0)]
+        located = [
+            shard.locate(position(index, row))
+            for index, piece in enumerate(shard.pieces)
+            for row in range(piece.rows or 0)
+        ]
         assert located == [
             (piece, row)
             for piece in shard.pieces
@@ -75,11 +82,23 @@ def test_every_position_of_a_shard_is_located(shapes: Any, size: int) -> None:
         ]
 
 
-def test_a_file_of_unknown_rows_is_a_shard_of_its_own() -> None:
-    unknown = File("u", "u", 0, "")
+def test_files_of_unknown_rows_are_grouped_by_their_bytes() -> None:
     known = File("k", "k", 0, "", (5,))
-    shards = cut_shards([known, unknown, known], 100)
-    assert [shard.rows for shard in shards] == [5, None, 5]
+    sizes = [10, 20, 3, 40, 1]
+    unknown = [File(f"u{i}", f"u{i}", n << 20, "") for i, n in enumerate(sizes)]
+    shards = list(cut_shards([known, *unknown, known], 100))
+    assert [shard.rows for shard in shards] == [5, None, None, None, None, 5]
+    names = [[piece.name for piece in shard.pieces] for shard in shards[1:-1]]
+    assert names == [["u0", "u1"], ["u2"], ["u3"], ["u4"]]
+
+
+def test_spans_of_a_file_are_pieces_of_unknown_rows() -> None:
+    spans = ((0, 20 << 20), (20 << 20, 40 << 20), (40 << 20, 41 << 20))
+    file = File("f", "f", 41 << 20, "7", spans=spans)
+    shards = list(cut_shards([file], 100))
+    found = [[piece.span for piece in shard.pieces] for shard in shards]
+    assert found == [[spans[0]], [spans[1], spans[2]]]
+    assert shards[0].pieces[0].version == f"{41 << 20} bytes, version 7"
 
 
 def test_the_plan_knows_schema_and_sizes(job: Job) -> None:

@@ -13,7 +13,7 @@ from conftest import ROWS, Job, stacked, vectors, write_parquet, write_tfrecord
 
 from pipeline import make_plan
 from transforms.lookup import ConfigError
-from transforms.shard import Piece
+from transforms.shard import Piece, position
 from transforms.sources import make_source
 from transforms.spec import SourceSpec
 
@@ -71,15 +71,16 @@ def test_reading_in_batches_equals_reading_examples(any_job: Job) -> None:
     pieces = files[:1] if files[0].rows is None else files
     examples = list(source.read(pieces, features, None).as_numpy_iterator())
     batches = list(source.read(pieces, features, 8).as_numpy_iterator())
-    assert [position for position, _ in examples] == list(range(len(examples)))
+    positions = [at for at, _ in examples]
+    if pieces[0].rows is not None:
+        numbers = [(i, r) for i, p in enumerate(pieces) for r in range(p.rows or 0)]
+        assert positions == [position(index, row) for index, row in numbers]
     for name in features:
         np.testing.assert_array_equal(
             np.concatenate([batch[name] for _, batch in batches]),
             np.stack([example[name] for _, example in examples]),
         )
-    np.testing.assert_array_equal(
-        np.concatenate([position for position, _ in batches]), np.arange(len(examples))
-    )
+    np.testing.assert_array_equal(np.concatenate([at for at, _ in batches]), positions)
 
 
 def test_default_keys_are_file_and_row(job: Job) -> None:
@@ -120,11 +121,11 @@ def test_tfrecord_features_can_be_given(
     assert table["text"][3].as_py() == b"row 3"
 
 
-def test_tfrecord_plans_whole_files_of_unknown_length(
+def test_tfrecord_plans_small_files_of_unknown_length_together(
     tmp_path: Path, sources: dict[str, Any]
 ) -> None:
     plan = Job(tmp_path, sources["tfrecord"]).plan()
-    assert [len(shard.pieces) for shard in plan.shards] == [1, 1, 1]
+    assert [len(shard.pieces) for shard in plan.shards] == [3]
     assert plan.rows is None
 
 
@@ -169,14 +170,17 @@ def test_parquet_types_become_columns(tmp_path: Path) -> None:
     assert result["event_timestamp"].cast(pa.int64()).to_pylist() == [0, 10**6]
 
 
-def test_lists_without_a_fixed_size_are_as_long_as_the_first(tmp_path: Path) -> None:
-    rows = [[0.5] * 6, [0.5] * 6, [0.5] * 5]
+def test_lists_of_one_length_at_the_head_are_vectors(tmp_path: Path) -> None:
+    rows = [[0.5] * 6] * 1000 + [[0.5] * 5]
     vec = pa.array(rows, pa.list_(pa.float32()))
-    pq.write_table(pa.table({"id": [1, 2, 3], "vec": vec}), tmp_path / "l.parquet")
+    pq.write_table(
+        pa.table({"id": list(range(1001)), "vec": vec}), tmp_path / "l.parquet"
+    )
     job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "l.*")})
     assert job.plan().features["vec"].shape == (6,)
     table = job.run(errors={"max_fraction": 0.5})
-    assert table["example_id"].to_pylist() == [1, 2]
+    assert table["example_id"].to_pylist() == list(range(1000))
+    assert job.errors()[0]["stage"] == "read"
 
 
 def test_parquet_rows_with_nulls_are_quarantined_and_neighbours_kept(

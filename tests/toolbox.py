@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import signal
 import threading
@@ -9,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import fsspec
 import keras
 import numpy as np
 import tensorflow as tf
 
-from transforms.shard import Piece
+from transforms.shard import Piece, position
 from transforms.sources import Feature, File
 
 if TYPE_CHECKING:
@@ -226,7 +229,46 @@ class CountingReader:
         vec = (ids[:, None] + np.arange(6)).astype(np.float32)
         example = {"id": ids, "vec": vec}
         chosen = {name: example[name] for name in features}
-        rows = tf.data.Dataset.from_tensor_slices((np.arange(len(ids)), chosen))
+        at = [position(i, r) for i, p in enumerate(pieces) for r in range(p.rows or 0)]
+        rows = tf.data.Dataset.from_tensor_slices((np.array(at, np.int64), chosen))
+        return rows if batch_rows is None else rows.batch(batch_rows)
+
+
+class VectorReader:
+    """A user's reader of an .npy file, as if it were several files."""
+
+    def __init__(self, path: str, sizes: list[int]) -> None:
+        self.path = path
+        self.starts = np.cumsum([0, *sizes])
+
+    default_key: ClassVar[str | None] = None
+
+    def files(self) -> Sequence[File]:
+        bounds = itertools.pairwise(self.starts.tolist())
+        return [
+            File(str(i), f"f{i}", 0, "1", (stop - start,))
+            for i, (start, stop) in enumerate(bounds)
+        ]
+
+    def describe(self) -> Mapping[str, Feature]:
+        return {"id": Feature("int64"), "vec": Feature("float32", (6,))}
+
+    def read(
+        self,
+        pieces: Sequence[Piece],
+        features: Mapping[str, Feature],
+        batch_rows: int | None,
+    ) -> tf.data.Dataset:
+        at, ids = [], []
+        for index, piece in enumerate(pieces):
+            for row in range(piece.rows or 0):
+                at.append(position(index, row))
+                ids.append(self.starts[int(piece.file)] + piece.start + row)
+        with fsspec.open(self.path, "rb") as stream:
+            vec = np.load(io.BytesIO(stream.read()))[ids]
+        example = {"id": np.array(ids, np.int64), "vec": vec}
+        chosen = {name: example[name] for name in features}
+        rows = tf.data.Dataset.from_tensor_slices((np.array(at, np.int64), chosen))
         return rows if batch_rows is None else rows.batch(batch_rows)
 
 

@@ -34,6 +34,7 @@ _MIXES = "has the batch elsewhere than in front, or mixes its rows"
 _CHANGES = "depends on a variable that the model changes from batch to batch"
 _PROBES = (2, 3)
 _DRAWS = 4
+_MADE_UP_LENGTH = 32
 _lock = threading.Lock()
 
 Values: TypeAlias = np.ndarray | pa.Array
@@ -226,6 +227,13 @@ def take_rows(values: Values, chosen: np.ndarray) -> Values:
         return values.take(pa.array(chosen))
     picked: np.ndarray = values[chosen]
     return picked
+
+
+def join_rows(parts: Sequence[Values]) -> Values:
+    """Put rows of a column behind each other."""
+    if isinstance(parts[0], pa.Array):
+        return pa.concat_arrays(parts)
+    return np.concatenate(parts)
 
 
 def _reduce(
@@ -477,7 +485,7 @@ def _made_up(model: Model, rows: int, seed: int) -> dict[str, Any]:
     random = np.random.default_rng(seed)
     examples = {}
     for i in model.inputs:
-        shape = (rows, *i.shape)
+        shape = (rows, *(_MADE_UP_LENGTH if n is None else n for n in i.shape))
         if i.feature_dtype == "string":
             letters = random.integers(97, 123, (rows, 3)).astype(np.uint8)
             words = np.array([b" ".join(map(bytes, row[:, None])) for row in letters])

@@ -8,6 +8,8 @@ import apache_beam as beam
 import pyarrow as pa
 
 from transforms import storage
+from transforms.keys import repeated_keys
+from transforms.planned import read_planned
 from transforms.shard import Commit
 from transforms.table import Table, to_json, to_parquet
 
@@ -43,14 +45,13 @@ def commit_table(table: Table, max_fraction: float) -> dict[str, Any]:
         return done
     plan = table.read_json("config.json")
     shards = table.shards()
-    committed = set(table.committed())
-    missing = [shard.index for shard in shards if shard.index not in committed]
+    missing = sorted(set(range(len(shards))) - set(table.committed()))
     if missing:
         raise RuntimeError(
             f"all {len(shards)} shards must be committed, {len(missing)} are not"
             f" (first: {missing[0]}); run the same command again to compute them"
         )
-    commits = table.read_commits([shard.index for shard in shards])
+    commits = table.read_commits(list(range(len(shards))))
     for shard, commit in zip(shards, commits, strict=True):
         _check(commit, shard.rows, plan["fingerprint"])
     _check_whole(commits, max_fraction)
@@ -58,6 +59,7 @@ def commit_table(table: Table, max_fraction: float) -> dict[str, Any]:
     quarantined = sum(commit.quarantined for commit in commits)
     _check_budget(table, rows, quarantined, max_fraction)
     _tidy(table, commits)
+    _check_keys(table, commits)
     manifest = to_parquet(manifest_table(commits))
     storage.replace(table.internal("manifest.parquet"), manifest)
     summary = {
@@ -151,12 +153,33 @@ def _check_budget(
     table: Table, rows: int, quarantined: int, max_fraction: float
 ) -> None:
     planned = rows + quarantined
-    if planned and quarantined / planned > max_fraction:
+    if not planned:
+        raise RuntimeError(
+            "the source must hold at least one row, its files turned out to hold none;"
+            " check source.path"
+        )
+    if quarantined / planned > max_fraction:
         raise RuntimeError(
             f"at most {max_fraction:.4%} of the rows may be bad, {quarantined} of"
             f" {planned} are ({quarantined / planned:.4%}); see"
             f" {table.internal('errors')}. To accept them raise errors.max_fraction and"
             " run again: nothing is computed twice"
+        )
+
+
+def _check_keys(table: Table, commits: list[Commit]) -> None:
+    """See that no key comes twice; default keys cannot."""
+    key = read_planned(table).columns[0]
+    if not key.source:
+        return
+    parts = [(commit.part.path, commit.part.rows) for commit in commits]
+    repeated = repeated_keys(table, key.name, parts)
+    if repeated:
+        named = "; ".join(f"{k!r} in {', '.join(p)}" for k, p in repeated.items())
+        raise RuntimeError(
+            f"source.key must name each row apart, {key.source!r} repeats: {named}."
+            " Choose another source.key, or none for keys of file and row, and start"
+            " afresh with --overwrite"
         )
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.activations import Values, take_rows
-from transforms.read import Batch, Failure
+from transforms.batch import Batch, Failure, Uneven
 from transforms.schema import Column, to_array
-from transforms.shard import Shard
+from transforms.shard import Shard, split_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _record_batch(
         if column.is_computed:
             arrays.append(to_array(column, values[column.name]))
         elif column.source:
-            arrays.append(to_array(column, batch.passed[column.source].numpy()))
+            arrays.append(to_array(column, _passed(batch.passed[column.source])))
         elif column.role == "key":
             arrays.append(_default_keys(shard, batch.positions))
         else:
@@ -85,14 +86,27 @@ def _record_batch(
     return pa.RecordBatch.from_arrays(arrays, schema=layout.schema)
 
 
+def _passed(values: Any) -> Values:
+    """Take what is passed through out of TensorFlow; rows of differing length as lists.
+
+    Elements of text are still bytes.
+    """
+    if not isinstance(values, Uneven):
+        array: np.ndarray = values.numpy()
+        return array
+    filled, lengths = values.values.numpy(), values.shapes[:, 0]
+    flat = filled[np.arange(filled.shape[1]) < lengths[:, None]]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    kind = pa.binary() if flat.dtype == object else None
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))
+
+
 def _default_keys(shard: Shard, positions: np.ndarray) -> pa.Array:
     """Make `<file>#<row>` for rows that are in order."""
-    starts = np.cumsum([0, *(piece.rows or 0 for piece in shard.pieces[:-1])])
-    touched = np.searchsorted(starts, positions, side="right") - 1
+    pieces, rows = split_positions(positions)
     keys = []
-    for index in np.unique(touched):
+    for index in np.unique(pieces):
         piece = shard.pieces[index]
-        inside = positions[touched == index] - starts[index] + piece.start
-        rows = pa.array(inside).cast(pa.string())
-        keys.append(pc.binary_join_element_wise(piece.name, rows, "#"))
+        inside = pa.array(rows[pieces == index] + piece.start).cast(pa.string())
+        keys.append(pc.binary_join_element_wise(piece.name, inside, "#"))
     return pa.concat_arrays(keys)

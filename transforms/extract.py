@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 import threading
 import time
 import uuid
@@ -22,7 +21,7 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
-from transforms import storage
+from transforms import scratch, storage
 from transforms.activations import CompiledTaps, compile_taps
 from transforms.encode import Layout, encode
 from transforms.infer import infer
@@ -34,6 +33,7 @@ from transforms.read import InputPipeline
 from transforms.schema import Column, constant_timestamp, passed_features
 from transforms.shard import Commit, Shard, StoredFile
 from transforms.sources import make_source
+from transforms.sources.staging import readable
 from transforms.spec import Config
 from transforms.table import Table
 from transforms.taps import Tap
@@ -121,15 +121,19 @@ def _compute(worker: Worker, shard: Shard) -> Commit:
         worker.compiled.batch_rows,
         partial(_hopeless, worker.table, shard),
     )
-    with _scratch(worker.table) as directory:
+    source = worker.pipeline.source
+    with (
+        _scratch(worker.table) as directory,
+        readable(source, shard.pieces) as pieces,
+    ):
         path = directory / "part.parquet"
         with PartWriter(path, worker.layout.schema, worker.layout.columns) as writer:
-            batches = worker.pipeline.batches(shard, quarantine.add)
+            batches = worker.pipeline.batches(pieces, quarantine.add)
             for batch in clock.timed("read", batches):
                 computed = infer(worker.compiled, batch, quarantine.add)
                 for rows, values in clock.timed("compute", computed):
                     encoded = encode(worker.layout, shard, rows, values, quarantine.add)
-                    quarantine.passed(encoded.num_rows)
+                    quarantine.passed(encoded.num_rows, rows.positions)
                     with clock.during("write"):
                         writer.write(encoded)
             with clock.during("write"):
@@ -144,6 +148,7 @@ def _compute(worker: Worker, shard: Shard) -> Commit:
             part=_store(worker.table, path, quarantine.sound, part_name),
             errors=_store_errors(worker.table, shard, directory, quarantine),
             rest_lost=quarantine.rest_lost,
+            piece_rows=quarantine.piece_rows(),
             seconds=clock.seconds(time.perf_counter() - began),
         )
 
@@ -295,7 +300,9 @@ def _scratch(table: Table) -> Iterator[Path]:
     """A directory for unfinished files: on the table's own disk if that is local."""
     local = storage.local_path(table.internal(f"uploads/{uuid.uuid4().hex}"))
     if local is None:
-        local = Path(tempfile.mkdtemp(prefix="featuretap-"))
+        with scratch.directory() as elsewhere:
+            yield elsewhere
+        return
     local.mkdir(parents=True, exist_ok=True)
     try:
         yield local

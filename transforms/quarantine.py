@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from transforms.read import Failure
-from transforms.shard import BadRow, Shard
+from transforms.batch import Failure
+from transforms.shard import BadRow, Shard, split_positions
 
 ERROR_SCHEMA = pa.schema(
     [
@@ -64,6 +64,7 @@ class Quarantine:
         self._key = key
         self._batch_rows = batch_rows
         self._hopeless = hopeless
+        self._ends = np.zeros(len(shard.pieces), np.int64)
 
     def add(self, failure: Failure) -> None:
         """Take a row that failed.
@@ -72,6 +73,7 @@ class Quarantine:
           RuntimeError: all rows so far failed alike, and they fill a batch.
         """
         piece, row = self._shard.locate(failure.position)
+        self._saw(np.array([failure.position]))
         key: str | None = f"{piece.name}#{row}"
         if self._key:
             value = failure.passed.get(self._key)
@@ -91,9 +93,14 @@ class Quarantine:
         if len(self.rows) == self._batch_rows:
             self._stop_if_alike()
 
-    def passed(self, rows: int) -> None:
-        """Count rows that came through."""
+    def passed(self, rows: int, positions: np.ndarray) -> None:
+        """Count rows that came through, of those at some positions."""
         self.sound += rows
+        self._saw(positions)
+
+    def piece_rows(self) -> tuple[int, ...] | None:
+        """Rows found in each piece, None if that was known before."""
+        return None if self._shard.rows is not None else tuple(self._ends.tolist())
 
     def close(self) -> None:
         """Check the shard as a whole.
@@ -114,6 +121,10 @@ class Quarantine:
         """The bad rows as a table (`ERROR_SCHEMA`), by file and row."""
         ordered = sorted(self.rows, key=lambda bad: (bad.file, bad.row))
         return pa.Table.from_pylist([asdict(bad) for bad in ordered], ERROR_SCHEMA)
+
+    def _saw(self, positions: np.ndarray) -> None:
+        pieces, rows = split_positions(positions)
+        np.maximum.at(self._ends, pieces, rows + 1)
 
     def _stop_if_alike(self) -> None:
         kinds = {(bad.stage, bad.exception) for bad in self.rows}

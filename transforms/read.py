@@ -9,62 +9,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from transforms import device
+from transforms.batch import Batch, Failure, Uneven, preprocess_errors, read_errors
 from transforms.preprocess import Step, apply_to_batch, apply_to_example, split_steps
-from transforms.shard import Piece, Shard
+from transforms.shard import Piece, position, split_position, split_positions
 from transforms.sources import Feature, Source
+from transforms.sources.base import REST_LOST
 
 _PREFETCH_BATCHES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows that go through the model together.
-
-    Attributes:
-      positions: int64 `[rows]`, counted from the start of the shard.
-      inputs: features after preprocessing, `{name: tensor [rows, ...]}`.
-      passed: features for the table, `{name: tensor [rows, ...]}`.
-    """
-
-    positions: np.ndarray
-    inputs: Mapping[str, Any]
-    passed: Mapping[str, Any]
-
-    def take(self, chosen: np.ndarray) -> Batch:
-        """Keep some rows, by index."""
-        import tensorflow as tf
-
-        return Batch(
-            self.positions[chosen],
-            {name: tf.gather(value, chosen) for name, value in self.inputs.items()},
-            {name: tf.gather(value, chosen) for name, value in self.passed.items()},
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A row that failed.
-
-    Attributes:
-      position: counted from the start of the shard.
-      stage: `read`, `preprocess`, `infer` or `encode`.
-      error: what was raised.
-      passed: features for the table as far as they are known, `{name: tensor [...]}`.
-      rest_lost: whether an unknown number of rows behind it cannot be read either.
-    """
-
-    position: int
-    stage: str
-    error: Exception
-    passed: Mapping[str, Any] = field(default_factory=dict)
-    rest_lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +33,8 @@ class InputPipeline:
       source: where the rows are.
       features: what to read of each example.
       steps: preprocessing, in order.
-      inputs: features that the model takes, with their shapes without batch.
+      inputs: features that the model takes, with their shapes without batch; None for
+        lengths that differ between rows.
       passed: features for the table; as read where the source has them, else as
         preprocessing made them.
       batch_rows: rows in a full batch.
@@ -84,17 +43,17 @@ class InputPipeline:
     source: Source
     features: Mapping[str, Feature]
     steps: Sequence[Step]
-    inputs: Mapping[str, tuple[int, ...]]
+    inputs: Mapping[str, tuple[int | None, ...]]
     passed: Sequence[str]
     batch_rows: int
 
     def batches(
-        self, shard: Shard, on_failure: Callable[[Failure], None]
+        self, pieces: Sequence[Piece], on_failure: Callable[[Failure], None]
     ) -> Iterator[Batch]:
-        """Read a shard.
+        """Read the pieces of a shard.
 
         Args:
-          shard: what to read.
+          pieces: what to read, where the source can open it.
           on_failure: called with each row that cannot be read or preprocessed.
 
         Yields:
@@ -103,94 +62,143 @@ class InputPipeline:
         Raises:
           OSError, tf.errors.OpError: the storage failed, rather than a row.
         """
-        position = 0
+        at = 0
         while True:
-            position, finished = yield from self._fast(shard, position)
+            at, finished = yield from self._fast(pieces, at)
             if finished:
                 return
-            position, finished = yield from self._careful(shard, position, on_failure)
+            at, finished = yield from self._careful(pieces, at, on_failure)
             if finished:
                 return
 
     def _fast(
-        self, shard: Shard, position: int
+        self, pieces: Sequence[Piece], at: int
     ) -> Generator[Batch, None, tuple[int, bool]]:
         """Yield batches up to the first that fails or leaves out a row."""
-        pieces = _pieces_from(shard, position)
-        if not pieces:
-            return position, True
-        first = position
-        iterator = iter(self._dataset(pieces))
+        rest = _rest(pieces, at)
+        if not rest:
+            return at, True
+        first = at = position(*_place(pieces, at))
+        iterator = iter(self._dataset(rest))
         while True:
             try:
                 element = next(iterator, None)
             except preprocess_errors():
-                return position, False
+                return at, False
             if element is None:
-                return position, shard.rows in (None, position)
+                return at, _complete(pieces, at, position(len(pieces)))
             batch = _batch(element, first)
-            expected = np.arange(position, position + len(batch.positions))
-            if not np.array_equal(batch.positions, expected):
-                return position, False
+            if not _in_order(pieces, at, batch.positions):
+                return at, False
             yield batch
-            position += len(batch.positions)
+            at = int(batch.positions[-1]) + 1
 
     def _careful(
-        self, shard: Shard, position: int, on_failure: Callable[[Failure], None]
+        self, pieces: Sequence[Piece], at: int, on_failure: Callable[[Failure], None]
     ) -> Generator[Batch, None, tuple[int, bool]]:
         """Yield the sound ones of the next `batch_rows` rows as one batch."""
-        rows = list(itertools.islice(self._outcomes(shard, position), self.batch_rows))
-        failures = [row for row in rows if isinstance(row, Failure)]
-        for failure in failures:
-            on_failure(failure)
-        if len(failures) < len(rows):
-            yield _stack([row for row in rows if isinstance(row, Batch)])
-        finished = len(rows) < self.batch_rows or any(f.rest_lost for f in failures)
-        return position + len(rows), finished
+        rows = list(itertools.islice(self._outcomes(pieces, at), self.batch_rows))
+        sound: list[Batch] = []
+        for row in rows:
+            if isinstance(row, Batch):
+                sound.append(row)
+                at = int(row.positions[0]) + 1
+            else:
+                on_failure(row)
+                at = _behind(row)
+        if sound:
+            yield Batch.concatenate(sound)
+        return at, len(rows) < self.batch_rows
 
-    def _outcomes(self, shard: Shard, position: int) -> Iterator[Batch | Failure]:
-        """Yield for each row from `position` on a batch of one, or how it failed."""
-        for piece in _pieces_from(shard, position):
-            end = None if piece.rows is None else position + piece.rows
-            examples = self.source.read([piece], self.features, None)
-            iterator = iter(examples.with_options(_options()))
-            first, last_error = position, None
-            while end is None or position < end:
-                try:
-                    element = next(iterator, None)
-                except read_errors() as error:
-                    lost = end is None and _lost(error)
-                    yield Failure(position, "read", error, rest_lost=lost)
-                    position, last_error = position + 1, error
-                    if lost:
-                        break
-                    continue
-                if element is None:
-                    break
-                found = first + int(element[0])
-                for missing in range(position, found):
-                    yield Failure(missing, "read", last_error or _too_short(piece))
-                yield self._prepare_one(found, element[1])
-                position = found + 1
-            for missing in range(position, end or position):
-                yield Failure(missing, "read", last_error or _too_short(piece))
-            position = max(position, end or position)
+    def _outcomes(self, pieces: Sequence[Piece], at: int) -> Iterator[Batch | Failure]:
+        """Yield for each row from a position on a batch of one, or how it failed.
 
-    def _prepare_one(
-        self, position: int, example: Mapping[str, Any]
-    ) -> Batch | Failure:
+        Pieces that do not know their rows are read one at a time: an error between two
+        of them could be that of either.
+        """
+        while rest := _rest(pieces, at):
+            index = _place(pieces, at)[0]
+            known = list(
+                itertools.takewhile(lambda piece: piece.rows is not None, rest)
+            )
+            last = position(index + max(len(known), 1))
+            for outcome in self._outcomes_until(pieces, known or rest[:1], at, last):
+                yield outcome
+                at = (
+                    int(outcome.positions[0]) + 1
+                    if isinstance(outcome, Batch)
+                    else _behind(outcome)
+                )
+            if not known:
+                at = last
+
+    def _outcomes_until(
+        self, pieces: Sequence[Piece], some: Sequence[Piece], at: int, last: int
+    ) -> Iterator[Batch | Failure]:
+        """Yield outcomes of `some` pieces, which begin at a position.
+
+        They stop where the reader breaks off, at the end of the piece in which it does.
+        """
+        examples = self.source.read(some, self.features, None)
+        iterator = iter(examples.with_options(_options()))
+        first, error = position(*_place(pieces, at)), None
+        while True:
+            at = position(*_place(pieces, at))
+            try:
+                element = next(iterator, None)
+            except read_errors() as raised:
+                error = raised
+                if _complete(pieces, at, last) and some[0].rows is not None:
+                    return
+                lost = some[0].rows is None and _lost(error)
+                yield Failure(at, "read", error, rest_lost=lost)
+                if lost:
+                    return
+                at += 1
+                continue
+            found = (
+                last if element is None else int(_absolute(element[0].numpy(), first))
+            )
+            if element is None and error:
+                found = min(last, position(_place(pieces, at)[0] + 1))
+            for missing in _between(pieces, at, found):
+                reason = error or _too_short(pieces[_place(pieces, missing)[0]])
+                yield Failure(missing, "read", reason)
+            if element is None:
+                return
+            yield self._prepare_one(found, element[1])
+            at, error = found + 1, None
+
+    def _prepare_one(self, at: int, example: Mapping[str, Any]) -> Batch | Failure:
         import tensorflow as tf
 
         try:
             inputs, passed = self._prepare(dict(example))
         except preprocess_errors() as error:
             known = {name: example[name] for name in self.passed if name in example}
-            return Failure(position, "preprocess", error, known)
+            return Failure(at, "preprocess", error, known)
+        uneven = self._uneven
+
+        def alone(name: str, value: Any) -> Any:
+            one = tf.expand_dims(value, 0)
+            return Uneven(one, np.array([value.shape])) if name in uneven else one
+
         return Batch(
-            np.array([position]),
-            {name: tf.expand_dims(value, 0) for name, value in inputs.items()},
-            {name: tf.expand_dims(value, 0) for name, value in passed.items()},
+            np.array([at]),
+            {name: alone(name, value) for name, value in inputs.items()},
+            {name: alone(name, value) for name, value in passed.items()},
         )
+
+    @cached_property
+    def _uneven(self) -> set[str]:
+        """Names of what comes out of preprocessing in a shape that rows differ in."""
+        inputs, passed = self._prepare.structured_outputs
+        return {
+            name
+            for specs in (inputs, passed)
+            for name, spec in specs.items()
+            if not spec.shape.is_fully_defined()
+        }
 
     @cached_property
     def _prepare(self) -> Any:
@@ -206,7 +214,7 @@ class InputPipeline:
             name: tf.TensorSpec(feature.shape, feature.tensor_dtype)
             for name, feature in self.features.items()
         }
-        return tf.function(body, input_signature=[spec])
+        return tf.function(body).get_concrete_function(spec)
 
     def _dataset(self, pieces: Sequence[Piece]) -> Any:
         """Give the fast pipeline: elements `(positions, (inputs, passed))`, batched."""
@@ -245,7 +253,8 @@ class InputPipeline:
             if _stackable(examples.element_spec):
                 ready = examples.batch(self.batch_rows).map(per_batch, parallel)
             else:
-                ready = read.map(wholly_per_example, parallel).batch(self.batch_rows)
+                prepared = read.map(wholly_per_example, parallel)
+                ready = _batch_uneven(prepared, self.batch_rows)
         return ready.prefetch(_PREFETCH_BATCHES).with_options(_options())
 
     def _chosen(self, done: Any, read: Any, *, batched: bool) -> tuple[Any, Any]:
@@ -263,59 +272,110 @@ class InputPipeline:
         return inputs, passed
 
 
-def read_errors() -> tuple[type[Exception], ...]:
-    """Exceptions of a reader that speak of a row, not of the storage."""
-    import tensorflow as tf
-
-    return (tf.errors.InvalidArgumentError, tf.errors.DataLossError)
-
-
-def preprocess_errors() -> tuple[type[Exception], ...]:
-    """Exceptions of preprocessing that speak of a row; users' Python may raise any."""
-    import tensorflow as tf
-
-    return (*read_errors(), tf.errors.UnknownError)
-
-
 def _lost(error: Exception) -> bool:
     """Whether a file of unknown length cannot be read on after this error."""
     import tensorflow as tf
 
-    return isinstance(error, tf.errors.DataLossError)
+    return isinstance(error, tf.errors.DataLossError) or REST_LOST in str(error)
 
 
 def _too_short(piece: Piece) -> Exception:
-    return EOFError(f"{piece.file} holds fewer rows than planned")
+    return EOFError(f"{piece.name} holds fewer rows than planned")
 
 
-def _pieces_from(shard: Shard, position: int) -> list[Piece]:
-    """Cut off the rows of a shard before a position."""
-    pieces = []
-    for piece in shard.pieces:
-        skipped = position if piece.rows is None else min(position, piece.rows)
-        position -= skipped
-        rest = None if piece.rows is None else piece.rows - skipped
-        if rest != 0:
-            pieces.append(replace(piece, start=piece.start + skipped, rows=rest))
-    return pieces
+def _place(pieces: Sequence[Piece], at: int) -> tuple[int, int]:
+    """Piece and row of a position; past the end of a piece that is the next one."""
+    index, row = split_position(at)
+    while index < len(pieces) and pieces[index].rows in (0, row or -1):
+        index, row = index + 1, 0
+    return index, row
+
+
+def _rest(pieces: Sequence[Piece], at: int) -> list[Piece]:
+    """Cut off what lies before a position."""
+    index, row = _place(pieces, at)
+    if index >= len(pieces):
+        return []
+    first = pieces[index]
+    left = None if first.rows is None else first.rows - row
+    cut = replace(first, start=first.start + row, rows=left)
+    return [cut, *pieces[index + 1 :]]
+
+
+def _complete(pieces: Sequence[Piece], at: int, found: int) -> bool:
+    """Whether no row that is known to exist lies between two positions."""
+    return next(_between(pieces, at, found), None) is None
+
+
+def _between(pieces: Sequence[Piece], at: int, found: int) -> Iterator[int]:
+    """Yield the positions known to exist from one to before another."""
+    index, row = _place(pieces, at)
+    last, end = split_position(found)
+    while (index, row) < (last, end) and index < len(pieces):
+        rows = pieces[index].rows or 0
+        stop = end if index == last else max(rows, row)
+        yield from (position(index, r) for r in range(row, stop))
+        index, row = index + 1, 0
+
+
+def _in_order(pieces: Sequence[Piece], at: int, positions: np.ndarray) -> bool:
+    """Whether positions go on from one, and leave out none that exists."""
+    expected = np.concatenate([[at], positions[:-1] + 1])
+    breaks = np.flatnonzero(positions != expected)
+    return all(
+        positions[i] > expected[i]
+        and _complete(pieces, int(expected[i]), int(positions[i]))
+        for i in breaks
+    )
+
+
+def _behind(failure: Failure) -> int:
+    """Where reading goes on after a row that failed."""
+    if failure.rest_lost:
+        return position(split_position(failure.position)[0] + 1)
+    return failure.position + 1
+
+
+def _absolute(found: np.ndarray, first: int) -> np.ndarray:
+    """Turn positions of a reader that began at `first` into those of the shard."""
+    index, row = split_position(first)
+    in_first_piece = split_positions(found)[0] == 0
+    return position(index) + found + np.where(in_first_piece, row, 0)
 
 
 def _batch(element: Any, first: int) -> Batch:
     positions, (inputs, passed) = element
-    return Batch(first + positions.numpy(), inputs, passed)
 
-
-def _stack(ones: Sequence[Batch]) -> Batch:
-    import tensorflow as tf
-
-    def stack(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
-        return {name: tf.concat([p[name] for p in parts], 0) for name in parts[0]}
+    def values(found: Any) -> Any:
+        return Uneven(found[0], found[1].numpy()) if isinstance(found, tuple) else found
 
     return Batch(
-        np.concatenate([one.positions for one in ones]),
-        stack([one.inputs for one in ones]),
-        stack([one.passed for one in ones]),
+        _absolute(positions.numpy(), first),
+        {name: values(found) for name, found in inputs.items()},
+        {name: values(found) for name, found in passed.items()},
     )
+
+
+def _batch_uneven(examples: Any, rows: int) -> Any:
+    """Batch examples; what differs in shape becomes `(values, shapes)`."""
+    import tensorflow as tf
+
+    spec = examples.element_spec[1]
+
+    def shaped(at: Any, chosen: Any) -> Any:
+        return at, tf.nest.map_structure(
+            lambda value, known: (
+                value
+                if known.shape.is_fully_defined()
+                else (value, tf.shape(value, tf.int64))
+            ),
+            chosen,
+            spec,
+        )
+
+    if _stackable(spec):
+        return examples.batch(rows)
+    return examples.map(shaped).padded_batch(rows)
 
 
 def _stackable(spec: Any) -> bool:

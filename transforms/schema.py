@@ -13,15 +13,17 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.activations import Output, Values
-from transforms.lookup import ConfigError, nearest
+from transforms.lookup import ConfigError, nearest, shape_text
 from transforms.sources import Feature
-from transforms.spec import Config
+from transforms.spec import Config, TableSpec
 from transforms.taps import RESERVED, Tap, snake
 
 METADATA_KEY = b"featuretap"
 _KEY_TYPES = ("string", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32")
 _TEXT_BYTES = 32
 _OPEN_LENGTH = 128
+_MICROSECONDS = {"s": 10**6, "ms": 10**3, "us": 1}
+_MOST = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Column:
       source: the feature that is passed through, or the address that is tapped; empty
         for a default key or a constant.
       reduce: reductions, left to right.
+      unit: of a timestamp that is stored as a number: `s`, `ms` or `us`.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Column:
     shape: tuple[int | None, ...] = ()
     source: str = ""
     reduce: tuple[str, ...] = ()
+    unit: str = ""
 
     @property
     def width(self) -> int | None:
@@ -123,7 +127,7 @@ def make_columns(
     """
     columns = [_key_column(config.source.key or default_key, features)]
     if config.table.event_timestamp:
-        columns.append(_timestamp_column(config.table.event_timestamp, features))
+        columns.append(_timestamp_column(config.table, features))
     for name in config.source.keep:
         feature = _feature(name, features, "source.keep")
         if name in RESERVED:
@@ -131,8 +135,12 @@ def make_columns(
                 f"source.keep must not use the names {', '.join(RESERVED)}, got"
                 f" {name!r}; set source.key or table.event_timestamp"
             )
-        shape = _fixed(name, feature, "source.keep")
-        columns.append(Column(snake(name), "keep", feature.dtype, shape, name))
+        if None in feature.shape and len(feature.shape) > 1:
+            raise ConfigError(
+                f"source.keep must name features of one shape, or lists, {name!r} has"
+                f" {shape_text(feature.shape)}"
+            )
+        columns.append(Column(snake(name), "keep", feature.dtype, feature.shape, name))
     by_column = {tap.column: tap for tap in taps}
     for output in outputs:
         tap = by_column[output.shape_of or output.column]
@@ -202,7 +210,7 @@ def to_array(column: Column, values: Values) -> pa.Array:
     elif column.dtype == "timestamp" and flat.dtype == object:
         array = _parse_timestamps(flat)
     elif column.dtype == "timestamp":
-        array = pa.array(flat, pa.int64()).cast(element)
+        array = pa.array(_microseconds(flat, column.unit), pa.int64()).cast(element)
     else:
         array = pa.array(flat, element)
     if not column.is_vector:
@@ -244,16 +252,51 @@ def _key_column(key: str | None, features: Mapping[str, Feature]) -> Column:
     return Column("example_id", "key", feature.dtype, (), key)
 
 
-def _timestamp_column(text: str, features: Mapping[str, Feature]) -> Column:
+def _microseconds(values: np.ndarray, unit: str) -> np.ndarray:
+    """Turn numbers since the epoch into int64 microseconds.
+
+    Raises:
+      ValueError: one of them is no time that can be stored.
+    """
+    per_unit = _MICROSECONDS.get(unit, 1)
+    if values.dtype.kind == "f":
+        # In two steps, since a product may not be exact where the whole part is.
+        whole = np.floor(values)
+        rest = np.rint((values - whole) * per_unit)
+        if not np.isfinite(values).all() or (np.abs(whole) > _MOST // per_unit).any():
+            raise ValueError("event timestamp is no time")
+        return np.asarray(whole.astype(np.int64) * per_unit + rest.astype(np.int64))
+    if (np.abs(values.astype(np.float64)) > _MOST // per_unit).any():
+        raise ValueError(f"event timestamp is out of range for unit {unit!r}")
+    return np.asarray(values.astype(np.int64) * per_unit)
+
+
+def _timestamp_column(table: TableSpec, features: Mapping[str, Feature]) -> Column:
+    text, unit = table.event_timestamp or "", table.timestamp_unit
     if text not in features and constant_timestamp(text):
+        if unit:
+            raise ConfigError(
+                "table.timestamp_unit must be left out for a constant"
+                f" table.event_timestamp, got {unit!r}"
+            )
         return Column("event_timestamp", "timestamp", "timestamp")
     feature = _feature(text, features, "table.event_timestamp")
-    if feature.dtype not in ("string", "timestamp") or feature.shape:
+    is_number = feature.dtype.startswith(("int", "uint", "float"))
+    if feature.shape or not (is_number or feature.dtype in ("string", "timestamp")):
         raise ConfigError(
-            "table.event_timestamp must be an RFC 3339 time, or a feature of timestamps"
-            f" or RFC 3339 text; {text!r} is {feature.dtype} {list(feature.shape)}"
+            "table.event_timestamp must be an RFC 3339 time, or a feature of"
+            " timestamps, RFC 3339 text or numbers since the epoch;"
+            f" {text!r} is {feature.dtype} {list(feature.shape)}"
         )
-    return Column("event_timestamp", "timestamp", "timestamp", (), text)
+    if is_number != (unit is not None):
+        raise ConfigError(
+            "table.timestamp_unit must be s, ms or us for an event_timestamp of numbers"
+            f" (RFC 3339 text and timestamps need none), got {unit} for {text!r},"
+            f" which is {feature.dtype}"
+        )
+    return Column(
+        "event_timestamp", "timestamp", "timestamp", (), text, unit=unit or ""
+    )
 
 
 def _feature(name: str, features: Mapping[str, Feature], option: str) -> Feature:
@@ -263,12 +306,3 @@ def _feature(name: str, features: Mapping[str, Feature], option: str) -> Feature
             f"{nearest(name, features)} (features: {', '.join(sorted(features))})"
         )
     return features[name]
-
-
-def _fixed(name: str, feature: Feature, option: str) -> tuple[int, ...]:
-    if None in feature.shape:
-        raise ConfigError(
-            f"{option} must name features of one shape, {name!r} has"
-            f" {list(feature.shape)}"
-        )
-    return tuple(length for length in feature.shape if length is not None)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+_ROW_BITS = 40
+_CHUNK_SHARDS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +22,42 @@ class Piece:
     Attributes:
       file: the URI that the reader opens.
       name: the file's name in default keys, stable when the data moves.
-      start: first row within the file.
-      rows: how many rows; None is all that the file holds, not known before reading.
+      start: first row within the file, or within its `span`.
+      rows: how many rows; None if only reading tells.
+      span: a range of bytes, `(first, end)`, for text that is cut without being read.
+        A row belongs to the span in which its first byte lies.
+      version: size, and etag or modification time, when planned; empty if the reader
+        has no say in it.
     """
 
     file: str
     name: str
     start: int = 0
     rows: int | None = None
+    span: tuple[int, int] | None = None
+    version: str = ""
+
+
+def position(piece: int, row: int = 0) -> int:
+    """Number a row of a shard by its piece and by its row in there.
+
+    Positions grow along the shard, and do not depend on how many rows the pieces before
+    turn out to hold.
+
+    >>> position(2, 5) - position(2)
+    5
+    """
+    return (piece << _ROW_BITS) + row
+
+
+def split_position(at: int) -> tuple[int, int]:
+    """Undo `position`: piece and row."""
+    return at >> _ROW_BITS, at & ((1 << _ROW_BITS) - 1)
+
+
+def split_positions(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Undo `position` for int64 `[rows]`: pieces and rows."""
+    return positions >> _ROW_BITS, positions & ((1 << _ROW_BITS) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +78,14 @@ class Shard:
         counts = [piece.rows for piece in self.pieces]
         return None if None in counts else sum(c for c in counts if c is not None)
 
-    def locate(self, position: int) -> tuple[Piece, int]:
-        """Find the piece and the row within its file of the shard's n-th row."""
-        for piece in self.pieces:
-            if piece.rows is None or position < piece.rows:
-                return piece, piece.start + position
-            position -= piece.rows
-        raise IndexError(f"shard {self.index} has no row {position} past its end")
+    def locate(self, at: int) -> tuple[Piece, int]:
+        """Find the piece and the row of a position.
+
+        The row counts within the file, or within the piece's span of bytes.
+        """
+        index, row = split_position(at)
+        piece = self.pieces[index]
+        return piece, piece.start + row
 
 
 SHARD_SCHEMA = pa.schema(
@@ -65,6 +101,8 @@ SHARD_SCHEMA = pa.schema(
                         ("name", pa.string()),
                         ("start", pa.int64()),
                         ("rows", pa.int64()),
+                        ("span", pa.list_(pa.int64())),
+                        ("version", pa.string()),
                     ]
                 )
             ),
@@ -73,25 +111,85 @@ SHARD_SCHEMA = pa.schema(
 )
 
 
-def shards_to_arrow(shards: list[Shard]) -> pa.Table:
-    """Lay shards out as a table, one row a shard (`SHARD_SCHEMA`)."""
-    rows = [
-        {
-            "shard": shard.index,
-            "rows": shard.rows,
-            "pieces": [asdict(piece) for piece in shard.pieces],
-        }
-        for shard in shards
-    ]
-    return pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
+class Shards(Sequence[Shard]):
+    """The shards of a plan, in order, in columns rather than objects.
+
+    Attributes:
+      table: one row a shard (`SHARD_SCHEMA`).
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    @classmethod
+    def of(cls, shards: Iterable[Shard]) -> Shards:
+        """Lay shards out, some thousands at a time."""
+        waiting: list[dict[str, Any]] = []
+        batches: list[pa.RecordBatch] = []
+
+        def flush() -> None:
+            batches.append(pa.RecordBatch.from_pylist(waiting, SHARD_SCHEMA))
+            waiting.clear()
+
+        for shard in shards:
+            pieces = [asdict(piece) for piece in shard.pieces]
+            waiting.append({"shard": shard.index, "rows": shard.rows, "pieces": pieces})
+            if len(waiting) == _CHUNK_SHARDS:
+                flush()
+        flush()
+        return cls(pa.Table.from_batches(batches, SHARD_SCHEMA))
+
+    @property
+    def rows(self) -> int | None:
+        """Planned rows; None if a source tells only when it is read."""
+        rows = self.table["rows"]
+        return None if rows.null_count else pc.sum(rows, min_count=0).as_py()
+
+    def digest(self) -> str:
+        """Hash how the rows are cut: 64 hex digits."""
+        digest = hashlib.sha256()
+        pieces = pc.list_flatten(self.table["pieces"])
+        lengths = pc.list_value_length(self.table["pieces"])
+        starts = (
+            pc.struct_field(pieces, "start"),
+            lengths,
+            pc.list_flatten(pc.struct_field(pieces, "span")),
+        )
+        for numbers in starts:
+            digest.update(numbers.to_numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def files(self) -> dict[str, str]:
+        """Versions of the files by name."""
+        pieces = pc.list_flatten(self.table["pieces"])
+        names, versions = (pc.struct_field(pieces, n) for n in ("file", "version"))
+        return dict(zip(names.to_pylist(), versions.to_pylist(), strict=True))
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __iter__(self) -> Iterator[Shard]:
+        for batch in self.table.to_batches(_CHUNK_SHARDS):
+            for row in batch.to_pylist():
+                yield _shard(row)
+
+    @overload
+    def __getitem__(self, index: int) -> Shard: ...
+    @overload
+    def __getitem__(self, index: slice) -> Shards: ...
+    def __getitem__(self, index: int | slice) -> Shard | Shards:
+        if isinstance(index, slice):
+            return Shards(self.table.take(range(*index.indices(len(self)))))
+        rows = range(len(self))[index]
+        return _shard(self.table.slice(rows, 1).to_pylist()[0])
 
 
-def shards_from_arrow(table: pa.Table) -> list[Shard]:
-    """Undo `shards_to_arrow`."""
-    return [
-        Shard(row["shard"], tuple(Piece(**piece) for piece in row["pieces"]))
-        for row in table.to_pylist()
-    ]
+def _shard(row: dict[str, Any]) -> Shard:
+    pieces = (
+        Piece(**{**piece, "span": piece["span"] and tuple(piece["span"])})
+        for piece in row["pieces"]
+    )
+    return Shard(row["shard"], tuple(pieces))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +200,7 @@ class BadRow:
       example_id: the row's key as text, None where it could not be read.
       shard: index of the row's shard.
       file: URI of the row's file.
-      row: row within the file.
+      row: row within the file; of text that is read in spans of bytes, within the span.
       stage: `read`, `preprocess`, `infer` or `encode`.
       exception: type of the exception.
       message: what it said, without graph node names.
@@ -146,6 +244,8 @@ class Commit:
       errors: the quarantined rows, None if there are none.
       rest_lost: whether a file of unknown length broke off, so that more rows than
         `planned_rows` may have been meant.
+      piece_rows: rows found in each piece, bad ones included, where the plan did not
+        know them.
       seconds: wall-clock seconds by phase: `read` and `write` are what the loop waited
         for reader and writer, `compute` is the model, `total` is everything.
     """
@@ -156,6 +256,7 @@ class Commit:
     part: StoredFile
     errors: StoredFile | None
     rest_lost: bool = False
+    piece_rows: tuple[int, ...] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -170,11 +271,12 @@ class Commit:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Commit:
         """Undo `to_json`."""
-        errors = document["errors"]
+        errors, found = document["errors"], document["piece_rows"]
         return cls(
             **{
                 **document,
                 "part": StoredFile(**document["part"]),
                 "errors": StoredFile(**errors) if errors else None,
+                "piece_rows": None if found is None else tuple(found),
             }
         )

@@ -90,6 +90,7 @@ class TableSpec(_Section):
     path: str
     rows_per_part: Rows | None = None
     event_timestamp: str | None = None
+    timestamp_unit: Literal["s", "ms", "us"] | None = None
 
     @field_validator("path")
     @classmethod

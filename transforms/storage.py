@@ -81,6 +81,15 @@ def exists(uri: str) -> bool:
 
 def list_names(uri: str) -> list[str]:
     """Sorted names of the files directly in a directory; empty if there is none."""
+    return _list(uri, "file")
+
+
+def list_directories(uri: str) -> list[str]:
+    """Sorted names of the directories directly in another; empty if there is none."""
+    return _list(uri, "directory")
+
+
+def _list(uri: str, kind: str) -> list[str]:
     fs, path = filesystem(uri)
     try:
         entries = fs.ls(path, detail=True)
@@ -89,7 +98,7 @@ def list_names(uri: str) -> list[str]:
     return sorted(
         entry["name"].rstrip("/").rpartition("/")[2]
         for entry in entries
-        if entry["type"] == "file"
+        if entry["type"] == kind
     )
 
 
@@ -156,6 +165,12 @@ def publish(source: Path, uri: str) -> None:
             os.replace(temporary, target)
         source.unlink()
     _sync_directory(target.parent)
+
+
+def make_directory(uri: str) -> None:
+    """Make a directory where filesystems have such a thing."""
+    fs, path = filesystem(uri)
+    fs.makedirs(path, exist_ok=True)
 
 
 def remove(uri: str) -> None:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
-from transforms.shard import Commit, Shard, shards_from_arrow
+from transforms.shard import Commit, Shards
 
 FORMAT_VERSION = 1
 _INTERNAL = "_featuretap"
@@ -74,9 +74,9 @@ class Table:
         """Read a Parquet file whole, by its path relative to the table."""
         return pq.read_table(io.BytesIO(storage.read(self.path(name))))
 
-    def shards(self) -> list[Shard]:
+    def shards(self) -> Shards:
         """The planned shards, in order."""
-        return shards_from_arrow(self.read_parquet(f"{_INTERNAL}/plan.parquet"))
+        return Shards(self.read_parquet(f"{_INTERNAL}/plan.parquet"))
 
     def part_names(self) -> list[str]:
         """Every file that is named as a part, committed or not."""

@@ -35,14 +35,14 @@ class Input:
     Attributes:
       name: of the model's input.
       feature: the example feature that goes in.
-      shape: without the batch axis.
+      shape: without the batch axis; None for lengths that differ between rows.
       dtype: that the model wants; the feature is cast to it on the device.
       feature_dtype: that the feature has.
     """
 
     name: str
     feature: str
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: str
     feature_dtype: str
 

@@ -105,7 +105,7 @@ def _merge(
     feature: str,
     expected: Shape,
     found: Shape,
-) -> tuple[int, ...]:
+) -> Shape:
     fits = len(expected) == len(found) and all(
         e is None or f is None or e == f for e, f in zip(expected, found, strict=True)
     )
@@ -115,10 +115,4 @@ def _merge(
             f" {feature!r} has {shape_text(found)}; reshape or resize it in"
             " source.preprocess"
         )
-    merged = tuple(e or f for e, f in zip(expected, found, strict=True))
-    if None in merged:
-        raise ConfigError(
-            f"model input {name!r} must have one shape for all examples, feature"
-            f" {feature!r} has {shape_text(merged)}; resize it in source.preprocess"
-        )
-    return tuple(length for length in merged if length is not None)
+    return tuple(e or f for e, f in zip(expected, found, strict=True))

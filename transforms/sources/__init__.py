@@ -7,15 +7,32 @@ built-in ones; `package.module:attribute` names anybody else's.
 from __future__ import annotations
 
 from transforms.lookup import bind, resolve
+from transforms.sources.array_record import ArrayRecord
+from transforms.sources.audio import Audio
 from transforms.sources.base import Feature, File, Source
+from transforms.sources.images import Images
+from transforms.sources.npy import Numpy
 from transforms.sources.parquet import Parquet
+from transforms.sources.text import Csv, Jsonl
 from transforms.sources.tfds import Tfds
 from transforms.sources.tfrecord import TfRecord
+from transforms.sources.webdataset import WebDataset
 from transforms.spec import SourceSpec
 
 __all__ = ["READERS", "Feature", "File", "Source", "make_source"]
 
-READERS = {"parquet": Parquet, "tfds": Tfds, "tfrecord": TfRecord}
+READERS = {
+    "array_record": ArrayRecord,
+    "audio": Audio,
+    "csv": Csv,
+    "images": Images,
+    "jsonl": Jsonl,
+    "numpy": Numpy,
+    "parquet": Parquet,
+    "tfds": Tfds,
+    "tfrecord": TfRecord,
+    "webdataset": WebDataset,
+}
 
 
 def make_source(spec: SourceSpec) -> Source:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import ConfigDict
 
-from transforms import storage
-from transforms.lookup import ConfigError
-from transforms.shard import Piece
+from transforms.lookup import ConfigError, nearest
+from transforms.shard import Piece, position
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_GLOB = "*?["
+REST_LOST = "the rest of the file cannot be read"
+"""Stands in a reader's error where an unknown number of rows is lost behind a row."""
+
+DTYPES = (
+    *("string", "bytes", "bool", "timestamp", "float16", "float32", "float64"),
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,8 @@ class Feature:
     Attributes:
       dtype: a numpy type name, `string` (UTF-8 text), `bytes`, or `timestamp` (int64
         microseconds since the epoch, UTC).
-      shape: without the batch dimension; None where it differs between examples.
+      shape: without the batch dimension; None where it differs between examples (-1 in
+        a config).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -51,6 +58,9 @@ class File:
       blocks: rows of each run of rows that is best read whole (Parquet row groups, all
         of a file where any range is as good); None where the rows are not known.
       divisible: whether cutting a block costs nothing worth avoiding.
+      first: row in the file at which the first block begins.
+      spans: of a file whose rows are not known, the ranges of bytes that can be read
+        apart; none if it is read as a whole.
     """
 
     uri: str
@@ -59,19 +69,28 @@ class File:
     version: str
     blocks: tuple[int, ...] | None = None
     divisible: bool = True
+    first: int = 0
+    spans: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """What tells that a file has changed; empty without a version."""
+        return f"{self.bytes} bytes, version {self.version}" if self.version else ""
 
 
 class Source(Protocol):
     """Where examples come from.
 
-    `read` is called on workers, the others on the launcher.
+    `read` and `localize` are called on workers, the others on the launcher.
 
     Attributes:
       default_key: feature that identifies an example if the config names none; with
         None that is the file's name and the row.
     """
 
-    default_key: ClassVar[str | None]
+    @property
+    def default_key(self) -> str | None:
+        """The feature's name."""
 
     def files(self) -> Sequence[File]:
         """List the files in reading order, from metadata.
@@ -99,88 +118,54 @@ class Source(Protocol):
 
         Returns:
           Elements `(position, {feature: tensor})`; `position`, int64 `[]` or
-          `[batch]`, counts rows from the start of the first piece, and goes on counting
-          over rows that cannot be read.
+          `[batch]`, is `transforms.shard.position` of the piece and the row in it, and
+          goes on counting over rows that cannot be read.
         """
 
 
-def list_files(path: str | Sequence[str], option: str = "source.path") -> list[File]:
-    """List what paths and globs name, sorted within each.
+class LocalizingSource(Source, Protocol):
+    """A source that checks or fetches files before a worker reads them.
 
-    A file's `name` is its path below the part of the pattern that has no wildcard.
+    The method is optional: without it `read` gets the pieces as they were planned.
+    """
+
+    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
+        """Give pieces of the same rows whose files `read` can open.
+
+        Args:
+          pieces: as planned.
+          directory: an empty local one for copies, removed when the shard is done.
+
+        Raises:
+          RuntimeError: a file is not the one that was planned.
+        """
+
+
+def given_features(
+    given: Mapping[str, Feature | str], option: str = "source.features"
+) -> dict[str, Feature]:
+    """Check the features that a config gives; -1 in a shape becomes None.
 
     Raises:
-      ConfigError: a pattern matches nothing, or two files would get one name.
+      ConfigError: an unknown type.
     """
-    files: list[File] = []
-    for pattern in [path] if isinstance(path, str) else path:
-        files += _expand(pattern, option)
-    by_name: dict[str, File] = {}
-    for file in files:
-        other = by_name.setdefault(file.name, file)
-        if other is not file:
+    features = {}
+    for name, value in given.items():
+        feature = Feature(value) if isinstance(value, str) else value
+        if feature.dtype not in DTYPES:
             raise ConfigError(
-                f"{option} must not give two files one name (keys would repeat), got"
-                f" {other.uri!r} and {file.uri!r}; use one pattern above both"
+                f"{option}.{name} must be one of {', '.join(DTYPES)}, got"
+                f" {feature.dtype!r}{nearest(feature.dtype, DTYPES)}"
             )
-    return files
-
-
-def _expand(pattern: str, option: str) -> list[File]:
-    fs, path = storage.filesystem(pattern)
-    if any(character in path for character in _GLOB):
-        root = path[: min(path.index(c) for c in _GLOB if c in path)]
-        found = fs.glob(path, detail=True)
-    elif fs.isdir(path):
-        root = path.rstrip("/") + "/"
-        found = fs.find(path, detail=True)
-    elif fs.exists(path):
-        root, found = path, {path: fs.info(path)}
-    else:
-        root, found = "", {}
-    root = root.rpartition("/")[0] + "/"
-    files = [
-        File(
-            uri=_with_protocol(fs, name),
-            name=name.removeprefix(root),
-            bytes=int(info["size"]),
-            version=file_version(info),
-        )
-        for name, info in sorted(found.items())
-        if info["type"] == "file" and not _hidden(name.removeprefix(root))
-    ]
-    if not files:
-        raise ConfigError(
-            f"{option} must match at least one file, got {pattern!r}, which matches"
-            " none; relative paths start at the working directory"
-        )
-    return files
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in name.split("/"))
-
-
-def _with_protocol(fs: Any, name: str) -> str:
-    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-    return name if "file" in protocols else str(fs.unstrip_protocol(name))
-
-
-def file_version(info: Mapping[str, Any]) -> str:
-    """What of a file's details changes when its content does."""
-    for field in ("generation", "ETag", "etag", "md5Hash", "mtime", "created"):
-        if info.get(field) is not None:
-            return str(info[field])
-    return ""
+        shape = tuple(None if n == -1 else n for n in feature.shape)
+        features[name] = Feature(feature.dtype, shape)
+    return features
 
 
 def numbered_records(
     pieces: Sequence[Piece], open_file: Callable[[Any], tf.data.Dataset]
 ) -> tf.data.Dataset:
-    """Chain the records of pieces, numbered from the start of the first.
-
-    The numbering of a piece does not depend on those before it, so that a file that
-    breaks off does not shift the rows of the next.
+    """Chain the records of pieces, each with its position.
 
     Args:
       pieces: what to read.
@@ -189,14 +174,11 @@ def numbered_records(
     import tensorflow as tf
 
     rows = [piece.rows for piece in pieces]
-    starts = [0]
-    for count in rows[:-1]:
-        starts.append(starts[-1] + (count or 0))
     table = {
         "file": [piece.file for piece in pieces],
         "skip": tf.constant([piece.start for piece in pieces], tf.int64),
         "take": tf.constant([-1 if n is None else n for n in rows], tf.int64),
-        "first": tf.constant(starts, tf.int64),
+        "first": tf.constant([position(i) for i in range(len(pieces))], tf.int64),
     }
 
     def read_piece(piece: Mapping[str, Any]) -> tf.data.Dataset:

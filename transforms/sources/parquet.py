@@ -1,73 +1,101 @@
-"""Read Parquet files, a row group or part of one at a time."""
+"""Read Parquet and Arrow IPC files, a row group or part of one at a time."""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from transforms import storage
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.base import Feature, File, list_files
+from transforms.sources.arrow import block_of, features_of, list_lengths
+from transforms.sources.base import Feature, File
+from transforms.sources.blocks import Block, dataset
+from transforms.sources.listing import list_files
+from transforms.sources.staging import in_place
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_READ_ROWS = 4096
 _PARALLEL_FOOTERS = 16
+_SAMPLE_ROWS = 1000
+_IPC_SUFFIXES = (".arrow", ".feather", ".ipc")
+_ROW_ID = "row_id"
+_HIVE = re.compile(r"([^=/]+)=([^/]*)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Parquet:
-    """Parquet files on any filesystem; only the columns that are needed are read.
+    """Parquet and Arrow IPC (Feather) files; only the columns needed are read.
 
-    Numbers, booleans, text, binary and timestamps are scalars; lists of them are
-    vectors. A list column without a fixed size is as long as its first row, or as
-    `lengths` says; rows of another length are bad rows.
+    Numbers, booleans, text, binary and times are scalars; lists of them are vectors,
+    and lists of fixed-size lists matrices. Directories named `column=value` add a
+    column. Files that end in `.arrow`, `.feather` or `.ipc` are Arrow files.
 
     Attributes:
-      path: path, directory or glob, one or a list.
-      lengths: column name to the length that its lists have.
+      path: path, directory or glob, one or a list; on any filesystem.
+      lengths: column name to the length that its lists have, -1 if it differs between
+        rows. Without it the first rows tell.
+      filter: rows to keep, `[[column, op, value], …]`, all of which must hold; ops are
+        `=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `not in`. Row groups whose statistics
+        exclude it are not planned.
     """
 
     path: str | list[str]
     lengths: dict[str, int] | None = None
+    filter: list[list[Any]] | None = None
 
-    default_key: ClassVar[str | None] = None
+    @property
+    def default_key(self) -> str | None:
+        """With a filter the reader numbers the rows: those stored, not those kept."""
+        return _ROW_ID if self.filter else None
 
     def files(self) -> list[File]:
         """List the files with their row groups, from the footers."""
-        files = list_files(self.path)
+        self._expression  # noqa: B018 - a wrong filter is refused before any reading
         with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
-            return list(pool.map(_with_row_groups, files))
+            return list(pool.map(self._with_row_groups, self._files))
 
     def describe(self) -> Mapping[str, Feature]:
         """Take the features' types from the first file's schema."""
-        file = list_files(self.path)[0]
-        opened = _open(file.uri)
-        lengths = self.lengths or {}
-        features = {}
-        for field in opened.schema_arrow:
-            length = lengths.get(field.name)
-            if length is None and pa.types.is_list(field.type):
-                length = _first_length(opened, field.name)
-            feature = _feature(field.type, length)
-            if feature:
-                features[field.name] = feature
-        for name in lengths:
-            if name not in features:
+        opened = _open(self._files[0].uri)
+        lengths = list_lengths(opened.head(_SAMPLE_ROWS))
+        for name, length in (self.lengths or {}).items():
+            if name not in lengths:
                 raise ConfigError(
-                    f"source.lengths must name list columns of {file.uri!r}, got"
-                    f" {name!r}"
+                    f"source.lengths must name list columns of {self._files[0].uri!r},"
+                    f" got {name!r}"
                 )
+            lengths[name] = None if length == -1 else length
+        features = {n: Feature(dtype) for n, dtype in self._partitions.items()}
+        features |= features_of(opened.schema, lengths)
+        if self.filter:
+            features[_ROW_ID] = Feature("string")
+            for name, *_ in self.filter:
+                if name not in {*opened.schema.names, *self._partitions}:
+                    raise ConfigError(
+                        "source.filter must name columns of"
+                        f" {self._files[0].uri!r}, got {name!r}"
+                    )
         return features
+
+    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
+        """Check the files; Arrow reads them where they lie."""
+        return in_place(pieces, directory)
 
     def read(
         self,
@@ -76,194 +104,221 @@ class Parquet:
         batch_rows: int | None,
     ) -> tf.data.Dataset:
         """Read rows through Arrow; buffers become tensors without Python values."""
-        import tensorflow as tf
+        opened: dict[str, _Opened] = {}
 
-        signature = (
-            tf.TensorSpec([None], tf.int64),
-            {
-                name: tf.TensorSpec([None, *feature.shape], feature.tensor_dtype)
-                for name, feature in features.items()
-            },
-            tf.TensorSpec([None], tf.string),
+        def read_piece(piece: Piece) -> Iterator[Block]:
+            if piece.file not in opened:
+                opened.clear()
+                opened[piece.file] = _open(piece.file)
+            dtypes = {
+                column: features[column].dtype
+                if column in features
+                else ("int64" if self._filtered_by_number(column) else "string")
+                for column in _hive_values(piece.name)
+            }
+            constants = _constants(piece.name, dtypes)
+            return self._blocks(opened[piece.file], piece, features, constants)
+
+        return dataset(pieces, features, batch_rows, read_piece)
+
+    @cached_property
+    def _files(self) -> list[File]:
+        return list_files(self.path)
+
+    @cached_property
+    def _partitions(self) -> dict[str, str]:
+        """Columns that directories are named by, with their types."""
+        found: dict[str, set[str]] = {}
+        for file in self._files:
+            for name, value in _hive_values(file.name).items():
+                found.setdefault(name, set()).add(value)
+        whole = re.compile(r"-?\d{1,18}").fullmatch
+        return {
+            name: "int64" if all(whole(value) for value in values) else "string"
+            for name, values in found.items()
+        }
+
+    @cached_property
+    def _expression(self) -> Any:
+        if not self.filter:
+            return None
+        try:
+            return pq.filters_to_expression([tuple(term) for term in self.filter])
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                "source.filter must be [[column, op, value], …], got"
+                f" {self.filter!r}: {error}"
+            ) from None
+
+    def _with_row_groups(self, file: File) -> File:
+        opened = _open(file.uri)
+        if not self.filter:
+            return replace(file, blocks=tuple(opened.groups), divisible=False)
+        bounds = opened.bounds()
+        constants = _constants(file.name, self._partitions)
+        spans = [
+            bounds[group]
+            for group in opened.matching(self._expression, constants)
+            if opened.groups[group]
+        ]
+        return replace(file, blocks=None if spans else (), spans=tuple(spans))
+
+    def _blocks(
+        self,
+        opened: _Opened,
+        piece: Piece,
+        features: Mapping[str, Feature],
+        constants: Mapping[str, pa.Scalar],
+    ) -> Iterator[Block]:
+        """Read the row groups that a piece touches."""
+        first, last = piece.span or (piece.start, piece.start + (piece.rows or 0))
+        wanted = [*features, *(term[0] for term in self.filter or ())]
+        for index, (start, stop) in enumerate(opened.bounds()):
+            begin, end = max(first, start), min(last, stop)
+            if begin >= end:
+                continue
+            stored = np.arange(begin, end, dtype=np.int64)
+            try:
+                group = opened.read(index, wanted)[begin - start : end - start]
+            except ValueError as error:
+                yield Block.of_faults(stored - first, str(error), features)
+                continue
+            for name, value in constants.items():
+                if name not in group.column_names:
+                    group = group.append_column(name, pa.repeat(value, len(group)))
+            if self.filter:
+                ids = pa.array(stored).cast(pa.string())
+                ids = pc.binary_join_element_wise(piece.name, ids, "#")
+                group = group.append_column(_ROW_ID, ids).filter(self._expression)
+                # Rows of a span are those that are kept.
+                most = len(group) if piece.rows is None else piece.rows
+                group = group[piece.start : piece.start + most]
+            yield block_of(group, np.arange(len(group)) + begin - first, features)
+
+    def _filtered_by_number(self, column: str) -> bool:
+        values = [term[2] for term in self.filter or () if term[0] == column]
+        flat = [v for one in values for v in (one if isinstance(one, list) else [one])]
+        return all(isinstance(value, int) for value in flat)
+
+
+class _Opened:
+    """An open file of row groups.
+
+    Attributes:
+      schema: of the columns.
+      groups: rows of each.
+    """
+
+    schema: pa.Schema
+    groups: list[int]
+
+    def bounds(self) -> list[tuple[int, int]]:
+        """First row and end of each row group."""
+        return list(itertools.pairwise(itertools.accumulate(self.groups, initial=0)))
+
+    def head(self, rows: int) -> pa.Table:
+        """Read the first rows of the columns of lists, none if they are damaged."""
+        names = [field.name for field in self.schema if pa.types.is_list(field.type)]
+        try:
+            return self.read(0, names)[:rows] if self.groups and names else pa.table({})
+        except ValueError:
+            return self.schema.empty_table()
+
+    def read(self, group: int, names: Sequence[str]) -> pa.Table:
+        """Read a row group; columns that the file lacks are left out.
+
+        Raises:
+          ValueError: its bytes are damaged.
+        """
+        raise NotImplementedError
+
+    def matching(self, expression: Any, constants: Mapping[str, Any]) -> list[int]:
+        """Give the row groups that may hold rows for which an expression holds."""
+        return list(range(len(self.groups)))
+
+
+class _ParquetFile(_Opened):
+    def __init__(self, uri: str) -> None:
+        self._fs, self._path = storage.filesystem(uri)
+        stream = self._fs.open(self._path, "rb")
+        self._file = pq.ParquetFile(
+            stream, pre_buffer=True, page_checksum_verification=True
         )
+        self.schema = self._file.schema_arrow
+        metadata = self._file.metadata
+        self.groups = [
+            metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
+        ]
 
-        def checked(row: Any, example: Any, fault: Any) -> tuple[Any, Any]:
-            sound = tf.debugging.Assert(tf.reduce_all(fault == ""), [fault])
-            with tf.control_dependencies([sound]):
-                return tf.identity(row), example
+    def read(self, group: int, names: Sequence[str]) -> pa.Table:
+        try:
+            return self._file.read_row_group(group, columns=list(names))
+        except OSError as error:
+            # One with a number, or of another class, is the storage's.
+            if type(error) is OSError and error.errno is None:
+                raise ValueError(f"row group {group} is damaged: {error}") from error
+            raise
 
-        batches = tf.data.Dataset.from_generator(
-            lambda: _batches(pieces, features, batch_rows or _READ_ROWS),
-            output_signature=signature,
+    def matching(self, expression: Any, constants: Mapping[str, Any]) -> list[int]:
+        known = pads.scalar(True)
+        for name, value in constants.items():
+            known = known & (pads.field(name) == value)
+        fragment = pads.ParquetFileFormat().make_fragment(
+            self._path, PyFileSystem(FSSpecHandler(self._fs)), known
         )
-        elements = batches.unbatch() if batch_rows is None else batches
-        return elements.map(checked)
+        schema = self.schema
+        for name, value in constants.items():
+            if name not in schema.names:
+                schema = schema.append(pa.field(name, value.type))
+        return [group.id for group in fragment.subset(expression, schema).row_groups]
 
 
-def _with_row_groups(file: File) -> File:
-    return replace(file, blocks=tuple(_group_rows(_open(file.uri))), divisible=False)
+class _IpcFile(_Opened):
+    def __init__(self, uri: str) -> None:
+        self._fs, self._path = storage.filesystem(uri)
+        self.schema = self._open(None).schema
+        narrow = self._open([0])
+        self.groups = [
+            narrow.get_batch(i).num_rows for i in range(narrow.num_record_batches)
+        ]
+
+    def read(self, group: int, names: Sequence[str]) -> pa.Table:
+        fields = sorted(
+            {i for n in names for i in self.schema.get_all_field_indices(n)}
+        )
+        try:
+            batch = self._open(fields or [0]).get_batch(group)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"record batch {group} is damaged: {error}") from error
+        return pa.Table.from_batches([batch])
+
+    def _open(self, fields: list[int] | None) -> Any:
+        stream = self._fs.open(self._path, "rb")
+        options = pa.ipc.IpcReadOptions(included_fields=fields)
+        return pa.ipc.open_file(stream, options=options)
 
 
-def _open(uri: str) -> pq.ParquetFile:
-    fs, path = storage.filesystem(uri)
+def _open(uri: str) -> _Opened:
+    is_ipc = uri.endswith(_IPC_SUFFIXES)
     try:
-        return pq.ParquetFile(
-            fs.open(path, "rb"), pre_buffer=True, page_checksum_verification=True
-        )
+        return _IpcFile(uri) if is_ipc else _ParquetFile(uri)
     except pa.ArrowInvalid as error:
+        kind, part = ("Arrow IPC", "footer") if is_ipc else ("Parquet", "footer")
         raise ConfigError(
-            f"source.path must hold Parquet files, cannot read the footer of {uri!r}:"
+            f"source.path must hold {kind} files, cannot read the {part} of {uri!r}:"
             f" {error}; remove or replace the file"
         ) from error
 
 
-def _first_length(file: pq.ParquetFile, name: str) -> int | None:
-    """Length of a column's first list; None if there is none."""
-    first = next(file.iter_batches(batch_size=1, columns=[name]), None)
-    return pc.list_value_length(first[name])[0].as_py() if first else None
+def _constants(name: str, dtypes: Mapping[str, str]) -> dict[str, pa.Scalar]:
+    """Give the values of partition columns for one file."""
+    return {
+        column: pa.scalar(int(value) if dtypes[column] == "int64" else value)
+        for column, value in _hive_values(name).items()
+    }
 
 
-def _feature(kind: pa.DataType, length: int | None) -> Feature | None:
-    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
-        element = _feature(kind.value_type, None)
-        size = kind.list_size if pa.types.is_fixed_size_list(kind) else length
-        if element is None or element.shape or size is None:
-            return None
-        return Feature(element.dtype, (size,))
-    if pa.types.is_dictionary(kind):
-        return _feature(kind.value_type, None)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return Feature("string")
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return Feature("bytes")
-    if pa.types.is_timestamp(kind):
-        return Feature("timestamp")
-    if (
-        pa.types.is_boolean(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-    ):
-        return Feature(np.dtype(kind.to_pandas_dtype()).name)
-    return None
-
-
-def _batches(
-    pieces: Sequence[Piece], features: Mapping[str, Feature], rows: int
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]]:
-    """Yield batches of `rows` rows across pieces; only the last is shorter.
-
-    Yields:
-      Positions int64 `[rows]`, features `[rows, ...]`, and what is wrong with each row,
-      empty text if nothing is. Nothing is raised for a bad row: that would end the
-      generator, and with it the rows that follow.
-    """
-    waiting: list[pa.Table] = []
-    count = position = 0
-
-    def take(size: int) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-        nonlocal waiting, count, position
-        table = pa.concat_tables(waiting)
-        head, rest = table.slice(0, size), table.slice(size)
-        waiting, count = [rest], rest.num_rows
-        numbers = np.arange(position, position + head.num_rows, dtype=np.int64)
-        position += head.num_rows
-        faults = np.full(head.num_rows, "", dtype=object)
-        columns = {}
-        for name, feature in features.items():
-            columns[name], whole = _to_numpy(head[name], feature)
-            faults[~whole] = f"{name} is null or has another length than planned"
-        return numbers, columns, faults
-
-    uri, file, groups = "", None, [0]
-    for piece in pieces:
-        if piece.file != uri:
-            uri, file = piece.file, _open(piece.file)
-            groups = _group_rows(file)
-        for table in _read_piece(file, groups, piece, list(features)):
-            waiting.append(table)
-            count += table.num_rows
-            while count >= rows:
-                yield take(rows)
-    if count:
-        yield take(count)
-
-
-def _read_piece(
-    file: Any, groups: Sequence[int], piece: Piece, names: list[str]
-) -> Iterator[pa.Table]:
-    """Yield the piece's rows, one row group after the other."""
-    assert piece.rows is not None
-    first, last = piece.start, piece.start + piece.rows
-    start = 0
-    for index, rows in enumerate(groups):
-        stop = start + rows
-        if start < last and stop > first:
-            group = _read_group(file, index, names)
-            begin = max(first - start, 0)
-            yield group.slice(begin, min(last, stop) - start - begin)
-        start = stop
-        if start >= last:
-            return
-
-
-def _read_group(file: Any, index: int, names: list[str]) -> pa.Table:
-    """Read a row group.
-
-    Raises:
-      ValueError: its bytes are damaged. Arrow says so by a bare OSError; one with a
-        number, or of another class, is the storage's.
-    """
-    try:
-        return file.read_row_group(index, columns=names)
-    except OSError as error:
-        if type(error) is OSError and error.errno is None:
-            raise ValueError(f"row group {index} is damaged: {error}") from error
-        raise
-
-
-def _group_rows(file: pq.ParquetFile) -> list[int]:
-    metadata = file.metadata
-    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-
-
-def _to_numpy(
-    column: pa.ChunkedArray, feature: Feature
-) -> tuple[np.ndarray, np.ndarray]:
-    """Convert a column; say which rows are whole, and put zeros in the others.
-
-    Returns:
-      Values `[rows, *shape]`, and bool `[rows]`.
-    """
-    array = column.combine_chunks()
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if not feature.shape:
-        whole = array.is_valid().to_numpy(zero_copy_only=False)
-        return _values(array, feature), whole
-    (length,) = feature.shape
-    assert length is not None
-    sizes = pc.list_value_length(array).fill_null(-1).to_numpy(zero_copy_only=False)
-    whole = sizes == length
-    elements = array.filter(pa.array(whole)).flatten()
-    kept = _values(elements, feature).reshape(-1, length)
-    if elements.null_count:
-        valid = elements.is_valid().to_numpy(zero_copy_only=False)
-        whole[whole] = valid.reshape(-1, length).all(axis=1)
-        kept = kept[valid.reshape(-1, length).all(axis=1)]
-    if whole.all():
-        return kept, whole
-    filled = np.full(
-        (len(array), length), b"" if kept.dtype == object else 0, kept.dtype
-    )
-    filled[whole] = kept
-    return filled, whole
-
-
-def _values(array: pa.Array, feature: Feature) -> np.ndarray:
-    if feature.dtype == "timestamp":
-        array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
-        array = array.cast(pa.int64())
-    if array.null_count:
-        text = feature.dtype in ("string", "bytes")
-        array = array.fill_null(pa.scalar("" if text else 0).cast(array.type))
-    return np.asarray(array.to_numpy(zero_copy_only=False))
+def _hive_values(name: str) -> dict[str, str]:
+    """Parse `column=value` directories out of a file's name."""
+    directory = name.rpartition("/")[0]
+    return {n: unquote(value) for n, value in _HIVE.findall(directory)}

@@ -2,74 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transforms import storage
-from transforms.lookup import ConfigError, nearest
+from transforms import scratch, storage
+from transforms.lookup import ConfigError, nearest, resolve
 from transforms.shard import Piece
-from transforms.sources.base import Feature, File, file_version
+from transforms.sources.array_record import array_records
+from transforms.sources.base import Feature, File
+from transforms.sources.listing import find_file
+from transforms.sources.parquet import Parquet
+from transforms.sources.staging import copied
+from transforms.sources.tfrecord import tfrecords
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 _ID = "tfds_id"
+_METADATA_SUFFIXES = (".json", ".txt")
+_STORED = {"data": Feature("bytes")}  # TFDS's column of messages in Parquet files
 
 
 @dataclass(frozen=True)
 class Tfds:
-    """One split of a prepared TFDS dataset; the code of its builder is not needed.
+    """A prepared TFDS dataset; the code of its builder is not needed.
+
+    Features inside of others are named `outer/inner`.
 
     Attributes:
-      name: `dataset`, `dataset/config` or `dataset/config:version`.
-      data_dir: the TFDS data directory; TFDS's own default if absent.
-      split: name of a split.
+      name: `dataset`, `dataset/config` or `dataset/config:version`; without it
+        `data_dir` is the dataset's own directory, which holds `dataset_info.json`.
+      data_dir: the TFDS data directory, on any filesystem; TFDS's own if absent.
+      split: a split, or an expression such as `train[:10%]+test`.
+      even_split: `[index, count]`: of `count` parts of equal size the one at `index`.
+      decoders: feature to `skip`, which leaves images and the like as they are stored,
+        or to `package.module:function`, which returns a TFDS decoder.
     """
 
-    name: str
+    name: str | None = None
     data_dir: str | None = None
     split: str = "train"
+    even_split: tuple[int, int] | None = None
+    decoders: dict[str, str] | None = None
 
     default_key: ClassVar[str | None] = _ID
 
     def files(self) -> list[File]:
         """List the split's files with the row counts that TFDS recorded."""
-        info = self._split_info
-        names = sorted(info.filenames)
         files = []
-        for name, rows in zip(names, info.shard_lengths, strict=True):
-            uri = storage.join(str(self._builder.data_dir), name)
-            fs, path = storage.filesystem(uri)
+        covered: dict[str, list[tuple[int, int]]] = {}
+        for instruction in self._instructions():
+            name = PurePosixPath(instruction.filename).name
+            first, take = instruction.skip, instruction.take
+            if take < 0:
+                take = instruction.examples_in_shard - first
+            others = covered.setdefault(name, [])
+            if any(first < stop and start < first + take for start, stop in others):
+                raise ConfigError(
+                    f"source.split must name no row twice, {self.split!r} does: rows of"
+                    f" {name}"
+                )
+            others.append((first, first + take))
+            uri = storage.join(self._directory, name)
             try:
-                details = fs.info(path)
+                file = find_file(uri)
             except FileNotFoundError:
                 raise ConfigError(
                     f"source.name must be a prepared dataset, {uri!r} is missing; run"
                     " the builder's download_and_prepare() again"
                 ) from None
-            version = f"{self._builder.info.full_name} {file_version(details)}"
-            files.append(File(uri, name, int(details["size"]), version, (rows,)))
+            files.append(replace(file, blocks=(take,), first=first))
         return files
 
     def describe(self) -> Mapping[str, Feature]:
         """Take the features' types from the dataset's metadata."""
         import tensorflow as tf
-        import tensorflow_datasets as tfds
 
-        features = self._builder.info.features
+        self._decoders()
+        function = tf.function(
+            lambda record: self._decoded(record, None), autograph=False
+        )
+        record = tf.TensorSpec([], tf.string)
         found = {_ID: Feature("string")}
-        for name, spec in features.get_tensor_spec().items():
-            if isinstance(spec, tf.TensorSpec):
-                dtype = spec.dtype.name
-                if dtype == "string" and not isinstance(
-                    features[name], tfds.features.Text
-                ):
-                    dtype = "string" if spec.shape.rank == 0 else "bytes"
-                found[name] = Feature(dtype, tuple(spec.shape.as_list()))
+        outputs = function.get_concrete_function(record).structured_outputs
+        for name, spec in outputs.items():
+            ragged = isinstance(spec, tf.RaggedTensor | tf.RaggedTensorSpec)
+            if not ragged and spec.shape.rank is not None:
+                shape = tuple(spec.shape.as_list())
+                found[name] = Feature(self._dtype(name, spec.dtype.name, shape), shape)
         return found
+
+    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
+        """Copy what is not local."""
+        return copied(pieces, directory)
 
     def read(
         self,
@@ -78,74 +107,174 @@ class Tfds:
         batch_rows: int | None,
     ) -> tf.data.Dataset:
         """Read examples as TFDS decodes them."""
+        import tensorflow as tf
+
+        names = tf.constant([piece.name for piece in pieces])
+        starts = tf.constant([piece.start for piece in pieces], tf.int64)
+
+        def example(at: Any, record: Any) -> tuple[Any, Any]:
+            wanted = [name for name in features if name != _ID]
+            found = self._decoded(record, wanted) if wanted else {}
+            if _ID in features:
+                index, row = tf.bitwise.right_shift(at, 40), at % (1 << 40)
+                row = tf.strings.as_string(starts[index] + row)
+                found[_ID] = tf.strings.join([names[index], "__", row])
+            return at, {name: found[name] for name in features}
+
+        examples = self._records(pieces).map(example)
+        return examples if batch_rows is None else examples.batch(batch_rows)
+
+    def _records(self, pieces: Sequence[Piece]) -> tf.data.Dataset:
+        """Read `(position, message)`."""
+        kind = self._builder.info.file_format.value
+        if kind == "tfrecord":
+            return tfrecords(pieces)
+        if kind == "array_record":
+            return array_records(pieces)
+        if kind == "parquet":
+            stored = Parquet([]).read(pieces, _STORED, None)
+            return stored.map(lambda at, example: (at, example["data"]))
+        raise ConfigError(
+            "source.name must be a dataset in TFRecord, ArrayRecord or Parquet files,"
+            f" {self._builder.info.full_name} is in {kind}; prepare it again with"
+            " file_format"
+        )
+
+    def _decoded(self, record: Any, names: Sequence[str] | None) -> dict[str, Any]:
+        """Decode a message: `{feature: tensor}`, of chosen features or all."""
         import tensorflow_datasets as tfds
 
-        config = tfds.ReadConfig(
-            add_tfds_id=True,
-            try_autocache=False,
-            interleave_cycle_length=1,
-            assert_cardinality=False,
-            skip_prefetch=True,
-        )
-        decoders = tfds.decode.PartialDecoding(
-            {name: True for name in features if name != _ID}
-        )
-        info = self._split_info
-        lengths = dict(zip(sorted(info.filenames), info.shard_lengths, strict=True))
-        first_row = dict(zip(lengths, _starts(lengths.values()), strict=True))
-        numbered: tf.data.Dataset | None = None
-        position = 0
-        for piece in pieces:
-            assert piece.rows is not None
-            start = first_row[PurePosixPath(piece.file).name] + piece.start
-            examples = self._builder.as_dataset(
-                split=tfds.core.ReadInstruction(self.split, start, start + piece.rows),
-                read_config=config,
-                decoders=decoders,
-                shuffle_files=False,
-            )
-            piece_examples = examples.enumerate(position)
-            numbered = (
-                piece_examples
-                if numbered is None
-                else numbered.concatenate(piece_examples)
-            )
-            position += piece.rows
-        assert numbered is not None
-        chosen = numbered.map(
-            lambda row, example: (row, {name: example[name] for name in features})
-        )
-        return chosen if batch_rows is None else chosen.batch(batch_rows)
+        features, decoders = self._builder.info.features, self._decoders()
+        if names is not None:
+            partial = tfds.decode.PartialDecoding(_nested(names, True), decoders)
+            features = partial.extract_features(features)
+            chosen = {name.partition("/")[0] for name in names}
+            decoders = {n: one for n, one in decoders.items() if n in chosen}
+        return dict(_flat(features.deserialize_example(record, decoders=decoders)))
 
-    @cached_property
-    def _builder(self) -> Any:
+    def _decoders(self) -> dict[str, Any]:
         import tensorflow_datasets as tfds
 
+        table = {"skip": tfds.decode.SkipDecoding}
+        made: dict[str, Any] = {}
+        known = self._builder.info.features
+        for name, given in (self.decoders or {}).items():
+            if name not in known:
+                raise ConfigError(
+                    f"source.decoders must name features of the dataset, got {name!r}"
+                    f"{nearest(name, known)}"
+                )
+            made[name] = resolve(given, table, f"source.decoders.{name}")()
+        return made
+
+    def _dtype(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> str:
+        """Tell text from bytes."""
+        import tensorflow_datasets as tfds
+
+        if dtype != "string" or name in (self.decoders or {}):
+            return "bytes" if dtype == "string" else dtype
+        connector = self._builder.info.features
+        for part in name.split("/"):
+            connector = getattr(connector, "feature", connector)
+            connector = connector[part]
+        is_text = isinstance(connector, tfds.features.Text) or not shape
+        return "string" if is_text else "bytes"
+
+    def _instructions(self) -> list[Any]:
+        import tensorflow_datasets as tfds
+
+        splits = self._builder.info.splits
+        wanted: Any = self.split
+        if self.even_split is not None:
+            index, count = self.even_split
+            if not 0 <= index < count:
+                raise ConfigError(
+                    "source.even_split must be [index, count] with an index from 0 to"
+                    f" below count, got {list(self.even_split)}"
+                )
+            wanted = tfds.even_splits(self.split, count)[index]
         try:
-            return tfds.core.read_only_builder.builder_from_files(
-                self.name, **({"data_dir": self.data_dir} if self.data_dir else {})
-            )
-        except tfds.core.registered.DatasetNotFoundError as error:
+            return list(splits[wanted].file_instructions)
+        except (KeyError, ValueError, AssertionError) as error:
             raise ConfigError(
-                f"source.name must be a dataset that is prepared under source.data_dir,"
-                f" got {self.name!r} under {self.data_dir!r}; prepare it with tfds"
-                " build, or correct data_dir"
+                f"source.split must be one of {', '.join(splits)}, or made of them, got"
+                f" {self.split!r}{nearest(self.split, splits)}"
             ) from error
 
     @cached_property
-    def _split_info(self) -> Any:
-        splits = self._builder.info.splits
-        if self.split not in splits:
-            raise ConfigError(
-                f"source.split must be one of {', '.join(splits)}, got {self.split!r}"
-                f"{nearest(self.split, splits)}"
-            )
-        return splits[self.split]
+    def _directory(self) -> str:
+        """URI of the directory that holds the files."""
+        import tensorflow_datasets as tfds
+
+        if self.name is None:
+            if self.data_dir is None:
+                raise ConfigError("source.name or source.data_dir is required")
+            return self.data_dir
+        if self.data_dir is None or storage.local_path(self.data_dir) is not None:
+            where = {"data_dir": self.data_dir} if self.data_dir else {}
+            try:
+                builder = tfds.core.read_only_builder.builder_from_files(
+                    self.name, **where
+                )
+            except tfds.core.registered.DatasetNotFoundError as error:
+                raise self._not_found() from error
+            return str(builder.data_dir)
+        path, _, version = self.name.partition(":")
+        directory = storage.join(self.data_dir, path)
+        if version:
+            return storage.join(directory, version)
+        versions = [
+            tuple(map(int, name.split(".")))
+            for name in storage.list_directories(directory)
+            if re.fullmatch(r"\d+\.\d+\.\d+", name)
+        ]
+        if not versions:
+            raise self._not_found()
+        return storage.join(directory, ".".join(map(str, max(versions))))
+
+    @cached_property
+    def _builder(self) -> Any:
+        """The dataset, from its metadata, which is copied where it is not local."""
+        import tensorflow_datasets as tfds
+
+        try:
+            if storage.local_path(self._directory) is not None:
+                return tfds.builder_from_directory(self._directory)
+            with scratch.directory() as copy:
+                for name in storage.list_names(self._directory):
+                    if name.endswith(_METADATA_SUFFIXES):
+                        uri = storage.join(self._directory, name)
+                        (copy / name).write_bytes(storage.read(uri))
+                return tfds.builder_from_directory(copy)
+        except (
+            FileNotFoundError,
+            tfds.core.dataset_info.DatasetInfoFileError,
+        ) as error:
+            raise self._not_found() from error
+
+    def _not_found(self) -> ConfigError:
+        return ConfigError(
+            "source.name must be a dataset that is prepared under source.data_dir, got"
+            f" {self.name!r} under {self.data_dir!r}; prepare it with tfds build, or"
+            " correct data_dir"
+        )
 
 
-def _starts(lengths: Any) -> list[int]:
-    starts, total = [], 0
-    for length in lengths:
-        starts.append(total)
-        total += length
-    return starts
+def _flat(found: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{head}{name}/")
+        else:
+            yield f"{head}{name}", value
+
+
+def _nested(names: Sequence[str], leaf: Any) -> dict[str, Any]:
+    """Turn `outer/inner` names into a tree."""
+    tree: dict[str, Any] = {}
+    for name in names:
+        *parents, last = name.split("/")
+        below = tree
+        for parent in parents:
+            below = below.setdefault(parent, {})
+        below[last] = leaf
+    return tree

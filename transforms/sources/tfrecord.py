@@ -1,83 +1,82 @@
-"""Read TFRecord files of tf.Example messages."""
+"""Read TFRecord files of tf.Example or tf.SequenceExample messages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import hashlib
+import io
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from transforms import storage
-from transforms.lookup import ConfigError, nearest
+from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.base import Feature, File, list_files, numbered_records
+from transforms.sources.base import REST_LOST, Feature, File, numbered_records
+from transforms.sources.examples import FIRST_RECORDS, Examples
+from transforms.sources.listing import check_unchanged, list_files
+from transforms.sources.staging import copied, copy_range, readable_copy, target_in
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_READABLE = {"file", "local", "gs", "gcs"}
 _COMPRESSION = {"none": "", "gzip": "GZIP", "zlib": "ZLIB"}
 _SUFFIXES = {".gz": "gzip", ".gzip": "gzip", ".zlib": "zlib"}
-_DTYPES = {
-    **dict.fromkeys(("string", "bytes"), "string"),
-    **dict.fromkeys(("float32", "float16", "float64"), "float32"),
-    **dict.fromkeys(
-        ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "bool"),
-        "int64",
-    ),
-}
+_HEAD_BYTES, _TAIL_BYTES = 12, 4  # length and its checksum; checksum of the data
 
 
-@dataclass(frozen=True, slots=True)
-class TfRecord:
+@dataclass(frozen=True)
+class TfRecord(Examples):
     """TFRecord files; how many rows a file holds is known only when it has been read.
 
     Attributes:
-      path: path, directory or glob, one or a list; local or gs://.
-      features: name to dtype, or to `{dtype, shape}`. If absent, the first record
-        tells: one value is a scalar, text is a string, other bytes are bytes.
+      path: path, directory or glob, one or a list; on any filesystem.
+      features: name to dtype, or to `{dtype, shape}`, -1 for a length that differs
+        between rows. If absent, the first record tells: one value is a scalar, text is
+        a string, other bytes are bytes.
+      sequence_features: of tf.SequenceExample messages, the features of its lists, with
+        the shape of one entry. If absent, the first record tells.
       compression: of the files; if absent, their names tell (`.gz`, `.zlib`).
+      index: a directory for indexes, made once by reading every file: then rows are
+        known, and big files are cut. Only for files that are not compressed.
     """
 
-    path: str | list[str]
-    features: dict[str, Feature | str] | None = None
     compression: Literal["none", "gzip", "zlib"] | None = None
-
-    default_key: ClassVar[str | None] = None
+    index: str | None = None
 
     def files(self) -> list[File]:
-        """List the files; the rows they hold are not known."""
-        found = list_files(self.path)
-        for file in found:
-            protocol = storage.filesystem(file.uri)[0].protocol
-            if _READABLE.isdisjoint(
-                [protocol] if isinstance(protocol, str) else protocol
-            ):
+        """List the files; only with an index are their rows known."""
+        if self.index is None:
+            return self._files
+        storage.make_directory(self.index)
+        indexed = []
+        for file in self._files:
+            if self._kind(file.uri):
                 raise ConfigError(
-                    "source.path must be local or gs:// for TFRecord files, which"
-                    f" TensorFlow opens itself, got {file.uri!r}; copy the files there"
+                    f"source.index must be left out for compressed files, got"
+                    f" {file.uri!r}"
                 )
-        return found
+            offsets = self._offsets(file.uri, file.identity)
+            indexed.append(replace(file, blocks=(len(offsets) - 1,)))
+        return indexed
 
-    def describe(self) -> Mapping[str, Feature]:
-        """Give the features of the config, or those of the first record."""
-        if self.features is None:
-            return self._infer()
-        spec = {
-            name: Feature(given) if isinstance(given, str) else given
-            for name, given in self.features.items()
-        }
-        for name, feature in spec.items():
-            if feature.dtype not in _DTYPES:
-                raise ConfigError(
-                    f"source.features.{name} must be one of {', '.join(_DTYPES)}, got"
-                    f" {feature.dtype!r}{nearest(feature.dtype, _DTYPES)}"
-                )
-            if None in feature.shape:
-                raise ConfigError(
-                    f"source.features.{name} must have a fixed shape, got"
-                    f" {list(feature.shape)}"
-                )
-        return spec
+    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
+        """Copy what is not local; with an index only the bytes of the rows."""
+        if self.index is None:
+            return copied(pieces, directory)
+        check_unchanged(pieces)
+        local = []
+        for number, piece in enumerate(pieces):
+            offsets = self._offsets(piece.file, piece.version)
+            start, stop = offsets[[piece.start, piece.start + (piece.rows or 0)]]
+            target = target_in(directory, number, piece.file)
+            copy_range(piece.file, int(start), int(stop), target)
+            local.append(replace(piece, file=str(target), start=0))
+        return local
 
     def read(
         self,
@@ -86,82 +85,101 @@ class TfRecord:
         batch_rows: int | None,
     ) -> tf.data.Dataset:
         """Read records and parse them, whole batches where batches are asked for."""
+        records = tfrecords(pieces, self._kind(pieces[0].file))
+        return self._parsed(records, features, batch_rows)
+
+    def _first_records(self) -> list[bytes]:
         import tensorflow as tf
 
-        wanted = {
-            name: tf.io.FixedLenFeature(feature.shape, _DTYPES[feature.dtype])
-            for name, feature in features.items()
-        }
+        for file in self._files:
+            if not file.bytes:
+                continue
+            with readable_copy(file.uri) as path:
+                records = tf.data.TFRecordDataset(path, self._kind(file.uri))
+                found = list(records.take(FIRST_RECORDS).as_numpy_iterator())
+            if found:
+                return found
+        return []
 
-        def cast(parsed: dict[str, Any]) -> dict[str, Any]:
-            return {
-                name: value
-                if value.dtype == features[name].tensor_dtype
-                else tf.cast(value, features[name].tensor_dtype)
-                for name, value in parsed.items()
-            }
+    @cached_property
+    def _files(self) -> list[File]:
+        return list_files(self.path)
 
-        records = numbered_records(pieces, self._open(pieces[0].file))
-        if batch_rows is None:
-            return records.map(
-                lambda row, record: (
-                    row,
-                    cast(tf.io.parse_single_example(record, wanted)),
-                )
+    def _kind(self, uri: str) -> str:
+        suffix = "." + uri.rpartition(".")[2]
+        return _COMPRESSION[self.compression or _SUFFIXES.get(suffix, "none")]
+
+    def _offsets(self, uri: str, identity: str) -> np.ndarray:
+        """Give where each record begins, and the end: int64 `[records + 1]`."""
+        assert self.index is not None
+        name = hashlib.sha256(f"{uri} {identity}".encode()).hexdigest()[:32]
+        place = storage.join(self.index, f"{name}.npy")
+        try:
+            return np.asarray(np.load(io.BytesIO(storage.read(place))))
+        except FileNotFoundError:
+            pass
+        fs, path = storage.filesystem(uri)
+        with fs.open(path, "rb") as stream:
+            offsets = list(_record_offsets(stream))
+        size = int(fs.info(path)["size"])
+        if offsets[-1] != size:
+            raise ConfigError(
+                f"source.path must hold whole files, {uri!r} has {size} bytes and its"
+                f" last record ends at {offsets[-1]}; replace the file"
             )
-        return records.batch(batch_rows).map(
-            lambda row, record: (row, cast(tf.io.parse_example(record, wanted)))
-        )
-
-    def _open(self, file: str) -> Any:
-        import tensorflow as tf
-
-        suffix = "." + file.rpartition(".")[2]
-        compression = self.compression or _SUFFIXES.get(suffix, "none")
-        return lambda uri: tf.data.TFRecordDataset(
-            uri, _COMPRESSION[compression], buffer_size=8 << 20
-        )
-
-    def _infer(self) -> dict[str, Feature]:
-        import tensorflow as tf
-
-        for file in self.files():
-            records = self._open(file.uri)(file.uri)
-            try:
-                record = next(iter(records.take(1).as_numpy_iterator()), None)
-                example = tf.train.Example.FromString(record) if record else None
-            except Exception as error:
-                raise ConfigError(
-                    "source.path must hold TFRecord files of tf.Example messages,"
-                    f" cannot read the first record of {file.uri!r}: {error}; check"
-                    " source.compression, or give source.features"
-                ) from error
-            if example is not None:
-                found = example.features.feature
-                return {name: _feature(name, found[name]) for name in sorted(found)}
-        raise ConfigError(
-            f"source.path must hold at least one record, got only empty files in"
-            f" {self.path!r}"
-        )
+        data = io.BytesIO()
+        np.save(data, np.array(offsets, np.int64))
+        storage.replace(place, data.getvalue())
+        return np.array(offsets, np.int64)
 
 
-def _feature(name: str, value: Any) -> Feature:
-    kind = value.WhichOneof("kind")
-    if kind is None:
-        raise ConfigError(
-            f"source.features must be given, since feature {name!r} of the first record"
-            f" holds no value that its type could be told from"
-        )
-    values = getattr(value, kind).value
-    dtype = {"int64_list": "int64", "float_list": "float32"}.get(kind)
-    if dtype is None:
-        dtype = "string" if all(_is_text(item) for item in values) else "bytes"
-    return Feature(dtype, () if len(values) == 1 else (len(values),))
+def tfrecords(pieces: Sequence[Piece], kind: str = "") -> tf.data.Dataset:
+    """Read `(position, record)` from local files.
+
+    Args:
+      pieces: what to read.
+      kind: `GZIP`, `ZLIB`, or nothing.
+    """
+    import tensorflow as tf
+
+    def records(uri: Any) -> tf.data.Dataset:
+        found = tf.data.TFRecordDataset(uri, kind, buffer_size=8 << 20)
+        return found if kind else found.concatenate(_end(uri))
+
+    return numbered_records(pieces, records)
 
 
-def _is_text(data: bytes) -> bool:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return False
-    return all(c.isprintable() or c in "\t\n\r" for c in text)
+def _end(uri: Any) -> tf.data.Dataset:
+    """Give nothing, but fail where a file ends within the head of a record.
+
+    TensorFlow takes such a file for whole.
+    """
+    import tensorflow as tf
+
+    def check(uri: bytes) -> np.ndarray:
+        with Path(uri.decode()).open("rb") as stream:
+            *_, end = _record_offsets(stream)
+            size = stream.seek(0, io.SEEK_END)
+        if 0 < size - end < _HEAD_BYTES:
+            raise ValueError(f"the file ends in the head of a record; {REST_LOST}")
+        return np.array([], object)
+
+    def nothing(uri: Any) -> tf.data.Dataset:
+        found = tf.numpy_function(check, [uri], tf.string)
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(found, [None]))
+
+    return tf.data.Dataset.from_tensors(uri).flat_map(nothing)
+
+
+def _record_offsets(stream: Any) -> Iterator[int]:
+    """Yield where each record begins, and where the last whole one ends."""
+    size = stream.seek(0, io.SEEK_END)
+    offset = 0
+    yield offset
+    while offset + _HEAD_BYTES <= size:
+        stream.seek(offset)
+        (length,) = struct.unpack("<Q", stream.read(8))
+        offset += _HEAD_BYTES + length + _TAIL_BYTES
+        if offset > size:
+            return
+        yield offset

@@ -1,0 +1,154 @@
+"""The values that pass from stage to stage inside a worker: batches and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Uneven:
+    """Rows of one feature whose shapes differ, each filled up to the largest.
+
+    Attributes:
+      values: tensor `[rows, *largest]`; what lies outside of a row's own shape means
+        nothing.
+      shapes: int64 `[rows, rank]`.
+    """
+
+    values: Any
+    shapes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.values[row][tuple(slice(n) for n in self.shapes[row])]
+
+    def take(self, chosen: np.ndarray) -> Uneven:
+        """Keep some rows, by index."""
+        import tensorflow as tf
+
+        return Uneven(tf.gather(self.values, chosen), self.shapes[chosen])
+
+    def even(self) -> Any:
+        """Give a tensor of rows that all have the shape of the first."""
+        return self.values[:, *(slice(int(n)) for n in self.shapes[0])]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Uneven]) -> Uneven:
+        """Put rows of several behind each other."""
+        import tensorflow as tf
+
+        largest = np.max([part.values.shape.as_list()[1:] for part in parts], axis=0)
+        filled = []
+        for part in parts:
+            room = largest - np.array(part.values.shape.as_list()[1:])
+            kind = part.values.dtype
+            nothing = tf.constant("" if kind == tf.string else 0, kind)
+            margins = [[0, 0], *([0, int(n)] for n in room)]
+            filled.append(tf.pad(part.values, margins, constant_values=nothing))
+        shapes = np.concatenate([part.shapes for part in parts])
+        return cls(tf.concat(filled, 0), shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows that go through the model together.
+
+    Attributes:
+      positions: int64 `[rows]` in the shard (`transforms.shard.position`), rising.
+      inputs: features after preprocessing, `{name: tensor [rows, ...]}`, `Uneven` where
+        rows differ in shape.
+      passed: features for the table, in the same form.
+    """
+
+    positions: np.ndarray
+    inputs: Mapping[str, Any]
+    passed: Mapping[str, Any]
+
+    def take(self, chosen: np.ndarray) -> Batch:
+        """Keep some rows, by index."""
+
+        def rows(values: Any) -> Any:
+            import tensorflow as tf
+
+            if isinstance(values, Uneven):
+                return values.take(chosen)
+            return tf.gather(values, chosen)
+
+        return Batch(
+            self.positions[chosen],
+            {name: rows(values) for name, values in self.inputs.items()},
+            {name: rows(values) for name, values in self.passed.items()},
+        )
+
+    def by_shape(self) -> list[np.ndarray]:
+        """Group rows whose inputs have the same shapes; indexes, rising in each."""
+        shapes = [v.shapes for v in self.inputs.values() if isinstance(v, Uneven)]
+        if not shapes:
+            return [np.arange(len(self.positions))]
+        _, group = np.unique(np.concatenate(shapes, 1), axis=0, return_inverse=True)
+        return [np.flatnonzero(group == g) for g in range(int(group.max()) + 1)]
+
+    def even_inputs(self) -> dict[str, Any]:
+        """Give the inputs of rows of one shape as tensors."""
+        return {
+            name: values.even() if isinstance(values, Uneven) else values
+            for name, values in self.inputs.items()
+        }
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[Batch]) -> Batch:
+        """Put rows of several behind each other."""
+        import tensorflow as tf
+
+        def join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+            return {
+                name: Uneven.concatenate([part[name] for part in parts])
+                if isinstance(values, Uneven)
+                else tf.concat([part[name] for part in parts], 0)
+                for name, values in parts[0].items()
+            }
+
+        return cls(
+            np.concatenate([batch.positions for batch in batches]),
+            join([batch.inputs for batch in batches]),
+            join([batch.passed for batch in batches]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A row that failed.
+
+    Attributes:
+      position: in the shard.
+      stage: `read`, `preprocess`, `infer` or `encode`.
+      error: what was raised.
+      passed: features for the table as far as they are known, `{name: tensor [...]}`.
+      rest_lost: whether an unknown number of rows behind it cannot be read either.
+    """
+
+    position: int
+    stage: str
+    error: Exception
+    passed: Mapping[str, Any] = field(default_factory=dict)
+    rest_lost: bool = False
+
+
+def read_errors() -> tuple[type[Exception], ...]:
+    """Exceptions of a reader that speak of a row, not of the storage."""
+    import tensorflow as tf
+
+    return (tf.errors.InvalidArgumentError, tf.errors.DataLossError)
+
+
+def preprocess_errors() -> tuple[type[Exception], ...]:
+    """Exceptions of preprocessing that speak of a row; users' Python may raise any."""
+    import tensorflow as tf
+
+    return (*read_errors(), tf.errors.UnknownError)

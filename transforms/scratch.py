@@ -1,0 +1,76 @@
+"""Give local directories for unfinished files, and clean up behind what has died."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def directory() -> Iterator[Path]:
+    """Give an empty directory under the system's temporary one, removed afterwards.
+
+    What processes that died have left there is removed by the next one that starts.
+    """
+    path = _own(os.getpid()) / uuid.uuid4().hex
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@cache
+def _own(pid: int) -> Path:
+    """Make this process's directory, which it holds a lock on for as long as it lives.
+
+    A lock ends with its process, however that ends.
+    """
+    root = Path(tempfile.gettempdir()) / f"featuretap-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    if root.is_symlink() or root.stat().st_uid != os.getuid():
+        raise OSError(
+            f"the directory for temporary files must be this user's own, {root} is"
+            " somebody else's; set TMPDIR to another place"
+        )
+    with _locked(root / "sweep.lock"):
+        _sweep(root)
+        own = root / f"{pid}-{uuid.uuid4().hex[:8]}"
+        own.mkdir()
+        lock = os.open(own / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    atexit.register(_remove, own, pid)
+    return own
+
+
+def _sweep(root: Path) -> None:
+    """Remove the directories of processes that are gone."""
+    for other in root.iterdir():
+        if not other.is_dir():
+            continue
+        with contextlib.suppress(OSError), _locked(other / "lock", fcntl.LOCK_NB):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, flags: int = 0) -> Iterator[None]:
+    """Hold a lock on a file; with `LOCK_NB` fail if somebody else does."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(own: Path, pid: int) -> None:
+    if os.getpid() == pid:  # a forked child runs its parent's exit handlers too
+        shutil.rmtree(own, ignore_errors=True)

@@ -1,0 +1,193 @@
+"""Turn Arrow tables into blocks of rows, and Arrow types into features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.sources.base import Feature
+from transforms.sources.blocks import Block, nothing
+
+_TEXT = {"string": pa.string(), "bytes": pa.binary()}
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+def feature_of(kind: pa.DataType, length: int | None = None) -> Feature | None:
+    """Give the feature that holds a column's values; None if tensors cannot.
+
+    Args:
+      kind: the column's type.
+      length: of its lists, where the type does not say; None if they differ.
+    """
+    if _is_list(kind):
+        element = feature_of(kind.value_type)
+        size = kind.list_size if pa.types.is_fixed_size_list(kind) else length
+        if element is None or None in element.shape:
+            return None
+        return Feature(element.dtype, (size, *element.shape))
+    if pa.types.is_dictionary(kind):
+        return feature_of(kind.value_type)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return Feature("string")
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return Feature("bytes")
+    if pa.types.is_fixed_size_binary(kind):
+        return Feature("bytes")
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return Feature("timestamp")
+    if pa.types.is_boolean(kind):
+        return Feature("bool")
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return Feature(np.dtype(kind.to_pandas_dtype()).name)
+    return None
+
+
+def features_of(
+    schema: pa.Schema, lengths: Mapping[str, int | None]
+) -> dict[str, Feature]:
+    """Give the features of a schema; what tensors cannot hold is left out."""
+    found = {f.name: feature_of(f.type, lengths.get(f.name)) for f in schema}
+    return {name: feature for name, feature in found.items() if feature}
+
+
+def list_lengths(sample: pa.Table) -> dict[str, int | None]:
+    """Give the lengths of list columns; None for one whose rows differ."""
+    lengths = {}
+    for field in sample.schema:
+        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+            found = pc.unique(pc.list_value_length(sample[field.name])).drop_null()
+            lengths[field.name] = found[0].as_py() if len(found) == 1 else None
+    return lengths
+
+
+def arrow_type(feature: Feature) -> pa.DataType:
+    """Give the type that a column of a feature is converted to."""
+    kind = _TEXT.get(feature.dtype)
+    if feature.dtype == "timestamp":
+        kind = _TIME
+    if kind is None:
+        kind = pa.from_numpy_dtype(np.dtype(feature.dtype))
+    for _ in feature.shape:
+        kind = pa.list_(kind)
+    return kind
+
+
+def block_of(
+    table: pa.Table,
+    rows: np.ndarray,
+    features: Mapping[str, Feature],
+) -> Block:
+    """Convert a table.
+
+    Args:
+      table: may lack columns or hold others types: that is a fault of its rows.
+      rows: their numbers, int64 `[rows]`.
+      features: as planned.
+    """
+    values, lengths = {}, {}
+    faults = np.full(len(rows), "", object)
+    for name, feature in features.items():
+        fault, whole = "", np.zeros(len(rows), bool)
+        try:
+            column = _planned_type(table, name, feature)
+            made, sizes, whole = _values(column, feature.shape, feature)
+            fault = f"{name} is null or has another length than planned"
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
+            fault = str(error).strip("'\"")
+            shape = [len(rows), *(n or 0 for n in feature.shape)]
+            made, sizes = nothing(shape, feature), np.zeros(len(rows), np.int64)
+        values[name] = made
+        if None in feature.shape:
+            lengths[name] = sizes
+        faults[~whole & (faults == "")] = fault
+    return Block(rows, values, lengths, faults)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _planned_type(table: pa.Table, name: str, feature: Feature) -> pa.Array:
+    """Take a column out of a table, in the planned type where that loses nothing."""
+    if name not in table.column_names:
+        raise KeyError(
+            f"the file lacks column {name!r} (it has {', '.join(table.column_names)})"
+        )
+    array = table[name].combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else array
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    wanted, found = arrow_type(feature), array.type
+    if feature.dtype == "timestamp" and not feature.shape:
+        return array.cast(pa.timestamp("us", getattr(found, "tz", None)), safe=False)
+    depth_differs = len(feature.shape) != _depth(found)
+    is_text = feature.dtype in _TEXT
+    if depth_differs or is_text != _is_text(found):
+        raise pa.ArrowInvalid(f"column {name!r} is {found}, planned was {wanted}")
+    if is_text or pa.types.is_fixed_size_list(found):
+        return array
+    return array if found == wanted else array.cast(wanted)
+
+
+def _depth(kind: pa.DataType) -> int:
+    return 1 + _depth(kind.value_type) if _is_list(kind) else 0
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if _is_list(kind):
+        return _is_text(kind.value_type)
+    feature = feature_of(kind)
+    return feature is not None and feature.dtype in _TEXT
+
+
+def _values(
+    array: pa.Array, shape: tuple[int | None, ...], feature: Feature
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Convert a column; put zeros into rows that are not whole.
+
+    Returns:
+      Values `[rows, *shape]` filled up to the longest, lengths `[rows]` of the first
+      axis, and which rows are whole, bool `[rows]`.
+    """
+    if not shape:
+        valid = array.is_valid().to_numpy(zero_copy_only=False)
+        return _scalars(array, feature), np.zeros(len(array), np.int64), valid
+    sizes = pc.list_value_length(array).fill_null(-1).to_numpy(zero_copy_only=False)
+    sizes = sizes.astype(np.int64)
+    whole: np.ndarray = sizes >= 0 if shape[0] is None else sizes == shape[0]
+    kept = array.filter(pa.array(whole)).flatten()
+    inner, _, sound = _values(kept, shape[1:], feature)
+    lengths = np.where(whole, sizes, 0)
+    longest = int(lengths.max(initial=0)) if shape[0] is None else shape[0]
+    if longest and whole.all() and (lengths == longest).all():
+        filled = inner.reshape(-1, longest, *inner.shape[1:])
+        return filled, lengths, np.asarray(sound.reshape(-1, longest).all(axis=1))
+    filled = nothing([len(array), longest, *inner.shape[1:]], feature)
+    mask = np.arange(longest) < lengths[:, None]
+    filled[mask] = inner
+    sound_at = np.ones(mask.shape, bool)
+    sound_at[mask] = sound
+    whole[~sound_at.all(axis=1)] = False
+    return filled, lengths, np.asarray(whole)
+
+
+def _scalars(array: pa.Array, feature: Feature) -> np.ndarray:
+    if feature.dtype == "timestamp":
+        array = array.cast(pa.timestamp("us", getattr(array.type, "tz", None)))
+        array = array.cast(pa.int64())
+    is_text = feature.dtype in _TEXT
+    if is_text:  # as bytes: text that is not UTF-8 is the business of whoever keeps it
+        array = array.cast(pa.large_binary())
+    if array.null_count:
+        array = array.fill_null(pa.scalar(b"" if is_text else 0).cast(array.type))
+    found: Any = array.to_numpy(zero_copy_only=False)
+    return np.asarray(found)

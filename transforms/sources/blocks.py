@@ -1,0 +1,146 @@
+"""Turn blocks of rows that Python reads into tf.data datasets of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transforms.shard import Piece, position
+from transforms.sources.base import Feature
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_READ_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows of a piece.
+
+    Attributes:
+      rows: int64 `[rows]`, counted from the start of the piece, rising.
+      values: `{feature: array [rows, ...]}`; where the length of the first axis differs
+        between rows, each is filled up to the longest.
+      lengths: of those features, int64 `[rows]`.
+      faults: what is wrong with each row, an object array of text, empty where nothing
+        is. Nothing is raised for a bad row: that would end the generator, and with it
+        the rows behind.
+    """
+
+    rows: np.ndarray
+    values: Mapping[str, np.ndarray]
+    lengths: Mapping[str, np.ndarray]
+    faults: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: slice) -> Block:
+        return Block(
+            self.rows[chosen],
+            {name: array[chosen] for name, array in self.values.items()},
+            {name: array[chosen] for name, array in self.lengths.items()},
+            self.faults[chosen],
+        )
+
+    @classmethod
+    def of_faults(
+        cls, rows: np.ndarray, fault: str, features: Mapping[str, Feature]
+    ) -> Block:
+        """Rows that cannot be read, for one reason."""
+        values, lengths = {}, {}
+        for name, feature in features.items():
+            shape = [len(rows), *(n or 0 for n in feature.shape)]
+            values[name] = nothing(shape, feature)
+            if None in feature.shape:
+                lengths[name] = np.zeros(len(rows), np.int64)
+        return cls(rows, values, lengths, np.full(len(rows), fault, object))
+
+
+def nothing(shape: Sequence[int], feature: Feature) -> np.ndarray:
+    """Zeros, or empty text."""
+    if feature.tensor_dtype == "string":
+        return np.full(shape, b"", object)
+    return np.zeros(shape, feature.tensor_dtype)
+
+
+def dataset(
+    pieces: Sequence[Piece],
+    features: Mapping[str, Feature],
+    batch_rows: int | None,
+    read_piece: Callable[[Piece], Iterator[Block]],
+) -> tf.data.Dataset:
+    """Make the dataset that a source's `read` returns.
+
+    Args:
+      pieces: what to read.
+      features: which features; batches need them all of fixed shape.
+      batch_rows: as `Source.read` takes it.
+      read_piece: yields the blocks of a piece, with exactly these features.
+    """
+    import tensorflow as tf
+
+    lengths = [name for name, feature in features.items() if None in feature.shape]
+    signature = (
+        tf.TensorSpec([None], tf.int64),
+        {
+            name: tf.TensorSpec([None, *feature.shape], feature.tensor_dtype)
+            for name, feature in features.items()
+        },
+        {name: tf.TensorSpec([None], tf.int64) for name in lengths},
+        tf.TensorSpec([None], tf.string),
+    )
+
+    def elements() -> Iterator[Any]:
+        numbered = _numbered(pieces, read_piece)
+        for block in _of_size(numbered, batch_rows or _READ_ROWS, bool(batch_rows)):
+            yield block.rows, block.values, block.lengths, block.faults
+
+    def checked(at: Any, example: Any, lengths: Any, fault: Any) -> tuple[Any, Any]:
+        sound = tf.debugging.Assert(tf.reduce_all(fault == ""), [fault])
+        with tf.control_dependencies([sound]):
+            cut = {name: example[name][: lengths[name]] for name in lengths}
+            return tf.identity(at), {**example, **cut}
+
+    blocks = tf.data.Dataset.from_generator(elements, output_signature=signature)
+    return (blocks if batch_rows else blocks.unbatch()).map(checked)
+
+
+def _numbered(
+    pieces: Sequence[Piece], read_piece: Callable[[Piece], Iterator[Block]]
+) -> Iterator[Block]:
+    for index, piece in enumerate(pieces):
+        for b in read_piece(piece):
+            yield Block(b.rows + position(index), b.values, b.lengths, b.faults)
+
+
+def _of_size(blocks: Iterator[Block], rows: int, exactly: bool) -> Iterator[Block]:
+    """Cut blocks, and if `exactly` so join them that only the last is smaller."""
+    waiting: list[Block] = []
+    count = 0
+    for block in blocks:
+        waiting.append(block)
+        count += len(block)
+        while count >= rows or (count and not exactly):
+            whole = _join(waiting) if len(waiting) > 1 else waiting[0]
+            yield whole[:rows]
+            waiting, count = [whole[rows:]], max(count - rows, 0)
+        if not exactly:
+            waiting = []
+    if count:
+        yield _join(waiting)
+
+
+def _join(blocks: Sequence[Block]) -> Block:
+    """Put blocks without open lengths behind each other."""
+    names = blocks[0].values
+    return Block(
+        np.concatenate([block.rows for block in blocks]),
+        {name: np.concatenate([b.values[name] for b in blocks]) for name in names},
+        {},
+        np.concatenate([block.faults for block in blocks]),
+    )

@@ -1,0 +1,199 @@
+"""Parse tf.Example and tf.SequenceExample messages into features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transforms.lookup import ConfigError, nearest
+from transforms.sources.base import Feature, given_features
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+FIRST_RECORDS = 10
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What readers of messages have in common: how an example lies in a message."""
+
+    path: str | list[str]
+    features: dict[str, Feature | str] | None = None
+    sequence_features: dict[str, Feature | str] | None = None
+
+    default_key: ClassVar[str | None] = None
+
+    def describe(self) -> Mapping[str, Feature]:
+        """Give the features of the config, or those of the first record."""
+        if self.features is None and self.sequence_features is None:
+            context, sequences = self._inferred()
+        else:
+            context, sequences = self._given()
+        return context | sequences
+
+    def _given(self) -> tuple[dict[str, Feature], dict[str, Feature]]:
+        context = given_features(self.features or {})
+        sequences = given_features(
+            self.sequence_features or {}, "source.sequence_features"
+        )
+        for name, feature in {**context, **sequences}.items():
+            if feature.dtype == "timestamp" or None in feature.shape[1:]:
+                raise ConfigError(
+                    f"source.features.{name} must be text, bytes or numbers, whose"
+                    " length may differ between rows in the first axis only, got"
+                    f" {feature.dtype} {list(feature.shape)}"
+                )
+        self._explain_missing(context, "features", 0)
+        self._explain_missing(sequences, "sequence_features", 1)
+        return context, {
+            name: replace(feature, shape=(None, *feature.shape))
+            for name, feature in sequences.items()
+        }
+
+    def _explain_missing(
+        self, given: Mapping[str, Feature], option: str, part: int
+    ) -> None:
+        """Refuse features that none of the first records has."""
+        try:
+            found = [parts_of(record)[part] for record in self._first_records()]
+        except Exception:  # a bad record, or none: reading tells which
+            return
+        names = {name for one in found for name in one}
+        for name in given if found else ():
+            if name not in names:
+                raise ConfigError(
+                    f"source.{option} must name features of the records, got {name!r}"
+                    f"{nearest(name, names)} (the first {len(found)} hold"
+                    f" {', '.join(sorted(names)) or 'none'})"
+                )
+
+    def _inferred(self) -> tuple[dict[str, Feature], dict[str, Feature]]:
+        try:
+            record = next(iter(self._first_records()), None)
+            parts = parts_of(record) if record is not None else None
+        except Exception as error:
+            raise ConfigError(
+                "source.path must hold files of tf.Example messages, cannot read the"
+                f" first record of {self.path!r}: {error}; check source.compression, or"
+                " give source.features"
+            ) from error
+        if parts is None:
+            raise ConfigError(
+                f"source.path must hold at least one record, got only empty files in"
+                f" {self.path!r}"
+            )
+        context, lists = parts
+        features = {name: _feature(name, [context[name]]) for name in sorted(context)}
+        sequences = {
+            name: _feature(name, lists[name].feature) for name in sorted(lists)
+        }
+        return features, {
+            name: replace(feature, shape=(None, *feature.shape))
+            for name, feature in sequences.items()
+        }
+
+    def _first_records(self) -> list[bytes]:
+        """Give the first few records of the first file that has any."""
+        raise NotImplementedError
+
+    def _parsed(
+        self,
+        records: tf.data.Dataset,
+        features: Mapping[str, Feature],
+        batch_rows: int | None,
+    ) -> tf.data.Dataset:
+        """Parse `(position, record)`, whole batches where batches are asked for."""
+        import tensorflow as tf
+
+        def spec(feature: Feature) -> Any:
+            kind = _stored_dtype(feature)
+            if None in feature.shape:
+                inner = feature.shape[1:]
+                return tf.io.FixedLenSequenceFeature(inner, kind, allow_missing=True)
+            return tf.io.FixedLenFeature(feature.shape, kind)
+
+        def cast(parsed: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: value
+                if value.dtype == features[name].tensor_dtype
+                else tf.cast(value, features[name].tensor_dtype)
+                for name, value in parsed.items()
+            }
+
+        wanted = {name: spec(feature) for name, feature in features.items()}
+        lists = {name for name in wanted if name in self._sequence_names}
+        if lists:
+            context = {n: one for n, one in wanted.items() if n not in lists}
+            sequences = {
+                name: tf.io.FixedLenSequenceFeature(
+                    features[name].shape[1:], _stored_dtype(features[name])
+                )
+                for name in lists
+            }
+
+            def parse(record: Any) -> dict[str, Any]:
+                found = tf.io.parse_single_sequence_example(record, context, sequences)
+                return {**found[0], **found[1]}
+
+            examples = records.map(lambda at, record: (at, cast(parse(record))))
+            return examples if batch_rows is None else examples.batch(batch_rows)
+        if batch_rows is None:
+            return records.map(
+                lambda at, record: (
+                    at,
+                    cast(tf.io.parse_single_example(record, wanted)),
+                )
+            )
+        return records.batch(batch_rows).map(
+            lambda at, record: (at, cast(tf.io.parse_example(record, wanted)))
+        )
+
+    @cached_property
+    def _sequence_names(self) -> set[str]:
+        if self.features is None and self.sequence_features is None:
+            return set(self._inferred()[1])
+        return set(self.sequence_features or ())
+
+
+def parts_of(record: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Split a message into features and lists of features, by name."""
+    import tensorflow as tf
+
+    # A tf.Example is a tf.SequenceExample without lists, on the wire.
+    message = tf.train.SequenceExample.FromString(record)
+    return message.context.feature, message.feature_lists.feature_list
+
+
+def _feature(name: str, values: Sequence[Any]) -> Feature:
+    """Tell the type of a feature from what some messages hold."""
+    kinds = {value.WhichOneof("kind") for value in values} - {None}
+    if len(kinds) != 1:
+        raise ConfigError(
+            f"source.features must be given, since feature {name!r} of the first record"
+            f" holds no value that its type could be told from"
+        )
+    (kind,) = kinds
+    lists = [getattr(value, kind).value for value in values]
+    dtype = {"int64_list": "int64", "float_list": "float32"}.get(kind)
+    if dtype is None:
+        texts = all(_is_text(item) for one in lists for item in one)
+        dtype = "string" if texts else "bytes"
+    return Feature(dtype, () if len(lists[0]) == 1 else (len(lists[0]),))
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(c.isprintable() or c in "\t\n\r" for c in text)
+
+
+def _stored_dtype(feature: Feature) -> str:
+    """The one of three types in which messages hold a feature's values."""
+    if feature.tensor_dtype == "string":
+        return "string"
+    return "float32" if feature.dtype.startswith("float") else "int64"

@@ -1,0 +1,90 @@
+"""Read directories of image files, a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from transforms import device
+from transforms.shard import Piece, position
+from transforms.sources.base import Feature, File
+from transforms.sources.listing import list_files
+from transforms.sources.staging import copied
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Image files, as the bytes that they hold: preprocessing decodes them.
+
+    Features are `image` (bytes), `path` (relative, the key unless the config names
+    another) and, if asked for, `label`.
+
+    Attributes:
+      path: directory or glob, one or a list; on any filesystem. Of a directory all
+        JPEG, PNG, GIF, BMP and WebP files below it, by their suffix.
+      label: `folder` gives the name of the directory that a file lies in.
+    """
+
+    path: str | list[str]
+    label: Literal["folder"] | None = None
+
+    default_key: ClassVar[str | None] = "path"
+
+    def files(self) -> list[File]:
+        """List the files once, each a row."""
+        return [
+            replace(file, blocks=(1,))
+            for file in list_files(self.path, suffixes=_SUFFIXES)
+        ]
+
+    def describe(self) -> Mapping[str, Feature]:
+        """Give bytes, path and label; nothing is opened."""
+        found = {"image": Feature("bytes"), "path": Feature("string")}
+        return found | ({"label": Feature("string")} if self.label else {})
+
+    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
+        """Copy what is not local."""
+        return copied(pieces, directory)
+
+    def read(
+        self,
+        pieces: Sequence[Piece],
+        features: Mapping[str, Feature],
+        batch_rows: int | None,
+    ) -> tf.data.Dataset:
+        """Read files, several at a time where there are threads for it."""
+        import tensorflow as tf
+
+        threads = device.reader_threads()
+        columns = {
+            "at": tf.constant([position(i) for i in range(len(pieces))], tf.int64),
+            "file": [piece.file for piece in pieces],
+            "path": [piece.name for piece in pieces],
+            "label": [folder_of(piece.name) for piece in pieces],
+        }
+
+        def read_file(row: Mapping[str, Any]) -> tuple[Any, Any]:
+            found = {"path": row["path"], "label": row["label"]}
+            if "image" in features:
+                found["image"] = tf.io.read_file(row["file"])
+            return row["at"], {name: found[name] for name in features}
+
+        rows = tf.data.Dataset.from_tensor_slices(columns)
+        examples = rows.map(read_file, threads if threads > 1 else None)
+        return examples if batch_rows is None else examples.batch(batch_rows)
+
+
+def folder_of(name: str) -> str:
+    """Name of the directory that a file lies in.
+
+    >>> folder_of("train/cat/1.jpg")
+    'cat'
+    """
+    return PurePosixPath(name).parent.name

@@ -1,0 +1,119 @@
+"""Copy to the local disk what TensorFlow cannot open where it lies, shard by shard."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from transforms import scratch, storage
+from transforms.shard import Piece
+from transforms.sources.base import Source
+from transforms.sources.listing import check_unchanged
+
+_PARALLEL_COPIES = 16
+_CHUNK_BYTES = 8 << 20
+
+
+@contextlib.contextmanager
+def readable(source: Source, pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
+    """Give the pieces of a shard where the source can open them.
+
+    Copies lie in a directory of this process, and are removed on leaving; if it dies,
+    by the next process that starts.
+
+    Raises:
+      RuntimeError: a file is not the one that was planned.
+      OSError: it cannot be copied, or the local disk has no room for it.
+    """
+    localize = getattr(source, "localize", None)
+    if localize is None:
+        yield pieces
+        return
+    with contextlib.ExitStack() as stack:
+        yield localize(pieces, stack.enter_context(scratch.directory()))
+
+
+def in_place(pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
+    """Only check the files: for readers that open them anywhere themselves."""
+    check_unchanged(pieces)
+    return pieces
+
+
+def copied(pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
+    """Check the files, and copy whole those that are not local, each once."""
+    check_unchanged(pieces)
+    uris = list(dict.fromkeys(piece.file for piece in pieces))
+    remote = [uri for uri in uris if storage.local_path(uri) is None]
+    if not remote:
+        return pieces
+    targets = {uri: target_in(directory, i, uri) for i, uri in enumerate(remote)}
+    with ThreadPoolExecutor(_PARALLEL_COPIES) as pool:
+        list(pool.map(_copy, remote, targets.values()))
+    return [
+        replace(piece, file=str(targets[piece.file]))
+        if piece.file in targets
+        else piece
+        for piece in pieces
+    ]
+
+
+@contextlib.contextmanager
+def readable_copy(uri: str) -> Iterator[str]:
+    """Give a path under which TensorFlow can open a file, for a look at planning."""
+    if storage.local_path(uri) is not None:
+        yield str(storage.local_path(uri))
+        return
+    with scratch.directory() as directory:
+        target = target_in(directory, 0, uri)
+        _copy(uri, target)
+        yield str(target)
+
+
+def target_in(directory: Path, index: int, uri: str) -> Path:
+    """Name a local copy: of a file's name only the suffix, which readers look at."""
+    suffix = re.search(r"\.[A-Za-z0-9]+$", uri)
+    return directory / f"{index:06d}{suffix[0] if suffix else ''}"
+
+
+def copy_range(uri: str, start: int, stop: int, target: Path) -> None:
+    """Copy some bytes of a file to the local disk.
+
+    Raises:
+      OSError: there is no room, or the file is shorter.
+    """
+    _check_room(target.parent, stop - start, uri)
+    fs, path = storage.filesystem(uri)
+    with fs.open(path, "rb") as origin, target.open("wb") as stream:
+        origin.seek(start)
+        left = stop - start
+        while left and (data := origin.read(min(left, _CHUNK_BYTES))):
+            stream.write(data)
+            left -= len(data)
+    if left:
+        raise OSError(f"{uri} must have {stop} bytes, {left} are missing")
+
+
+def _copy(uri: str, target: Path) -> None:
+    fs, path = storage.filesystem(uri)
+    size = int(fs.info(path)["size"])
+    _check_room(target.parent, size, uri)
+    fs.get_file(path, str(target))
+    if target.stat().st_size != size:
+        raise OSError(
+            f"{uri} must have {size} bytes, its copy has {target.stat().st_size}"
+        )
+
+
+def _check_room(directory: Path, needed: int, uri: str) -> None:
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise OSError(
+            f"the local disk must have room for {uri} ({needed} bytes), {directory} has"
+            f" {free} bytes free; set TMPDIR to a larger disk, or lower"
+            " table.rows_per_part"
+        )

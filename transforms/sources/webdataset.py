@@ -1,0 +1,240 @@
+"""Read tar files in which neighbours with one basename are an example (WebDataset)."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from transforms import storage
+from transforms.lookup import ConfigError
+from transforms.shard import Piece
+from transforms.sources.base import REST_LOST, Feature, File, given_features
+from transforms.sources.blocks import Block, dataset, nothing
+from transforms.sources.listing import list_files
+from transforms.sources.staging import in_place
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_KEY = "__key__"
+_TEXT = {"txt", "text", "json", "transcript"}
+_NUMBERS = {"cls", "cls2", "index", "inx", "id"}
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_BLOCK_ROWS = 256
+_DAMAGE = (tarfile.TarError, EOFError, OSError)
+Example = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class WebDataset:
+    """Tar files of examples; nothing is ever unpacked to a disk.
+
+    `dir/0001.jpg` and `dir/0001.seg.png` next to each other are one example with the
+    features `jpg` and `seg.png`; its `__key__` is `dir/0001`.
+
+    Attributes:
+      path: path, directory or glob, one or a list; `{000..099}` and `{a,b}` stand for
+        several; on any filesystem; also `.tar.gz`.
+      features: extension to dtype: `bytes`, `string`, or a number written as text. If
+        absent, the first example and its extensions tell: `txt` and `json` are strings,
+        `cls` and `id` whole numbers, the others bytes.
+      max_member_bytes: a larger member makes its example a bad row.
+    """
+
+    path: str | list[str]
+    features: dict[str, Feature | str] | None = None
+    max_member_bytes: int = 1 << 30
+
+    default_key: ClassVar[str | None] = None
+
+    def files(self) -> list[File]:
+        """List the tar files; what they hold is not known."""
+        return self._files
+
+    def describe(self) -> Mapping[str, Feature]:
+        """Give the features of the config, or those of the first example."""
+        key = {_KEY: Feature("string")}
+        if self.features is not None:
+            given = given_features(self.features)
+            for name, feature in given.items():
+                if feature.shape or feature.dtype == "timestamp":
+                    raise ConfigError(
+                        f"source.features.{name} must be bytes, a string or a number"
+                    )
+            return key | given
+        for file in self._files:
+            for example, fault in self._examples(file.uri):
+                if fault:
+                    raise ConfigError(
+                        "source.features must be given, since the first example of"
+                        f" {file.uri!r} cannot be read: {fault}"
+                    )
+                return key | {name: _feature(name) for name in sorted(example)[1:]}
+        raise ConfigError(
+            f"source.path must hold at least one example, got only empty files in"
+            f" {self.path!r}"
+        )
+
+    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
+        """Check the files; they are read where they lie."""
+        return in_place(pieces, directory)
+
+    def read(
+        self,
+        pieces: Sequence[Piece],
+        features: Mapping[str, Feature],
+        batch_rows: int | None,
+    ) -> tf.data.Dataset:
+        """Read members one after the other."""
+        return dataset(
+            pieces, features, batch_rows, lambda piece: self._blocks(piece, features)
+        )
+
+    @cached_property
+    def _files(self) -> list[File]:
+        paths = [self.path] if isinstance(self.path, str) else self.path
+        return list_files([one for path in paths for one in expand_braces(path)])
+
+    def _blocks(self, piece: Piece, features: Mapping[str, Feature]) -> Iterator[Block]:
+        waiting: list[tuple[Example, str]] = []
+        first = 0
+        for row, one in enumerate(self._examples(piece.file)):
+            if row < piece.start:
+                continue
+            if piece.rows is not None and row >= piece.start + piece.rows:
+                break
+            waiting.append(one)
+            if len(waiting) == _BLOCK_ROWS:
+                yield _block(waiting, first, features)
+                first, waiting = first + len(waiting), []
+        if waiting:
+            yield _block(waiting, first, features)
+
+    def _examples(self, uri: str) -> Iterator[tuple[Example, str]]:
+        """Yield examples, each with what is wrong with it."""
+        example: Example = {}
+        fault = ""
+        for name, data, wrong in self._members(uri):
+            key, extension = _split(name)
+            if example and example.get(_KEY) != key.encode():
+                yield example, fault
+                example, fault = {}, ""
+            example[_KEY] = key.encode()
+            if extension in example and not wrong:
+                wrong = f"member {name!r} comes twice"
+            example.setdefault(extension, data)
+            fault = fault or wrong
+        if example:
+            yield example, fault
+
+    def _members(self, uri: str) -> Iterator[tuple[str, bytes, str]]:
+        """Yield name, content and fault of the members that matter."""
+        fs, path = storage.filesystem(uri)
+        with fs.open(path, "rb") as stream:
+            try:
+                with tarfile.open(fileobj=stream, mode="r|*") as tar:
+                    for member in tar:
+                        if member.isdir() or _is_hidden(member.name):
+                            continue
+                        wrong = self._refuse(member)
+                        data = b""
+                        if not wrong:
+                            opened = tar.extractfile(member)
+                            data = opened.read() if opened else b""
+                        yield member.name, data, wrong
+            except _DAMAGE as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                if not _is_empty(fs, path):
+                    yield "", b"", f"the tar file is damaged: {error}; {REST_LOST}"
+
+    def _refuse(self, member: tarfile.TarInfo) -> str:
+        """Say why a member is not read; empty if it is."""
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts:
+            return f"member {member.name!r} leaves its directory"
+        if not member.isfile():
+            return f"member {member.name!r} is no regular file"
+        if member.size > self.max_member_bytes:
+            return (
+                f"member {member.name!r} has {member.size} bytes, more than"
+                f" source.max_member_bytes = {self.max_member_bytes}"
+            )
+        return ""
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Expand `{000..099}` and `{a,b}` as shells do.
+
+    >>> expand_braces("{a,b}-{08..10}.tar")[:4]
+    ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar']
+    """
+    found = _BRACES.search(pattern)
+    if not found:
+        return [pattern]
+    first, dots, last = found[1].partition("..")
+    if dots and first.isdigit() and last.isdigit():
+        step = 1 if int(first) <= int(last) else -1
+        numbers = range(int(first), int(last) + step, step)
+        choices = [f"{n:0{len(first)}d}" for n in numbers]
+    else:
+        choices = found[1].split(",")
+    head, tail = pattern[: found.start()], pattern[found.end() :]
+    return [f"{head}{one}{rest}" for one in choices for rest in expand_braces(tail)]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Split a member's name at the first dot of its last segment."""
+    directory, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{directory}{slash}{stem}", extension.lower()
+
+
+def _is_hidden(name: str) -> bool:
+    base = name.rpartition("/")[2]
+    return base.startswith((".", "_")) and name != ".."
+
+
+def _is_empty(fs: Any, path: str) -> bool:
+    return int(fs.info(path)["size"]) == 0
+
+
+def _feature(extension: str) -> Feature:
+    last = extension.rpartition(".")[2]
+    if last in _NUMBERS:
+        return Feature("int64")
+    return Feature("string" if last in _TEXT else "bytes")
+
+
+def _block(
+    examples: Sequence[tuple[Example, str]], first: int, features: Mapping[str, Feature]
+) -> Block:
+    faults = np.array([fault for _, fault in examples], object)
+    values = {n: nothing([len(examples)], feature) for n, feature in features.items()}
+    for row, (example, _) in enumerate(examples):
+        for name, feature in features.items():
+            try:
+                values[name][row] = _value(example, name, feature)
+            except (KeyError, ValueError, OverflowError) as error:
+                faults[row] = faults[row] or str(error).strip("'\"")
+    return Block(np.arange(first, first + len(examples)), values, {}, faults)
+
+
+def _value(example: Example, name: str, feature: Feature) -> Any:
+    if name not in example:
+        key = example[_KEY].decode(errors="replace")
+        raise KeyError(f"example {key} has no member with extension {name}")
+    data = example[name]
+    if feature.tensor_dtype == "string":
+        return data
+    if feature.dtype == "bool":
+        return {"true": True, "false": False, "1": True, "0": False}[data.decode()]
+    text = data.decode().strip()
+    return float(text) if feature.dtype.startswith("float") else int(text)
