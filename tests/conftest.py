@@ -9,6 +9,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,8 @@ from pipeline.config import parse_config
 from transforms.spec import Config
 
 ROWS = 100
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.load_profile("here")
 
 
 def vectors(rows: int = ROWS) -> np.ndarray:

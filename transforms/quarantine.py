@@ -30,6 +30,7 @@ _NOISE = re.compile(
     r"|\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]( name:)?"
     r"|Error in user-defined function passed to .*? iterator: [\w:]*:"
 )
+_ASSERTION = "assertion failed: ["
 _MESSAGE_LENGTH = 1000
 _TRACEBACK = "Traceback (most recent call last)"
 _DAMAGE = ("DataLossError", "EOFError")
@@ -146,7 +147,11 @@ def clean_message(error: Exception) -> str:
     text = _NOISE.sub("", str(getattr(error, "message", error)))
     # Python inside a graph adds its own traceback, with paths that differ by machine.
     text, _, _ = text.partition(_TRACEBACK)
-    return " ".join(text.split())[:_MESSAGE_LENGTH]
+    text = " ".join(text.split())
+    if text.startswith(_ASSERTION):  # its parts stand in brackets, quotes escaped
+        text = text.removeprefix(_ASSERTION).removesuffix("]")
+        text = text.replace("] [", " ").replace("\\'", "'")
+    return text[:_MESSAGE_LENGTH]
 
 
 def _text(value: Any) -> str:

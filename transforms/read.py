@@ -203,18 +203,32 @@ class InputPipeline:
     @cached_property
     def _prepare(self) -> Any:
         """Preprocessing of one example as one graph function: `(inputs, passed)`."""
-        import tensorflow as tf
 
-        @tf.autograph.experimental.do_not_convert
         def body(example: dict[str, Any]) -> Any:
             done = apply_to_example(self.steps, example)
             return self._chosen(done, example, batched=False)
+
+        return self._traced(body)
+
+    @cached_property
+    def _example_steps(self) -> Any:
+        """The steps that see one example as one graph function.
+
+        Traced once, since a decoder of images takes longer to trace than to run on a
+        small shard.
+        """
+        steps = split_steps(self.steps)[0]
+        return self._traced(lambda example: apply_to_example(steps, example))
+
+    def _traced(self, body: Callable[[dict[str, Any]], Any]) -> Any:
+        import tensorflow as tf
 
         spec = {
             name: tf.TensorSpec(feature.shape, feature.tensor_dtype)
             for name, feature in self.features.items()
         }
-        return tf.function(body).get_concrete_function(spec)
+        unconverted = tf.autograph.experimental.do_not_convert(body)
+        return tf.function(unconverted).get_concrete_function(spec)
 
     def _dataset(self, pieces: Sequence[Piece]) -> Any:
         """Give the fast pipeline: elements `(positions, (inputs, passed))`, batched."""
@@ -228,7 +242,7 @@ class InputPipeline:
         @unconverted
         def per_example(position: Any, example: Any) -> Any:
             read = {name: example[name] for name in self.passed if name in example}
-            return position, apply_to_example(example_steps, example), read
+            return position, self._example_steps(example), read
 
         @unconverted
         def per_batch(position: Any, features: Any, read: Any) -> Any:
@@ -237,8 +251,7 @@ class InputPipeline:
 
         @unconverted
         def wholly_per_example(position: Any, example: Any) -> Any:
-            done = apply_to_example(self.steps, example)
-            return position, self._chosen(done, example, batched=False)
+            return position, self._prepare(example)
 
         uniform = all(None not in feature.shape for feature in self.features.values())
         if uniform and not example_steps:

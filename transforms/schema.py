@@ -261,10 +261,10 @@ def _microseconds(values: np.ndarray, unit: str) -> np.ndarray:
     per_unit = _MICROSECONDS.get(unit, 1)
     if values.dtype.kind == "f":
         # In two steps, since a product may not be exact where the whole part is.
+        if not (np.abs(values) < _MOST // per_unit).all():  # nor is a NaN
+            raise ValueError("event timestamp is no time")
         whole = np.floor(values)
         rest = np.rint((values - whole) * per_unit)
-        if not np.isfinite(values).all() or (np.abs(whole) > _MOST // per_unit).any():
-            raise ValueError("event timestamp is no time")
         return np.asarray(whole.astype(np.int64) * per_unit + rest.astype(np.int64))
     if (np.abs(values.astype(np.float64)) > _MOST // per_unit).any():
         raise ValueError(f"event timestamp is out of range for unit {unit!r}")

@@ -98,8 +98,7 @@ def block_of(
             fault = f"{name} is null or has another length than planned"
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
             fault = str(error).strip("'\"")
-            shape = [len(rows), *(n or 0 for n in feature.shape)]
-            made, sizes = nothing(shape, feature), np.zeros(len(rows), np.int64)
+            made, sizes = nothing(len(rows), feature), np.zeros(len(rows), np.int64)
         values[name] = made
         if None in feature.shape:
             lengths[name] = sizes
@@ -167,11 +166,11 @@ def _values(
     kept = array.filter(pa.array(whole)).flatten()
     inner, _, sound = _values(kept, shape[1:], feature)
     lengths = np.where(whole, sizes, 0)
-    longest = int(lengths.max(initial=0)) if shape[0] is None else shape[0]
+    longest = int(lengths.max(initial=1)) if shape[0] is None else shape[0]
     if longest and whole.all() and (lengths == longest).all():
         filled = inner.reshape(-1, longest, *inner.shape[1:])
         return filled, lengths, np.asarray(sound.reshape(-1, longest).all(axis=1))
-    filled = nothing([len(array), longest, *inner.shape[1:]], feature)
+    filled = nothing(len(array), Feature(feature.dtype, shape), longest)
     mask = np.arange(longest) < lengths[:, None]
     filled[mask] = inner
     sound_at = np.ones(mask.shape, bool)

@@ -54,15 +54,19 @@ class Block:
         """Rows that cannot be read, for one reason."""
         values, lengths = {}, {}
         for name, feature in features.items():
-            shape = [len(rows), *(n or 0 for n in feature.shape)]
-            values[name] = nothing(shape, feature)
+            values[name] = nothing(len(rows), feature)
             if None in feature.shape:
                 lengths[name] = np.zeros(len(rows), np.int64)
         return cls(rows, values, lengths, np.full(len(rows), fault, object))
 
 
-def nothing(shape: Sequence[int], feature: Feature) -> np.ndarray:
-    """Zeros, or empty text."""
+def nothing(rows: int, feature: Feature, longest: int = 1) -> np.ndarray:
+    """Zeros, or empty text, for rows of a feature.
+
+    An open length is `longest`, never 0: TensorFlow 2.21 ends the process where it
+    takes such a tensor apart.
+    """
+    shape = [rows, *(max(longest, 1) if n is None else n for n in feature.shape)]
     if feature.tensor_dtype == "string":
         return np.full(shape, b"", object)
     return np.zeros(shape, feature.tensor_dtype)

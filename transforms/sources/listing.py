@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,15 @@ from transforms.shard import Piece
 from transforms.sources.base import File
 
 _GLOB = "*?["
+_VERSIONS = (
+    "generation",
+    "ETag",
+    "etag",
+    "md5Hash",
+    "mtime",
+    "LastModified",
+    "created",
+)
 _PARALLEL_REQUESTS = 32
 
 
@@ -169,10 +179,16 @@ def _look(fs: Any, path: str) -> _Found:
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    """What of a file's details changes when its content does."""
-    for field in ("generation", "ETag", "etag", "md5Hash", "mtime", "created"):
-        if info.get(field) is not None:
-            return str(info[field]).strip('"')
+    """What of a file's details changes when its content does.
+
+    Listings and single looks may tell times in different forms.
+    """
+    for field in _VERSIONS:
+        value = info.get(field)
+        if isinstance(value, datetime.datetime):
+            return str(value.timestamp())
+        if value is not None:
+            return str(value).strip('"')
     return ""
 
 

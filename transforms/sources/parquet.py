@@ -254,8 +254,7 @@ class _ParquetFile(_Opened):
         try:
             return self._file.read_row_group(group, columns=list(names))
         except OSError as error:
-            # One with a number, or of another class, is the storage's.
-            if type(error) is OSError and error.errno is None:
+            if _is_damage(error):
                 raise ValueError(f"row group {group} is damaged: {error}") from error
             raise
 
@@ -288,7 +287,9 @@ class _IpcFile(_Opened):
         )
         try:
             batch = self._open(fields or [0]).get_batch(group)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and not _is_damage(error):
+                raise
             raise ValueError(f"record batch {group} is damaged: {error}") from error
         return pa.Table.from_batches([batch])
 
@@ -302,12 +303,22 @@ def _open(uri: str) -> _Opened:
     is_ipc = uri.endswith(_IPC_SUFFIXES)
     try:
         return _IpcFile(uri) if is_ipc else _ParquetFile(uri)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and not _is_damage(error):
+            raise
         kind, part = ("Arrow IPC", "footer") if is_ipc else ("Parquet", "footer")
         raise ConfigError(
             f"source.path must hold {kind} files, cannot read the {part} of {uri!r}:"
             f" {error}; remove or replace the file"
         ) from error
+
+
+def _is_damage(error: OSError) -> bool:
+    """Whether Arrow means bytes that make no sense.
+
+    An error with a number, or of another class, is the storage's.
+    """
+    return type(error) is OSError and error.errno is None
 
 
 def _constants(name: str, dtypes: Mapping[str, str]) -> dict[str, pa.Scalar]:

@@ -217,7 +217,7 @@ def _block(
     examples: Sequence[tuple[Example, str]], first: int, features: Mapping[str, Feature]
 ) -> Block:
     faults = np.array([fault for _, fault in examples], object)
-    values = {n: nothing([len(examples)], feature) for n, feature in features.items()}
+    values = {n: nothing(len(examples), feature) for n, feature in features.items()}
     for row, (example, _) in enumerate(examples):
         for name, feature in features.items():
             try:

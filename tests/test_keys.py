@@ -1,0 +1,133 @@
+"""Keys that must be unique, and times that must be times."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import Job, vectors
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transforms import keys
+from transforms.keys import _hash
+from transforms.lookup import ConfigError
+
+
+def job_with(directory: Path, **columns: Any) -> Job:
+    """A job over Parquet rows with a vector and some columns."""
+    rows = len(next(iter(columns.values())))
+    table = pa.table({"vec": list(vectors(rows)), **columns})
+    pq.write_table(table, directory / "rows.parquet", row_group_size=10)
+    return Job(directory / "out", {"reader": "parquet", "path": str(directory / "*.*")})
+
+
+@pytest.mark.parametrize("in_memory", [1000, 7])
+@pytest.mark.parametrize("text", [True, False])
+def test_a_key_that_repeats_across_parts_is_refused(
+    in_memory: int, text: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "_KEYS_IN_MEMORY", in_memory)
+    values: list[Any] = [f"key {i}" if text else i - 20 for i in range(60)]
+    values[55] = values[4]
+    job = job_with(tmp_path, id=values)
+    with pytest.raises(RuntimeError, match=r"source\.key must name each row") as raised:
+        job.run(table={"rows_per_part": 10})
+    repeated = repr(str(values[4]))
+    assert f"'id' repeats: {repeated} in part-00000-of-00006" in str(raised.value)
+    assert "part-00005-of-00006" in str(raised.value)
+    assert not (job.table / "_SUCCESS").exists()
+    values[55] = "new" if text else 1000
+    (tmp_path / "sound").mkdir()
+    sound = job_with(tmp_path / "sound", id=values)
+    assert len(sound.run(table={"rows_per_part": 10})) == 60
+
+
+@given(st.lists(st.text(max_size=12), min_size=1), st.integers(0, 3))
+def test_equal_text_hashes_alike_wherever_it_stands(
+    texts: list[str], start: int
+) -> None:
+    encodable = [t for t in texts if t.isprintable()] or ["x"]
+    array = pa.array(["other"] * start + encodable + encodable)
+    found = _hash(array[start:])
+    half = len(encodable)
+    np.testing.assert_array_equal(found[:half], found[half:])
+    alone = [_hash(pa.array([text]))[0] for text in encodable]
+    np.testing.assert_array_equal(found[:half], alone)
+
+
+def test_hashes_spread_keys_over_groups() -> None:
+    for array in (
+        pa.array([f"images/{i:07d}.jpg" for i in range(20_000)]),
+        pa.array(np.arange(20_000)),
+        pa.array(np.arange(20_000) * 4096),
+    ):
+        counts = np.bincount(_hash(array) % 16, minlength=16)
+        assert counts.min() > 1000
+
+
+MOMENT = datetime.datetime(2026, 1, 31, 12, 30, 15, 250_000, datetime.UTC)
+SECONDS = MOMENT.timestamp()
+TIMES: dict[str, tuple[Any, str | None]] = {
+    "float seconds": (SECONDS, "s"),
+    "whole milliseconds": (int(SECONDS * 1000), "ms"),
+    "float milliseconds": (SECONDS * 1000, "ms"),
+    "microseconds": (int(SECONDS * 10**6), "us"),
+    "RFC 3339": ("2026-01-31T12:30:15.250Z", None),
+    "RFC 3339 elsewhere": ("2026-01-31T14:30:15.25+02:00", None),
+    "datetime": (MOMENT, None),
+    "naive datetime, UTC": (MOMENT.replace(tzinfo=None), None),
+}
+
+
+@pytest.mark.parametrize("form", TIMES)
+def test_event_timestamps_of_every_form(form: str, tmp_path: Path) -> None:
+    value, unit = TIMES[form]
+    job = job_with(tmp_path, id=list(range(20)), when=[value] * 20)
+    table = job.run(table={"event_timestamp": "when", "timestamp_unit": unit})
+    assert table["event_timestamp"].to_pylist() == [MOMENT] * 20
+
+
+def test_whole_seconds_are_no_fractions(tmp_path: Path) -> None:
+    job = job_with(tmp_path, id=[0, 1], when=[0, -1])
+    table = job.run(table={"event_timestamp": "when", "timestamp_unit": "s"})
+    assert table["event_timestamp"].cast(pa.int64()).to_pylist() == [0, -1_000_000]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e30, -1e30, 2.0**62])
+def test_a_number_that_is_no_time_is_a_bad_row(wrong: float, tmp_path: Path) -> None:
+    times = [0.0] * 19 + [wrong]
+    job = job_with(tmp_path, id=list(range(20)), when=times)
+    table = job.run(
+        table={"event_timestamp": "when", "timestamp_unit": "s"},
+        errors={"max_fraction": 0.1},
+    )
+    assert len(table) == 19
+    (error,) = job.errors()
+    assert (error["stage"], error["example_id"]) == ("encode", "19")
+    assert "event timestamp is" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"event_timestamp": "id"}, "timestamp_unit must be s, ms or us"),
+        ({"event_timestamp": "text", "timestamp_unit": "s"}, "need none"),
+        ({"event_timestamp": "id", "timestamp_unit": "min"}, "timestamp_unit"),
+        ({"event_timestamp": "vec", "timestamp_unit": "s"}, "must be an RFC 3339"),
+        (
+            {"event_timestamp": "2026-01-01T00:00:00Z", "timestamp_unit": "s"},
+            "must be left out for a constant",
+        ),
+    ],
+)
+def test_times_that_cannot_be_are_refused(
+    job: Job, section: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        job.plan(table=section)
