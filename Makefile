@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FAKE_GCS := v1.56.1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-models lint bench bench-smoke constraints clean
+.PHONY: help install demo test test-models test-stores lint bench bench-smoke constraints clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -29,20 +30,30 @@ test-models: $(STAMP)  ## Run the tests on well-known and on very large models
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[zoo]'
 	$(BIN)/python -m pytest tests/test_zoo.py tests/test_models.py -m heavy
 
+test-stores: $(STAMP)  ## Run the tests on servers of S3 and GCS (needs Go)
+	test -x $(BIN)/fake-gcs-server || \
+	  GOBIN=$(CURDIR)/$(BIN) go install github.com/fsouza/fake-gcs-server@$(FAKE_GCS)
+	REQUIRE_STORES=1 FAKE_GCS_SERVER=$(CURDIR)/$(BIN)/fake-gcs-server \
+	  $(BIN)/python -m pytest tests/test_stores.py -m heavy
+
 lint: $(STAMP)  ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## Measure throughput against others and the hardware, and depth of taps
+bench: $(STAMP)  ## Measure throughput, depth of taps, decoding and planning
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/depth.py
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/planning.py
 
 bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they work
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py --files 3 --rows-per-file 2000 --repeats 1
 	$(BIN)/python benchmarks/depth.py --batch-rows 2 --size 32 --repeats 1
+	$(BIN)/python benchmarks/decode.py --images 200 --side 64 --repeats 1
+	$(BIN)/python benchmarks/planning.py --files 10000
 
 constraints:  ## Resolve constraints.txt anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

@@ -373,6 +373,8 @@ def _check_apart(table: str, files: Sequence[File]) -> None:
     """Refuse to read what would be written."""
     inside = storage.join(storage.filesystem(table)[1], "")
     for file in files:
+        if inside not in file.uri:  # spares most of a million files the next question
+            continue
         if storage.filesystem(file.uri)[1].startswith(inside):
             raise ConfigError(
                 f"table.path must not hold files of the source, {table!r} holds"

@@ -269,7 +269,7 @@ def test_misuse_exits_with_2_and_says_what_to_do(
 def test_another_plan_exits_with_2(config: Path) -> None:
     invoke("run", config)
     _, stderr = invoke("run", config, "--limit", 3, code=2)
-    assert "holds another (different: files, parts, limit)" in stderr
+    assert "holds another (different: parts, limit)" in stderr
     assert "  there: " in stderr
     invoke("run", config, "--limit", 3, "--overwrite")
     assert pq.read_table("table").num_rows == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, overload
@@ -124,19 +125,10 @@ class Shards(Sequence[Shard]):
     @classmethod
     def of(cls, shards: Iterable[Shard]) -> Shards:
         """Lay shards out, some thousands at a time."""
-        waiting: list[dict[str, Any]] = []
-        batches: list[pa.RecordBatch] = []
-
-        def flush() -> None:
-            batches.append(pa.RecordBatch.from_pylist(waiting, SHARD_SCHEMA))
-            waiting.clear()
-
-        for shard in shards:
-            pieces = [asdict(piece) for piece in shard.pieces]
-            waiting.append({"shard": shard.index, "rows": shard.rows, "pieces": pieces})
-            if len(waiting) == _CHUNK_SHARDS:
-                flush()
-        flush()
+        source = iter(shards)
+        batches = []
+        while chunk := list(itertools.islice(source, _CHUNK_SHARDS)):
+            batches.append(_record_batch(chunk))
         return cls(pa.Table.from_batches(batches, SHARD_SCHEMA))
 
     @property
@@ -182,6 +174,21 @@ class Shards(Sequence[Shard]):
             return Shards(self.table.take(range(*index.indices(len(self)))))
         rows = range(len(self))[index]
         return _shard(self.table.slice(rows, 1).to_pylist()[0])
+
+
+def _record_batch(shards: Sequence[Shard]) -> pa.RecordBatch:
+    pieces = [piece for shard in shards for piece in shard.pieces]
+    kind = SHARD_SCHEMA.field("pieces").type
+    columns = [
+        pa.array([getattr(piece, field.name) for piece in pieces], field.type)
+        for field in kind.value_type
+    ]
+    ends = itertools.accumulate((len(shard.pieces) for shard in shards), initial=0)
+    structs = pa.StructArray.from_arrays(columns, fields=list(kind.value_type))
+    lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=kind)
+    indexes = pa.array([shard.index for shard in shards], pa.int64())
+    rows = pa.array([shard.rows for shard in shards], pa.int64())
+    return pa.RecordBatch.from_arrays([indexes, rows, lists], schema=SHARD_SCHEMA)
 
 
 def _shard(row: dict[str, Any]) -> Shard:
