@@ -32,8 +32,8 @@ SIDE = 224
 def make_model() -> keras.Model:
     """Build a model that costs next to nothing."""
     image = keras.Input((None, None, 3), name="image")
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(image)
-    return keras.Model(image, pooled)
+    few = image[:, ::32, ::32]
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D(name="pooled")(few))
 
 
 def make_images(count: int, side: int) -> Path:
@@ -94,8 +94,8 @@ def featuretap(files: Sequence[str], out: Path, batch_rows: int) -> int:
 def main() -> None:
     """Measure both in turn; print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--side", type=int, default=320)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--side", type=int, default=480)
     parser.add_argument("--batch-rows", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3, help="the best time counts")
     arguments = parser.parse_args()

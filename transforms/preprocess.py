@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from transforms.lookup import ConfigError, bind, nearest, resolve
 from transforms.sources import Feature
 from transforms.spec import StepSpec
@@ -26,6 +28,9 @@ ResizeMethod = Literal[
     "gaussian",
     "mitchellcubic",
 ]
+
+
+_JPEG = b"\xff\xd8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,89 +60,85 @@ def decode_image(image: Any, *, channels: int = 0, max_pixels: int = 1 << 28) ->
     """
     import tensorflow as tf
 
-    height, width = image_size(image)
-    small = tf.debugging.Assert(
-        height * width <= max_pixels,
-        ["image has more pixels than max_pixels", height, width, max_pixels],
-    )
-    with tf.control_dependencies([small]):
-        image = tf.identity(image)
-    # Other decoders do not convert: to grey, or between RGB and RGBA.
-    converts = _starts(image, b"\x89PNG")
-    if channels != 4:
-        converts |= _starts(image, b"\xff\xd8")
-    decoded = tf.cond(
-        converts,
-        lambda: tf.io.decode_image(image, channels, expand_animations=False),
-        lambda: _with_channels(
-            tf.io.decode_image(image, 0, expand_animations=False), channels
-        ),
-    )
+    def checked(size: tuple[Any, Any]) -> Any:
+        height, width = size
+        what = ["image has more pixels than max_pixels", height, width, max_pixels]
+        small = tf.raw_ops.Assert(condition=height * width <= max_pixels, data=what)
+        with tf.control_dependencies([small]):
+            return tf.identity(image)
+
+    def jpeg() -> Any:
+        data = checked(_jpeg_size(image))
+        if channels == 4:
+            return _with_channels(tf.io.decode_jpeg(data, 3), 4)
+        return tf.io.decode_jpeg(data, channels)
+
+    def other() -> Any:
+        data = checked(_other_size(image))
+        return tf.cond(
+            _starts(image, b"\x89PNG"),
+            lambda: tf.io.decode_png(data, channels),
+            lambda: _with_channels(
+                tf.io.decode_image(data, expand_animations=False), channels
+            ),
+        )
+
+    decoded = tf.cond(_starts(image, _JPEG), jpeg, other)
     decoded.set_shape([None, None, channels or None])
     return decoded
 
 
-def image_size(image: Any) -> tuple[Any, Any]:
-    """Read height and width out of an image's header: int64 `[]`, `[]`.
+def _jpeg_size(image: Any) -> tuple[Any, Any]:
+    import tensorflow as tf
 
-    What is no image has size 0, 0: decoding says what is wrong with it. The places are
-    those of the formats' specifications; WebP has three kinds of header.
+    shape = tf.image.extract_jpeg_shape(image, tf.int32)
+    height, width, _ = tf.unstack(tf.cast(shape, tf.int64))
+    return height, width
+
+
+def _other_size(image: Any) -> tuple[Any, Any]:
+    """Read the size in Python.
+
+    As operations of a graph it would cost JPEG images more than their own: those of a
+    branch not taken are passed over one by one.
     """
     import tensorflow as tf
 
-    def number(start: int, size: int, *, big: bool = False) -> Any:
-        values = tf.cast(
-            tf.io.decode_raw(tf.strings.substr(image, start, size), tf.uint8), tf.int64
-        )
-        powers = [256**i for i in range(size)]
-        powers = powers[::-1] if big else powers
-        return tf.reduce_sum(values * tf.constant(powers, tf.int64))
+    def size(data: Any) -> np.ndarray:  # bytes in a graph, an array outside of one
+        data = data if isinstance(data, bytes) else data.item()
+        return np.array(image_size(data), np.int64)
 
-    def jpeg() -> tuple[Any, Any]:
-        shape = tf.cast(tf.image.extract_jpeg_shape(image), tf.int64)
-        return shape[0], shape[1]
-
-    def vp8() -> tuple[Any, Any]:
-        return number(28, 2) % (1 << 14), number(26, 2) % (1 << 14)
-
-    def vp8_lossless() -> tuple[Any, Any]:
-        bits = number(21, 4)
-        side = 1 << 14
-        return bits // side % side + 1, bits % side + 1
-
-    def vp8_extended() -> tuple[Any, Any]:
-        return number(27, 3) + 1, number(24, 3) + 1
-
-    def within(size: int, places: Callable[[], tuple[Any, Any]]) -> Any:
-        long_enough = tf.strings.length(image) >= size
-        return lambda: tf.cond(long_enough, places, nothing)
-
-    def nothing() -> tuple[Any, Any]:
-        return tf.constant(0, tf.int64), tf.constant(0, tf.int64)
-
-    def bmp() -> tuple[Any, Any]:
-        height = number(22, 4)  # counts from the top if negative
-        height = tf.minimum(height, (1 << 32) - height)
-        return height, number(18, 4)
-
-    riff = _starts(image, b"RIFF")
-    kind = _middle(image, 12, 4)
-    height, width = tf.case(
-        [
-            (_starts(image, b"\xff\xd8"), jpeg),
-            (
-                _starts(image, b"\x89PNG"),
-                within(24, lambda: (number(20, 4, big=True), number(16, 4, big=True))),
-            ),
-            (_starts(image, b"GIF8"), within(10, lambda: (number(8, 2), number(6, 2)))),
-            (_starts(image, b"BM"), within(26, bmp)),
-            (riff & (kind == b"VP8 "), within(30, vp8)),
-            (riff & (kind == b"VP8L"), within(25, vp8_lossless)),
-            (riff & (kind == b"VP8X"), within(30, vp8_extended)),
-        ],
-        default=nothing,
+    height, width = tf.unstack(
+        tf.ensure_shape(tf.numpy_function(size, [image], tf.int64), [2])
     )
     return height, width
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Read height and width out of the header of a PNG, GIF, BMP or WebP image.
+
+    The places are those of the formats' specifications; WebP has three kinds of header.
+    What is none of them has size 0, 0: decoding says what is wrong with it.
+    """
+
+    def number(
+        start: int, size: int, order: Literal["little", "big"] = "little"
+    ) -> int:
+        return int.from_bytes(data[start : start + size], order)
+
+    if data[:4] == b"\x89PNG":
+        return number(20, 4, "big"), number(16, 4, "big")
+    if data[:4] == b"GIF8":
+        return number(8, 2), number(6, 2)
+    if data[:2] == b"BM":  # rows count from the top where the height is negative
+        return min(number(22, 4), 2**32 - number(22, 4)), number(18, 4)
+    if data[:4] == b"RIFF" and data[12:16] == b"VP8 ":
+        return number(28, 2) % 2**14, number(26, 2) % 2**14
+    if data[:4] == b"RIFF" and data[12:16] == b"VP8L":
+        return number(21, 4) // 2**14 % 2**14 + 1, number(21, 4) % 2**14 + 1
+    if data[:4] == b"RIFF" and data[12:16] == b"VP8X":
+        return number(27, 3) + 1, number(24, 3) + 1
+    return 0, 0
 
 
 def resize(
@@ -224,7 +225,8 @@ def rescale(values: Any, *, scale: float, offset: float = 0.0) -> Any:
     """Compute `values * scale + offset` in float32."""
     import tensorflow as tf
 
-    return tf.cast(values, tf.float32) * scale + offset
+    scaled = tf.cast(values, tf.float32) * scale
+    return scaled + offset if offset else scaled
 
 
 def cast(values: Any, *, dtype: str) -> Any:
@@ -443,12 +445,16 @@ def make_steps(specs: Sequence[StepSpec]) -> list[Step]:
 
 
 def split_steps(steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:
-    """Split into what must run example by example and what can run on batches.
+    """Split into what runs example by example and what runs on batches.
 
-    Everything up to the last step that sees one example runs example by example.
+    Everything up to the last step that sees one example runs example by example, and so
+    do the built-in steps right behind it: one image is in the cache, a batch is not
+    (benchmarks/decode.py).
     """
-    last = max((i for i, step in enumerate(steps) if not step.batched), default=-1)
-    return list(steps[: last + 1]), list(steps[last + 1 :])
+    cut = max((i + 1 for i, step in enumerate(steps) if not step.batched), default=0)
+    while 0 < cut < len(steps) and steps[cut].reads is not None:
+        cut += 1
+    return list(steps[:cut]), list(steps[cut:])
 
 
 def trace_steps(
@@ -563,15 +569,9 @@ def _step(spec: StepSpec, where: str) -> Step:
 
 
 def _starts(text: Any, head: bytes) -> Any:
-    return _middle(text, 0, len(head)) == head
-
-
-def _middle(text: Any, start: int, size: int) -> Any:
-    """Some bytes of a text, empty where it has none there."""
     import tensorflow as tf
 
-    start = tf.minimum(start, tf.strings.length(text))
-    return tf.strings.substr(text, start, size)
+    return tf.strings.substr(text, 0, len(head)) == head
 
 
 def _with_channels(image: Any, channels: int) -> Any:
