@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from conftest import ROWS, Job, stacked, vectors, write_parquet, write_tfrecord
 
 from pipeline import make_plan
 from transforms.lookup import ConfigError
 from transforms.shard import Piece, position
-from transforms.sources import make_source
+from transforms.sources import File, make_source
 from transforms.spec import SourceSpec
 
 READERS = ["tfrecord", "gzip", "parquet", "tfds", "user"]
@@ -310,3 +311,211 @@ def test_a_record_of_another_shape_is_quarantined(tmp_path: Path) -> None:
     assert set(table["example_id"].to_pylist()) == set(range(40)) - {17}
     (error,) = job.errors()
     assert (error["row"], error["stage"], error["example_id"]) == (17, "read", None)
+
+
+def test_a_filter_plans_only_row_groups_that_may_match(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", range(60), vectors(), 10)
+    source = {"reader": "parquet", "path": str(tmp_path / "a.parquet")}
+    job = Job(
+        tmp_path / "out", {**source, "filter": [["id", ">=", 25], ["id", "<", 42]]}
+    )
+    plan = job.plan()
+    spans = [piece.span for shard in plan.shards for piece in shard.pieces]
+    assert spans == [(20, 30), (30, 40), (40, 50)]
+    assert plan.rows is None
+    table = job.run(source={"key": None})
+    keys = sorted(table["example_id"].to_pylist(), key=lambda key: int(key[10:]))
+    assert keys == [f"a.parquet#{row}" for row in range(25, 42)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ([["idd", "=", 1]], "source.filter must name columns of .*got 'idd'"),
+        ([["id", "~", 1]], r"source.filter must be \[\[column, op, value\]"),
+        ([["id", "=", 1000]], "must hold at least one row"),
+    ],
+)
+def test_filters_that_cannot_be_are_refused(
+    tmp_path: Path, filters: list[Any], message: str
+) -> None:
+    write_parquet(tmp_path / "a.parquet", range(60), vectors(), 10)
+    source = {"reader": "parquet", "path": str(tmp_path / "a.parquet")}
+    with pytest.raises(ConfigError, match=message):
+        Job(tmp_path / "out", {**source, "filter": filters}).plan()
+
+
+def test_partitions_are_columns_and_can_be_filtered(tmp_path: Path) -> None:
+    for year, ids in ((2025, range(10)), (2026, range(10, 30))):
+        path = tmp_path / "data" / f"year={year}" / "kind=a%20b" / "x.parquet"
+        path.parent.mkdir(parents=True)
+        write_parquet(path, ids, vectors(), 8)
+    source = {"reader": "parquet", "path": str(tmp_path / "data")}
+    table = Job(tmp_path / "out1", source).run(source={"keep": ["year", "kind"]})
+    assert table.schema.field("year").type == pa.int64()
+    assert set(table["kind"].to_pylist()) == {"a b"}
+    assert sorted(table["year"].to_pylist()) == [2025] * 10 + [2026] * 20
+    job = Job(tmp_path / "out2", {**source, "filter": [["year", "=", 2026]]})
+    assert len(job.plan().shards.files()) == 1
+    assert sorted(job.run()["example_id"].to_pylist()) == list(range(10, 30))
+
+
+def test_lists_of_lists_of_fixed_size_are_matrices(tmp_path: Path) -> None:
+    pairs = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    inner = pa.FixedSizeListArray.from_arrays(pairs.reshape(-1), 2)
+    matrix = pa.FixedSizeListArray.from_arrays(inner, 3)
+    pq.write_table(pa.table({"m": matrix}), tmp_path / "m.parquet")
+    source = make_source(SourceSpec(reader="parquet", path=str(tmp_path / "m.parquet")))
+    features = dict(source.describe())
+    assert (features["m"].dtype, features["m"].shape) == ("float32", (3, 2))
+    pieces = [Piece(str(tmp_path / "m.parquet"), "m", 1, 3)]
+    (batch,) = source.read(pieces, features, 10).as_numpy_iterator()
+    np.testing.assert_array_equal(batch[1]["m"], pairs[1:])
+
+
+def test_a_feature_that_no_record_has_is_explained(
+    tmp_path: Path, sources: dict[str, Any]
+) -> None:
+    given = {"id": "int64", "vek": {"dtype": "float32", "shape": [6]}}
+    source = {**sources["tfrecord"], "features": given}
+    with pytest.raises(
+        ConfigError, match=r"got 'vek'; nearest is 'vec' .*id, text, vec"
+    ):
+        Job(tmp_path, source).plan()
+
+
+def test_zlib_is_read_where_the_config_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "x.records"
+    write_tfrecord(path, range(40), vectors(), compression="ZLIB")
+    source = {"reader": "tfrecord", "path": str(path), "compression": "zlib"}
+    assert len(Job(tmp_path / "out", source).run()) == 40
+    with pytest.raises(ConfigError, match=r"check source\.compression"):
+        Job(tmp_path / "out", {**source, "compression": "none"}).plan()
+
+
+def test_tfds_decoders_leave_images_as_stored(tmp_path: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 2, 3, 1), np.uint8)
+    with tfds.core.registered.skip_registration():
+
+        class Pictures(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self) -> Any:
+                features = {
+                    "image": tfds.features.Image(shape=(None, None, 1)),
+                    "about": {"size": np.int64},
+                    "parts": tfds.features.Sequence({"at": np.int64}),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, _: Any) -> Any:
+                return {"train": self._generate_examples()}
+
+            def _generate_examples(self) -> Any:
+                for i, image in enumerate(pixels):
+                    parts = [{"at": i}] * (i % 3)
+                    yield i, {"image": image, "about": {"size": i}, "parts": parts}
+
+    Pictures(data_dir=tmp_path / "data").download_and_prepare()
+    directory = str(tmp_path / "data" / "pictures" / "1.0.0")
+    source = {"reader": "tfds", "data_dir": directory, "decoders": {"image": "skip"}}
+    described = make_source(SourceSpec(**source)).describe()
+    assert {n: (f.dtype, f.shape) for n, f in described.items()} == {
+        "tfds_id": ("string", ()),
+        "image": ("bytes", ()),
+        "about/size": ("int64", ()),
+        "parts/at": ("int64", (None,)),
+    }
+    job = Job(tmp_path / "out", source)
+    steps = [
+        {"step": "decode_image", "feature": "image", "channels": 1},
+        {"step": "reshape", "feature": "image", "shape": [6]},
+    ]
+    table = job.run(
+        source={
+            "key": "about/size",
+            "keep": ["image", "parts/at"],
+            "preprocess": steps,
+        },
+        model={"inputs": {"vec": "image"}},
+        taps=[{"path": "stem"}],
+    ).sort_by("example_id")
+    assert all(data.startswith(b"\x89PNG") for data in table["image"].to_pylist())
+    assert table["parts_at"].to_pylist() == [[i] * (i % 3) for i in range(12)]
+    with pytest.raises(ConfigError, match=r"source\.decoders must name .*'image'"):
+        make_source(SourceSpec(**{**source, "decoders": {"imag": "skip"}})).describe()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "train+train[:10]"}, "must name no row twice"),
+        ({"split": "train[:10"}, "source.split must be one of train"),
+        ({"even_split": [3, 3]}, "an index from 0 to below count"),
+    ],
+)
+def test_splits_that_cannot_be_are_refused(
+    tmp_path: Path, sources: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Job(tmp_path, {**sources["tfds"], **options}).plan()
+
+
+def test_flac_and_several_channels(tmp_path: Path) -> None:
+    wave = np.linspace(-0.5, 0.5, 60, dtype=np.float32).reshape(-1, 2)
+    (tmp_path / "cat").mkdir()
+    soundfile.write(tmp_path / "cat" / "a.flac", wave, 8000, subtype="PCM_24")
+    source = make_source(
+        SourceSpec(
+            reader="audio",
+            path=str(tmp_path),
+            sample_rate=8000,
+            channels=2,
+            window_frames=8,
+            hop_frames=5,
+            label="folder",
+        )
+    )
+    (file,) = source.files()
+    assert file.blocks == (5,)  # 0, 5, 10, 15 and 20 begin windows; 25 would reach 33
+    features = dict(source.describe())
+    piece = Piece(file.uri, file.name, 1, 4)
+    found = list(source.read([piece], features, None).as_numpy_iterator())
+    assert [at for at, _ in found] == [0, 1, 2, 3]
+    assert [one["start_seconds"] for _, one in found] == [
+        5 / 8000 * n for n in (1, 2, 3, 4)
+    ]
+    assert {one["label"] for _, one in found} == {b"cat"}
+    for number, (_, one) in enumerate(found, 1):
+        expected = wave[5 * number : 5 * number + 8]
+        np.testing.assert_allclose(one["waveform"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sample_rate": 0}, "source.sample_rate must be at least 1"),
+        ({"sample_rate": 8000, "hop_frames": 4}, "hop_frames needs"),
+        ({}, "source.sample_rate is required"),
+    ],
+)
+def test_audio_that_cannot_be_is_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(10), 8000)
+    with pytest.raises(ConfigError, match=message):
+        make_source(SourceSpec(reader="audio", path=str(tmp_path), **options)).files()
+
+
+def test_shards_of_large_files_hold_at_most_a_gigabyte() -> None:
+    from pipeline.plan import _default_rows_per_part
+
+    files = [File(f"{i}.jpg", f"{i}.jpg", 10 << 20, "", (1,)) for i in range(1000)]
+    assert _default_rows_per_part(files, 4, 16) == 96
+    small = [File(f"{i}.jpg", f"{i}.jpg", 1000, "", (1,)) for i in range(1000)]
+    assert _default_rows_per_part(small, 4, 16) > 1000

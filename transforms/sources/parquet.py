@@ -110,12 +110,7 @@ class Parquet:
             if piece.file not in opened:
                 opened.clear()
                 opened[piece.file] = _open(piece.file)
-            dtypes = {
-                column: features[column].dtype
-                if column in features
-                else ("int64" if self._filtered_by_number(column) else "string")
-                for column in _hive_values(piece.name)
-            }
+            dtypes = self._filtered_dtypes | {n: f.dtype for n, f in features.items()}
             constants = _constants(piece.name, dtypes)
             return self._blocks(opened[piece.file], piece, features, constants)
 
@@ -195,10 +190,15 @@ class Parquet:
                 group = group[piece.start : piece.start + most]
             yield block_of(group, np.arange(len(group)) + begin - first, features)
 
-    def _filtered_by_number(self, column: str) -> bool:
-        values = [term[2] for term in self.filter or () if term[0] == column]
-        flat = [v for one in values for v in (one if isinstance(one, list) else [one])]
-        return all(isinstance(value, int) for value in flat)
+    @cached_property
+    def _filtered_dtypes(self) -> dict[str, str]:
+        """Types of the columns that the filter compares, as its values tell them."""
+        found = {}
+        for column, _, value in self.filter or ():
+            values = value if isinstance(value, list) else [value]
+            whole = all(isinstance(one, int) for one in values)
+            found[column] = "int64" if whole else "string"
+        return found
 
 
 class _Opened:
@@ -326,6 +326,7 @@ def _constants(name: str, dtypes: Mapping[str, str]) -> dict[str, pa.Scalar]:
     return {
         column: pa.scalar(int(value) if dtypes[column] == "int64" else value)
         for column, value in _hive_values(name).items()
+        if column in dtypes
     }
 
 

@@ -241,7 +241,7 @@ class _Lines:
         return np.bincount(line, minlength=len(starts)) % 2
 
     def _first_line(self, uri: str) -> str:
-        for chunk in self._chunks(uri, 0, 1):
+        for chunk in self._chunks(uri, 0, None):
             if len(chunk.starts):
                 line = chunk.data[chunk.starts[0] : chunk.ends[0]]
                 return self._as_utf8(line).decode(errors="replace")
@@ -364,7 +364,10 @@ class Csv(_Lines):
         return given
 
     def _infer(self, lines: bytes) -> dict[str, Feature]:
-        names = None if self._starts_with_header else self.columns
+        names = self._names(lines.partition(b"\n")[0].decode().rstrip("\r"))
+        lines = lines if self.columns else lines.partition(b"\n")[2]
+        if not lines.strip():
+            raise ValueError("it has no line behind the header")
         table = pacsv.read_csv(
             io.BytesIO(lines),
             pacsv.ReadOptions(column_names=names, block_size=len(lines) + 1),
