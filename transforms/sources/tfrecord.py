@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _COMPRESSION = {"none": "", "gzip": "GZIP", "zlib": "ZLIB"}
 _SUFFIXES = {".gz": "gzip", ".gzip": "gzip", ".zlib": "zlib"}
+_LENGTH = struct.Struct("<Q")
 _HEAD_BYTES, _TAIL_BYTES = 12, 4  # length and its checksum; checksum of the data
 
 
@@ -119,9 +122,14 @@ class TfRecord(Examples):
         except FileNotFoundError:
             pass
         fs, path = storage.filesystem(uri)
-        with fs.open(path, "rb") as stream:
-            offsets = list(_record_offsets(stream))
         size = int(fs.info(path)["size"])
+        with fs.open(path, "rb") as stream:
+
+            def length_at(offset: int) -> int:
+                stream.seek(offset)
+                return int(_LENGTH.unpack(stream.read(_LENGTH.size))[0])
+
+            offsets = list(_record_offsets(length_at, size))
         if offsets[-1] != size:
             raise ConfigError(
                 f"source.path must hold whole files, {uri!r} has {size} bytes and its"
@@ -158,8 +166,14 @@ def _end(uri: Any) -> tf.data.Dataset:
 
     def check(uri: bytes) -> np.ndarray:
         with Path(uri.decode()).open("rb") as stream:
-            *_, end = _record_offsets(stream)
             size = stream.seek(0, io.SEEK_END)
+            if not size:
+                return np.array([], object)
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                end = deque(
+                    _record_offsets(lambda at: _LENGTH.unpack_from(data, at)[0], size),
+                    maxlen=1,
+                )[0]
         if 0 < size - end < _HEAD_BYTES:
             raise ValueError(f"the file ends in the head of a record; {REST_LOST}")
         return np.array([], object)
@@ -171,15 +185,12 @@ def _end(uri: Any) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensors(uri).flat_map(nothing)
 
 
-def _record_offsets(stream: Any) -> Iterator[int]:
+def _record_offsets(length_at: Callable[[int], int], size: int) -> Iterator[int]:
     """Yield where each record begins, and where the last whole one ends."""
-    size = stream.seek(0, io.SEEK_END)
     offset = 0
     yield offset
     while offset + _HEAD_BYTES <= size:
-        stream.seek(offset)
-        (length,) = struct.unpack("<Q", stream.read(8))
-        offset += _HEAD_BYTES + length + _TAIL_BYTES
+        offset += _HEAD_BYTES + length_at(offset) + _TAIL_BYTES
         if offset > size:
             return
         yield offset
