@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from readers import prepare_tfds
 
 from pipeline import Plan, make_plan, run_plan
 from pipeline.config import parse_config
@@ -87,35 +88,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             root / "gzip" / f"{index}.tfrecord.gz", ids, values, compression="GZIP"
         )
         write_parquet(root / "parquet" / f"{index}.parquet", ids, values, 16)
-    _prepare_tfds(root / "tfds", values)
+    rows = [{"id": i, "vec": values[i], "text": f"row {i}"} for i in range(ROWS)]
+    prepare_tfds(root / "tfds", rows)
     return root
-
-
-def _prepare_tfds(directory: Path, values: np.ndarray) -> None:
-    import tensorflow_datasets as tfds
-
-    class Vectors(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self) -> Any:
-            features = {
-                "id": tfds.features.Scalar(np.int64),
-                "vec": tfds.features.Tensor(shape=(6,), dtype=np.float32),
-                "text": tfds.features.Text(),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
-
-        def _split_generators(self, _: Any) -> Any:
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self) -> Any:
-            for i in range(ROWS):
-                yield i, {"id": i, "vec": values[i], "text": f"row {i}"}
-
-    config = tfds.download.DownloadConfig(num_shards=3)
-    Vectors(data_dir=directory).download_and_prepare(download_config=config)
 
 
 @pytest.fixture

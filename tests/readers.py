@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Case:
       key: feature that holds the rows' numbers; None if keys must tell them.
       number: from a default key to the row's number, where one can tell.
       feature: that holds the vector after preprocessing.
-      local_counts: whether rows are counted for local files only.
+      text: feature that holds `row <number>`, if there is one.
     """
 
     write: Callable[[Path], None]
@@ -59,7 +59,6 @@ class Case:
     number: Callable[[str], int] | None = None
     feature: str = "vec"
     text: str | None = "text"
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def example(row: Row) -> bytes:
@@ -362,37 +361,44 @@ CASES: dict[str, Case] = {
 }
 
 
+def prepare_tfds(
+    directory: Path, examples: Sequence[Row], file_format: str = "tfrecord"
+) -> None:
+    """A TFDS dataset `vectors` of three files."""
+    import tensorflow_datasets as tfds
+
+    with tfds.core.registered.skip_registration():
+
+        class Vectors(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self) -> Any:
+                features = {
+                    "id": tfds.features.Scalar(np.int64),
+                    "vec": tfds.features.Tensor(shape=(6,), dtype=np.float32),
+                    "text": tfds.features.Text(),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, _: Any) -> Any:
+                return {"train": self._generate_examples()}
+
+            def _generate_examples(self) -> Any:
+                for row in examples:
+                    yield row["id"], dict(row)
+
+    config = tfds.download.DownloadConfig(num_shards=3)
+    builder = Vectors(data_dir=directory, file_format=file_format)
+    builder.download_and_prepare(download_config=config)
+
+
 def tfds_case(file_format: str) -> Case:
     """A prepared TFDS dataset in one of its file formats."""
 
     def write(directory: Path) -> None:
-        import tensorflow_datasets as tfds
-
-        with tfds.core.registered.skip_registration():
-
-            class Vectors(tfds.core.GeneratorBasedBuilder):
-                VERSION = tfds.core.Version("1.0.0")
-
-                def _info(self) -> Any:
-                    features = {
-                        "id": tfds.features.Scalar(np.int64),
-                        "vec": tfds.features.Tensor(shape=(6,), dtype=np.float32),
-                        "text": tfds.features.Text(),
-                    }
-                    return tfds.core.DatasetInfo(
-                        builder=self, features=tfds.features.FeaturesDict(features)
-                    )
-
-                def _split_generators(self, _: Any) -> Any:
-                    return {"train": self._generate_examples()}
-
-                def _generate_examples(self) -> Any:
-                    for row in rows(range(ROWS)):
-                        yield row["id"], dict(row)
-
-        config = tfds.download.DownloadConfig(num_shards=3)
-        builder = Vectors(data_dir=directory, file_format=file_format)
-        builder.download_and_prepare(download_config=config)
+        prepare_tfds(directory, rows(range(ROWS)), file_format)
 
     return Case(write, {"reader": "tfds", "name": "vectors", "data_dir": "DIR"})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -53,6 +52,8 @@ class Audio:
     hop_frames: int | None = None
     label: Literal["folder"] | None = None
 
+    localize = staticmethod(copied)
+
     @property
     def default_key(self) -> str | None:
         """The relative path of whole files; of windows file and number."""
@@ -84,10 +85,6 @@ class Audio:
             "start_seconds": Feature("float64"),
         }
         return found | ({"label": Feature("string")} if self.label else {})
-
-    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
-        """Copy what is not local."""
-        return copied(pieces, directory)
 
     def read(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import ConfigDict
 
@@ -81,7 +81,7 @@ class File:
 class Source(Protocol):
     """Where examples come from.
 
-    `read` and `localize` are called on workers, the others on the launcher.
+    `read` is called on workers, the others on the launcher.
 
     Attributes:
       default_key: feature that identifies an example if the config names none; with
@@ -123,10 +123,11 @@ class Source(Protocol):
         """
 
 
-class LocalizingSource(Source, Protocol):
-    """A source that checks or fetches files before a worker reads them.
+@runtime_checkable
+class Localizes(Protocol):
+    """What a source may do besides: check or fetch files before a worker reads them.
 
-    The method is optional: without it `read` gets the pieces as they were planned.
+    Without it `read` gets the pieces as they were planned.
     """
 
     def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:

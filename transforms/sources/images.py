@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from transforms import device
@@ -36,6 +36,7 @@ class Images:
     label: Literal["folder"] | None = None
 
     default_key: ClassVar[str | None] = "path"
+    localize = staticmethod(copied)
 
     def files(self) -> list[File]:
         """List the files once, each a row."""
@@ -48,10 +49,6 @@ class Images:
         """Give bytes, path and label; nothing is opened."""
         found = {"image": Feature("bytes"), "path": Feature("string")}
         return found | ({"label": Feature("string")} if self.label else {})
-
-    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
-        """Copy what is not local."""
-        return copied(pieces, directory)
 
     def read(
         self,

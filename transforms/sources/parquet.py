@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -59,6 +58,8 @@ class Parquet:
     lengths: dict[str, int] | None = None
     filter: list[list[Any]] | None = None
 
+    localize = staticmethod(in_place)
+
     @property
     def default_key(self) -> str | None:
         """With a filter the reader numbers the rows: those stored, not those kept."""
@@ -92,10 +93,6 @@ class Parquet:
                         f" {self._files[0].uri!r}, got {name!r}"
                     )
         return features
-
-    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
-        """Check the files; Arrow reads them where they lie."""
-        return in_place(pieces, directory)
 
     def read(
         self,

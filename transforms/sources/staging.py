@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transforms import scratch, storage
 from transforms.shard import Piece
-from transforms.sources.base import Source
+from transforms.sources.base import Localizes, Source
 from transforms.sources.listing import check_unchanged
 
 _PARALLEL_COPIES = 16
@@ -30,12 +30,11 @@ def readable(source: Source, pieces: Sequence[Piece]) -> Iterator[Sequence[Piece
       RuntimeError: a file is not the one that was planned.
       OSError: it cannot be copied, or the local disk has no room for it.
     """
-    localize = getattr(source, "localize", None)
-    if localize is None:
+    if not isinstance(source, Localizes):
         yield pieces
         return
-    with contextlib.ExitStack() as stack:
-        yield localize(pieces, stack.enter_context(scratch.directory()))
+    with scratch.directory() as directory:
+        yield source.localize(pieces, directory)
 
 
 def in_place(pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:

@@ -11,7 +11,6 @@ from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -69,6 +68,7 @@ class _Lines:
     max_line_bytes: int = 16 << 20
 
     default_key: ClassVar[str | None] = _ROW_ID
+    localize = staticmethod(in_place)
 
     def files(self) -> list[File]:
         """List the files, big ones in spans of bytes; their rows are not known."""
@@ -89,10 +89,6 @@ class _Lines:
             ) from None
         found = self._given() if self.features is not None else self._inferred()
         return {**found, _ROW_ID: Feature("string")}
-
-    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
-        """Check the files; they are read where they lie."""
-        return in_place(pieces, directory)
 
     def read(
         self,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transforms import scratch, storage
@@ -50,6 +50,7 @@ class Tfds:
     decoders: dict[str, str] | None = None
 
     default_key: ClassVar[str | None] = _ID
+    localize = staticmethod(copied)
 
     def files(self) -> list[File]:
         """List the split's files with the row counts that TFDS recorded."""
@@ -95,10 +96,6 @@ class Tfds:
                 shape = tuple(spec.shape.as_list())
                 found[name] = Feature(self._dtype(name, spec.dtype.name, shape), shape)
         return found
-
-    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
-        """Copy what is not local."""
-        return copied(pieces, directory)
 
     def read(
         self,

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -53,6 +53,7 @@ class WebDataset:
     max_member_bytes: int = 1 << 30
 
     default_key: ClassVar[str | None] = None
+    localize = staticmethod(in_place)
 
     def files(self) -> list[File]:
         """List the tar files; what they hold is not known."""
@@ -81,10 +82,6 @@ class WebDataset:
             f"source.path must hold at least one example, got only empty files in"
             f" {self.path!r}"
         )
-
-    def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
-        """Check the files; they are read where they lie."""
-        return in_place(pieces, directory)
 
     def read(
         self,
