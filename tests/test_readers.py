@@ -220,7 +220,9 @@ def copy_to(data: Path, target: str) -> None:
     fs, path = fsspec.core.url_to_fs(target)
     for file in data.rglob("*"):
         if file.is_file():
-            fs.pipe_file(f"{path}/{file.relative_to(data)}", file.read_bytes())
+            copy = f"{path}/{file.relative_to(data)}"
+            fs.makedirs(copy.rpartition("/")[0], exist_ok=True)
+            fs.pipe_file(copy, file.read_bytes())
 
 
 def is_the_same_elsewhere(name: str, data: Path, target: str, directory: Path) -> None:
@@ -239,7 +241,8 @@ def is_the_same_elsewhere(name: str, data: Path, target: str, directory: Path) -
 def test_rows_elsewhere_are_the_same_as_local_ones(
     name: str, written: dict[str, Path], tmp_path: Path
 ) -> None:
-    target = f"memory://readers/{name.replace(', ', '-').replace(' ', '_')}"
+    (tmp_path / "data").mkdir()
+    target = f"elsewhere://{tmp_path}/data"
     is_the_same_elsewhere(name, written[name], target, tmp_path)
 
 

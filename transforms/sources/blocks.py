@@ -77,6 +77,7 @@ def dataset(
     features: Mapping[str, Feature],
     batch_rows: int | None,
     read_piece: Callable[[Piece], Iterator[Block]],
+    close: Callable[[], None] = lambda: None,
 ) -> tf.data.Dataset:
     """Make the dataset that a source's `read` returns.
 
@@ -85,6 +86,7 @@ def dataset(
       features: which features; batches need them all of fixed shape.
       batch_rows: as `Source.read` takes it.
       read_piece: yields the blocks of a piece, with exactly these features.
+      close: called when no more is read.
     """
     import tensorflow as tf
 
@@ -101,8 +103,11 @@ def dataset(
 
     def elements() -> Iterator[Any]:
         numbered = _numbered(pieces, read_piece)
-        for block in _of_size(numbered, batch_rows or _READ_ROWS, bool(batch_rows)):
-            yield block.rows, block.values, block.lengths, block.faults
+        try:
+            for block in _of_size(numbered, batch_rows or _READ_ROWS, bool(batch_rows)):
+                yield block.rows, block.values, block.lengths, block.faults
+        finally:
+            close()
 
     def checked(at: Any, example: Any, lengths: Any, fault: Any) -> tuple[Any, Any]:
         sound = tf.debugging.Assert(tf.reduce_all(fault == ""), [fault])

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from transforms import storage
 from transforms.lookup import ConfigError
@@ -73,8 +73,8 @@ class Parquet:
 
     def describe(self) -> Mapping[str, Feature]:
         """Take the features' types from the first file's schema."""
-        opened = _open(self._files[0].uri)
-        lengths = list_lengths(opened.head(_SAMPLE_ROWS))
+        with closing(_open(self._files[0].uri)) as opened:
+            lengths = list_lengths(opened.head(_SAMPLE_ROWS))
         for name, length in (self.lengths or {}).items():
             if name not in lengths:
                 raise ConfigError(
@@ -103,15 +103,20 @@ class Parquet:
         """Read rows through Arrow; buffers become tensors without Python values."""
         opened: dict[str, _Opened] = {}
 
+        def close() -> None:
+            for file in opened.values():
+                file.close()
+            opened.clear()
+
         def read_piece(piece: Piece) -> Iterator[Block]:
             if piece.file not in opened:
-                opened.clear()
+                close()
                 opened[piece.file] = _open(piece.file)
             dtypes = self._filtered_dtypes | {n: f.dtype for n, f in features.items()}
             constants = _constants(piece.name, dtypes)
             return self._blocks(opened[piece.file], piece, features, constants)
 
-        return dataset(pieces, features, batch_rows, read_piece)
+        return dataset(pieces, features, batch_rows, read_piece, close)
 
     @cached_property
     def _files(self) -> list[File]:
@@ -143,16 +148,16 @@ class Parquet:
             ) from None
 
     def _with_row_groups(self, file: File) -> File:
-        opened = _open(file.uri)
-        if not self.filter:
-            return replace(file, blocks=tuple(opened.groups), divisible=False)
-        bounds = opened.bounds()
-        constants = _constants(file.name, self._partitions)
-        spans = [
-            bounds[group]
-            for group in opened.matching(self._expression, constants)
-            if opened.groups[group]
-        ]
+        with closing(_open(file.uri)) as opened:
+            if not self.filter:
+                return replace(file, blocks=tuple(opened.groups), divisible=False)
+            constants = _constants(file.name, self._partitions)
+            bounds = opened.bounds()
+            spans = [
+                bounds[group]
+                for group in opened.matching(self._expression, constants)
+                if opened.groups[group]
+            ]
         return replace(file, blocks=None if spans else (), spans=tuple(spans))
 
     def _blocks(
@@ -208,6 +213,12 @@ class _Opened:
 
     schema: pa.Schema
     groups: list[int]
+    _streams: list[Any]
+
+    def close(self) -> None:
+        """Close what has been opened."""
+        for stream in self._streams:
+            stream.close()
 
     def bounds(self) -> list[tuple[int, int]]:
         """First row and end of each row group."""
@@ -236,11 +247,15 @@ class _Opened:
 
 class _ParquetFile(_Opened):
     def __init__(self, uri: str) -> None:
-        self._fs, self._path = storage.filesystem(uri)
-        stream = self._fs.open(self._path, "rb")
-        self._file = pq.ParquetFile(
-            stream, pre_buffer=True, page_checksum_verification=True
-        )
+        fs, path = storage.filesystem(uri)
+        self._streams = [fs.open(path, "rb")]
+        try:
+            self._file = pq.ParquetFile(
+                self._streams[0], pre_buffer=True, page_checksum_verification=True
+            )
+        except (pa.ArrowInvalid, OSError):
+            self.close()
+            raise
         self.schema = self._file.schema_arrow
         metadata = self._file.metadata
         self.groups = [
@@ -260,7 +275,7 @@ class _ParquetFile(_Opened):
         for name, value in constants.items():
             known = known & (pads.field(name) == value)
         fragment = pads.ParquetFileFormat().make_fragment(
-            self._path, PyFileSystem(FSSpecHandler(self._fs)), known
+            self._streams[0], partition_expression=known
         )
         schema = self.schema
         for name, value in constants.items():
@@ -272,11 +287,16 @@ class _ParquetFile(_Opened):
 class _IpcFile(_Opened):
     def __init__(self, uri: str) -> None:
         self._fs, self._path = storage.filesystem(uri)
-        self.schema = self._open(None).schema
-        narrow = self._open([0])
-        self.groups = [
-            narrow.get_batch(i).num_rows for i in range(narrow.num_record_batches)
-        ]
+        self._streams = []
+        try:
+            self.schema = self._open(None).schema
+            narrow = self._open([0])
+            self.groups = [
+                narrow.get_batch(i).num_rows for i in range(narrow.num_record_batches)
+            ]
+        except (pa.ArrowInvalid, OSError):
+            self.close()
+            raise
 
     def read(self, group: int, names: Sequence[str]) -> pa.Table:
         fields = sorted(
@@ -291,9 +311,9 @@ class _IpcFile(_Opened):
         return pa.Table.from_batches([batch])
 
     def _open(self, fields: list[int] | None) -> Any:
-        stream = self._fs.open(self._path, "rb")
+        self._streams.append(self._fs.open(self._path, "rb"))
         options = pa.ipc.IpcReadOptions(included_fields=fields)
-        return pa.ipc.open_file(stream, options=options)
+        return pa.ipc.open_file(self._streams[-1], options=options)
 
 
 def _open(uri: str) -> _Opened:

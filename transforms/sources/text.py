@@ -9,6 +9,7 @@ import lzma
 import zlib
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.json as pajson
+from fsspec.core import OpenFile
 
 from transforms import storage
 from transforms.lookup import ConfigError
@@ -162,13 +164,14 @@ class _Lines:
             return data
         return data.decode(self.encoding).encode() if self._is_like_ascii else data
 
-    def _open(self, uri: str, start: int) -> Any:
+    @contextmanager
+    def _open(self, uri: str, start: int) -> Iterator[Any]:
         """Open a file at a byte; what is not like ASCII is read as UTF-8."""
         fs, path = storage.filesystem(uri)
-        stream = fs.open(path, "rb", compression=_compression(uri))
-        if start:
-            stream.seek(start)
-        return stream if self._is_like_ascii else _Recoded(stream, self.encoding)
+        with OpenFile(fs, path, compression=_compression(uri)) as stream:
+            if start:
+                stream.seek(start)
+            yield stream if self._is_like_ascii else _Recoded(stream, self.encoding)
 
     def _blocks(self, piece: Piece, features: Mapping[str, Feature]) -> Iterator[Block]:
         """Parse the lines of a piece, some megabytes at a time."""
@@ -461,12 +464,6 @@ class _Recoded:
             if text := self._decoder.decode(data):
                 return text.encode()
         return self._decoder.decode(b"", final=True).encode()
-
-    def __enter__(self) -> _Recoded:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stream.close()
 
 
 def _halved(
