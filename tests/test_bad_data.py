@@ -106,6 +106,28 @@ def link_in_tar(directory: Path) -> None:
         tar.addfile(info)
 
 
+def damaged_group(data: Path) -> None:
+    """Damage the second row group of a file, as page checksums notice."""
+    path = data / "1.parquet"
+    pq.write_table(
+        pq.read_table(path), path, row_group_size=16, write_page_checksum=True
+    )
+    column = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    content = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    content[start + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(content)
+
+
+def endless_audio(data: Path) -> None:
+    """A FLAC file whose header claims 2^35 frames."""
+    soundfile.write(data / "0004.flac", np.zeros(600), 8000)
+    content = bytearray((data / "0004.flac").read_bytes())
+    content[21] |= 0x0F
+    (data / "0004.wav").write_bytes(content)
+    (data / "0004.flac").unlink()
+
+
 def png_bomb(data: Path) -> None:
     image = io.BytesIO()
     PIL.Image.new("L", (20_000, 20_000)).save(image, "PNG")
@@ -165,6 +187,18 @@ ROWS_LOST: dict[str, tuple[str, Damage, set[int], str]] = {
         ),
         {30},
         "id is null",
+    ),
+    "Parquet: a damaged row group, filtered": (
+        "parquet, filtered",
+        damaged_group,
+        set(range(38, 46)),
+        "row group 1 is damaged",
+    ),
+    "audio: a header that lies": (
+        "audio",
+        endless_audio,
+        {4},
+        "at most source.max_frames",
     ),
     "CSV: too few fields": (
         "csv",

@@ -16,6 +16,7 @@ from pipeline import make_plan
 from transforms.lookup import ConfigError
 from transforms.shard import Piece, position
 from transforms.sources import File, make_source
+from transforms.sources.staging import readable
 from transforms.spec import SourceSpec
 
 READERS = ["tfrecord", "gzip", "parquet", "tfds", "user"]
@@ -334,6 +335,7 @@ def test_a_filter_plans_only_row_groups_that_may_match(tmp_path: Path) -> None:
         ([["idd", "=", 1]], "source.filter must name columns of .*got 'idd'"),
         ([["id", "~", 1]], r"source.filter must be \[\[column, op, value\]"),
         ([["id", "=", 1000]], "must hold at least one row"),
+        ([["id", "=", "x"]], r"must fit the columns of every file.*a\.parquet"),
     ],
 )
 def test_filters_that_cannot_be_are_refused(
@@ -519,3 +521,45 @@ def test_shards_of_large_files_hold_at_most_a_gigabyte() -> None:
     assert _default_rows_per_part(files, 4, 16) == 96
     small = [File(f"{i}.jpg", f"{i}.jpg", 1000, "", (1,)) for i in range(1000)]
     assert _default_rows_per_part(small, 4, 16) > 1000
+
+
+def test_one_of_several_npy_files_that_changes_is_noticed(tmp_path: Path) -> None:
+    paths = {name: str(tmp_path / f"{name}.npy") for name in ("id", "vec")}
+    for name, values in (("id", np.arange(4)), ("vec", vectors()[:4])):
+        np.save(paths[name], values)
+    source = make_source(SourceSpec(reader="numpy", path=paths))
+    (file,) = source.files()
+    np.save(paths["vec"], vectors()[4:8])
+    pieces = [Piece(file.uri, file.name, 0, 4, version=file.identity)]
+    with (
+        pytest.raises(RuntimeError, match="must stay as they were planned"),
+        readable(source, pieces),
+    ):
+        pass
+
+
+def test_a_link_to_a_directory_above_is_not_followed_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_parquet(tmp_path / "in" / "a.parquet", range(4), vectors(), 4)
+    (tmp_path / "in" / "loop").symlink_to(tmp_path)
+    source = make_source(SourceSpec(reader="parquet", path=str(tmp_path / "in")))
+    assert "a.parquet" in [file.name for file in source.files()]
+
+
+def test_one_long_list_does_not_fill_up_a_row_group(tmp_path: Path) -> None:
+    lists = [[1]] * 5000 + [[1] * 50_000]
+    pq.write_table(pa.table({"l": lists}), tmp_path / "l.parquet")
+    source = make_source(
+        SourceSpec(
+            reader="parquet", path=str(tmp_path / "l.parquet"), lengths={"l": -1}
+        )
+    )
+    pieces = [Piece(str(tmp_path / "l.parquet"), "l", 0, 5001)]
+    features = dict(source.describe())
+    sizes = [len(one["l"]) for _, one in source.read(pieces, features, None)]
+    assert sizes == [1] * 5000 + [50_000]
+    from transforms.sources.arrow import blocks_of
+
+    table = pq.read_table(tmp_path / "l.parquet")
+    blocks = list(blocks_of(table, np.arange(5001), features))
+    assert sum(block.values["l"].nbytes for block in blocks) < 64 * 50_000 * 8 * 2

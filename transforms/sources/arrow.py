@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from transforms.sources.base import Feature
 from transforms.sources.blocks import Block, nothing
 
 _TEXT = {"string": pa.string(), "bytes": pa.binary()}
+_OPEN_ROWS = 64
 _TIME = pa.timestamp("us", tz="UTC")
 
 
@@ -74,6 +75,20 @@ def arrow_type(feature: Feature) -> pa.DataType:
     for _ in feature.shape:
         kind = pa.list_(kind)
     return kind
+
+
+def blocks_of(
+    table: pa.Table, rows: np.ndarray, features: Mapping[str, Feature]
+) -> Iterator[Block]:
+    """Convert a table, in small blocks where lengths differ.
+
+    Rows are filled up to the longest of their block, so a long one must not make many.
+    """
+    is_open = any(None in feature.shape for feature in features.values())
+    step = _OPEN_ROWS if is_open else max(len(rows), 1)
+    for start in range(0, len(rows), step):
+        chosen = slice(start, start + step)
+        yield block_of(table[chosen], rows[chosen], features)
 
 
 def block_of(

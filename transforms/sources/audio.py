@@ -43,6 +43,7 @@ class Audio:
       hop_frames: from the start of a window to that of the next; by default they lie
         end to end.
       label: `folder` gives the name of the directory that a file lies in.
+      max_frames: a file that claims to be longer, read as a whole, is a bad row.
     """
 
     path: str | list[str]
@@ -51,6 +52,7 @@ class Audio:
     window_frames: int | None = None
     hop_frames: int | None = None
     label: Literal["folder"] | None = None
+    max_frames: int = 1 << 27
 
     localize = staticmethod(copied)
 
@@ -139,6 +141,11 @@ class Audio:
                         " file, or correct source.sample_rate or source.channels"
                     )
                 expected = self.window_frames or sound.frames
+                if expected > self.max_frames:
+                    raise ValueError(
+                        f"audio must have at most source.max_frames ="
+                        f" {self.max_frames} frames, its header says {expected}"
+                    )
                 sound.seek(int(start))
                 wave = sound.read(expected, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:

@@ -47,7 +47,8 @@ class Examples:
                     f" {feature.dtype} {list(feature.shape)}"
                 )
         self._explain_missing(context, "features", 0)
-        self._explain_missing(sequences, "sequence_features", 1)
+        if sequences:
+            self._explain_missing(sequences, "sequence_features", 1)
         return context, {
             name: replace(feature, shape=(None, *feature.shape))
             for name, feature in sequences.items()
@@ -58,7 +59,7 @@ class Examples:
     ) -> None:
         """Refuse features that none of the first records has."""
         try:
-            found = [parts_of(record)[part] for record in self._first_records()]
+            found = [parts_of(record)[part] for record in self._head]
         except Exception:  # a bad record, or none: reading tells which
             return
         names = {name for one in found for name in one}
@@ -72,7 +73,7 @@ class Examples:
 
     def _inferred(self) -> tuple[dict[str, Feature], dict[str, Feature]]:
         try:
-            record = next(iter(self._first_records()), None)
+            record = next(iter(self._head), None)
             parts = parts_of(record) if record is not None else None
         except Exception as error:
             raise ConfigError(
@@ -94,6 +95,10 @@ class Examples:
             name: replace(feature, shape=(None, *feature.shape))
             for name, feature in sequences.items()
         }
+
+    @cached_property
+    def _head(self) -> list[bytes]:
+        return self._first_records()
 
     def _first_records(self) -> list[bytes]:
         """Give the first few records of the first file that has any."""

@@ -144,8 +144,13 @@ def _expand(pattern: str, option: str, suffixes: tuple[str, ...]) -> list[File]:
     return files
 
 
-def _walk(fs: Any, root: str, depth: int | None) -> Iterator[_Found]:
-    """Yield the files below a directory, at most `depth` levels down."""
+def _walk(
+    fs: Any, root: str, depth: int | None, above: frozenset[str] = frozenset()
+) -> Iterator[_Found]:
+    """Yield the files below a directory, at most `depth` levels down.
+
+    Links are followed, but not to a directory `above`.
+    """
     if not isinstance(fs, LocalFileSystem):
         try:
             listing = fs.find(root, maxdepth=depth, detail=True)
@@ -155,6 +160,9 @@ def _walk(fs: Any, root: str, depth: int | None) -> Iterator[_Found]:
             if info["type"] == "file" and not name.endswith("/"):
                 yield _Found(name, int(info["size"]), _version(info))
         return
+    real = os.path.realpath(root)
+    if real in above:
+        return
     try:
         entries = list(os.scandir(root))
     except FileNotFoundError:
@@ -163,7 +171,9 @@ def _walk(fs: Any, root: str, depth: int | None) -> Iterator[_Found]:
         if entry.is_dir():
             if depth != 1 and not _hidden(entry.name):
                 deeper = None if depth is None else depth - 1
-                yield from _walk(fs, f"{root.rstrip('/')}/{entry.name}", deeper)
+                yield from _walk(
+                    fs, f"{root.rstrip('/')}/{entry.name}", deeper, above | {real}
+                )
         elif entry.is_file():
             facts = entry.stat()
             path = f"{root.rstrip('/')}/{entry.name}"

@@ -66,7 +66,7 @@ class Numpy:
     def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
         """Check the files; they are read where they lie."""
         if isinstance(self.path, dict):
-            check_unchanged(pieces, lambda _: self._files[0].identity)
+            check_unchanged(pieces, lambda _: self._row_set()[0].identity)
         else:
             check_unchanged(pieces)
         return pieces
@@ -103,8 +103,13 @@ class Numpy:
 
     @cached_property
     def _files(self) -> list[File]:
-        if not isinstance(self.path, dict):
-            return list_files(self.path, suffixes=(".npy", ".npz"))
+        if isinstance(self.path, dict):
+            return self._row_set()
+        return list_files(self.path, suffixes=(".npy", ".npz"))
+
+    def _row_set(self) -> list[File]:
+        """Look at the files that share their rows, as they are now."""
+        assert isinstance(self.path, dict)
         try:
             files = [find_file(uri) for uri in self.path.values()]
         except FileNotFoundError as error:

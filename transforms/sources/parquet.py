@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from transforms import storage
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.arrow import block_of, features_of, list_lengths
+from transforms.sources.arrow import blocks_of, features_of, list_lengths
 from transforms.sources.base import Feature, File
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.listing import list_files
@@ -153,11 +153,14 @@ class Parquet:
                 return replace(file, blocks=tuple(opened.groups), divisible=False)
             constants = _constants(file.name, self._partitions)
             bounds = opened.bounds()
-            spans = [
-                bounds[group]
-                for group in opened.matching(self._expression, constants)
-                if opened.groups[group]
-            ]
+            try:
+                groups = opened.matching(self._expression, constants)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise ConfigError(
+                    f"source.filter must fit the columns of every file, got"
+                    f" {self.filter} for {file.uri!r}: {error}"
+                ) from error
+            spans = [bounds[group] for group in groups if opened.groups[group]]
         return replace(file, blocks=None if spans else (), spans=tuple(spans))
 
     def _blocks(
@@ -177,20 +180,29 @@ class Parquet:
             stored = np.arange(begin, end, dtype=np.int64)
             try:
                 group = opened.read(index, wanted)[begin - start : end - start]
-            except ValueError as error:
-                yield Block.of_faults(stored - first, str(error), features)
+                for name, value in constants.items():
+                    if name not in group.column_names:
+                        group = group.append_column(name, pa.repeat(value, len(group)))
+                if self.filter:
+                    group = self._filtered(group, stored, piece)
+            except (ValueError, pa.ArrowNotImplementedError) as error:
+                # With a filter nobody knows which of them it would have left.
+                rows = stored - first - (piece.start if piece.span else 0)
+                yield Block.of_faults(rows[rows >= 0], str(error), features)
                 continue
-            for name, value in constants.items():
-                if name not in group.column_names:
-                    group = group.append_column(name, pa.repeat(value, len(group)))
-            if self.filter:
-                ids = pa.array(stored).cast(pa.string())
-                ids = pc.binary_join_element_wise(piece.name, ids, "#")
-                group = group.append_column(_ROW_ID, ids).filter(self._expression)
-                # Rows of a span are those that are kept.
-                most = len(group) if piece.rows is None else piece.rows
-                group = group[piece.start : piece.start + most]
-            yield block_of(group, np.arange(len(group)) + begin - first, features)
+            rows = np.arange(len(group)) + begin - first
+            yield from blocks_of(group, rows, features)
+
+    def _filtered(self, group: pa.Table, stored: np.ndarray, piece: Piece) -> pa.Table:
+        """Keep the rows that the filter leaves and the piece has, with their keys."""
+        ids = pa.array(stored).cast(pa.string())
+        ids = pc.binary_join_element_wise(piece.name, ids, "#")
+        if _ROW_ID in group.column_names:
+            group = group.drop_columns([_ROW_ID])
+        kept = group.append_column(_ROW_ID, ids).filter(self._expression)
+        # Rows of a span are those that are kept.
+        most = len(kept) if piece.rows is None else piece.rows
+        return kept[piece.start : piece.start + most]
 
     @cached_property
     def _filtered_dtypes(self) -> dict[str, str]:
@@ -198,7 +210,7 @@ class Parquet:
         found = {}
         for column, _, value in self.filter or ():
             values = value if isinstance(value, list) else [value]
-            whole = all(isinstance(one, int) for one in values)
+            whole = all(isinstance(one, int | float) for one in values)
             found[column] = "int64" if whole else "string"
         return found
 

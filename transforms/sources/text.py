@@ -24,7 +24,7 @@ from fsspec.core import OpenFile
 from transforms import storage
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.arrow import arrow_type, block_of, features_of, list_lengths
+from transforms.sources.arrow import arrow_type, blocks_of, features_of, list_lengths
 from transforms.sources.base import REST_LOST, Feature, File, given_features
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.listing import list_files
@@ -437,7 +437,7 @@ class Jsonl(_Lines):
 
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
         fields = [
-            (name, arrow_type(feature))
+            (name, arrow_type(_parsed_as(feature)))
             for name, feature in features.items()
             if name != _ROW_ID
         ]
@@ -475,12 +475,14 @@ def _halved(
 ) -> Iterator[Block]:
     """Parse lines; where that fails halves of them, down to the lines at fault."""
     try:
-        yield block_of(read(starts, ends), rows, features)
-        return
+        table = read(starts, ends)
     except ValueError as error:
         if len(rows) == 1:
             yield Block.of_faults(rows, str(error), features)
             return
+    else:
+        yield from blocks_of(table, rows, features)
+        return
     middle = len(rows) // 2
     for half in (slice(None, middle), slice(middle, None)):
         yield from _halved(read, starts[half], ends[half], rows[half], features)
@@ -498,6 +500,9 @@ def _compression(uri: str) -> str | None:
 
 
 def _csv_type(feature: Feature | None) -> pa.DataType:
-    if feature is None:
-        return pa.string()
-    return pa.float32() if feature.dtype == "float16" else arrow_type(feature)
+    return pa.string() if feature is None else arrow_type(_parsed_as(feature))
+
+
+def _parsed_as(feature: Feature) -> Feature:
+    """Arrow does not parse half floats."""
+    return replace(feature, dtype=feature.dtype.replace("float16", "float32"))

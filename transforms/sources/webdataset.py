@@ -28,6 +28,7 @@ _TEXT = {"txt", "text", "json", "transcript"}
 _NUMBERS = {"cls", "cls2", "index", "inx", "id"}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _BLOCK_ROWS = 256
+_BLOCK_BYTES = 32 << 20
 _DAMAGE = (tarfile.TarError, EOFError, OSError)
 Example = dict[str, bytes]
 
@@ -102,23 +103,27 @@ class WebDataset:
     def _blocks(self, piece: Piece, features: Mapping[str, Feature]) -> Iterator[Block]:
         waiting: list[tuple[Example, str]] = []
         first = 0
-        for row, one in enumerate(self._examples(piece.file)):
+        size = 0
+        for row, one in enumerate(self._examples(piece.file, set(features))):
             if row < piece.start:
                 continue
             if piece.rows is not None and row >= piece.start + piece.rows:
                 break
             waiting.append(one)
-            if len(waiting) == _BLOCK_ROWS:
+            size += sum(len(data) for data in one[0].values())
+            if len(waiting) == _BLOCK_ROWS or size > _BLOCK_BYTES:
                 yield _block(waiting, first, features)
-                first, waiting = first + len(waiting), []
+                first, waiting, size = first + len(waiting), [], 0
         if waiting:
             yield _block(waiting, first, features)
 
-    def _examples(self, uri: str) -> Iterator[tuple[Example, str]]:
-        """Yield examples, each with what is wrong with it."""
+    def _examples(
+        self, uri: str, wanted: set[str] | None = None
+    ) -> Iterator[tuple[Example, str]]:
+        """Yield examples, each with what is wrong with it; unwanted members empty."""
         example: Example = {}
         fault = ""
-        for name, data, wrong in self._members(uri):
+        for name, data, wrong in self._members(uri, wanted):
             key, extension = _split(name)
             if example and example.get(_KEY) != key.encode():
                 yield example, fault
@@ -131,7 +136,9 @@ class WebDataset:
         if example:
             yield example, fault
 
-    def _members(self, uri: str) -> Iterator[tuple[str, bytes, str]]:
+    def _members(
+        self, uri: str, wanted: set[str] | None
+    ) -> Iterator[tuple[str, bytes, str]]:
         """Yield name, content and fault of the members that matter."""
         fs, path = storage.filesystem(uri)
         with fs.open(path, "rb") as stream:
@@ -142,7 +149,9 @@ class WebDataset:
                             continue
                         wrong = self._refuse(member)
                         data = b""
-                        if not wrong:
+                        if not wrong and (
+                            wanted is None or _split(member.name)[1] in wanted
+                        ):
                             opened = tar.extractfile(member)
                             data = opened.read() if opened else b""
                         yield member.name, data, wrong
