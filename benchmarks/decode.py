@@ -94,8 +94,8 @@ def featuretap(files: Sequence[str], out: Path, batch_rows: int) -> int:
 def main() -> None:
     """Measure both in turn; print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--side", type=int, default=480)
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--batch-rows", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3, help="the best time counts")
     arguments = parser.parse_args()
