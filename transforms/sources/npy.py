@@ -66,7 +66,7 @@ class Numpy:
     def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
         """Check the files; they are read where they lie."""
         if isinstance(self.path, dict):
-            check_unchanged(pieces, lambda _: self._row_set()[0].identity)
+            check_unchanged(pieces, self._identity_now)
         else:
             check_unchanged(pieces)
         return pieces
@@ -106,6 +106,12 @@ class Numpy:
         if isinstance(self.path, dict):
             return self._row_set()
         return list_files(self.path, suffixes=(".npy", ".npz"))
+
+    def _identity_now(self, uri: str) -> str:
+        try:
+            return self._row_set()[0].identity
+        except ConfigError as error:  # one is gone
+            return str(error)
 
     def _row_set(self) -> list[File]:
         """Look at the files that share their rows, as they are now."""
