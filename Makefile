@@ -7,7 +7,8 @@ FAKE_GCS := v1.56.1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-models test-stores lint bench bench-smoke constraints clean
+.PHONY: help install demo test test-models test-stores test-faults lint audit sbom \
+  bench bench-smoke constraints clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -30,11 +31,27 @@ test-models: $(STAMP)  ## Run the tests on well-known and on very large models
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[zoo]'
 	$(BIN)/python -m pytest tests/test_zoo.py tests/test_models.py -m heavy
 
-test-stores: $(STAMP)  ## Run the tests on servers of S3 and GCS (needs Go)
-	test -x $(BIN)/fake-gcs-server || \
+$(BIN)/fake-gcs-server: $(STAMP)
+	test -x $@ || \
 	  GOBIN=$(CURDIR)/$(BIN) go install github.com/fsouza/fake-gcs-server@$(FAKE_GCS)
+
+test-stores: $(BIN)/fake-gcs-server  ## Run the tests on servers of S3 and GCS (needs Go)
 	REQUIRE_STORES=1 FAKE_GCS_SERVER=$(CURDIR)/$(BIN)/fake-gcs-server \
 	  $(BIN)/python -m pytest tests/test_stores.py -m heavy
+
+test-faults: $(BIN)/fake-gcs-server  ## Kill, fill up, damage and fuzz (needs Go and root)
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[fuzz]'
+	REQUIRE_STORES=1 REQUIRE_FAULTS=1 \
+	FAKE_GCS_SERVER=$(CURDIR)/$(BIN)/fake-gcs-server \
+	  $(BIN)/python -m pytest tests/faults tests/fuzz -m heavy
+
+audit: $(STAMP)  ## Look for known faults of the pinned dependencies
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'
+	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
+
+sbom: $(STAMP)  ## Write sbom.json (CycloneDX), what the constraints pin
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'
+	$(BIN)/cyclonedx-py requirements constraints.txt --of JSON -o sbom.json
 
 lint: $(STAMP)  ## Check format, style and types
 	$(BIN)/ruff format --check .

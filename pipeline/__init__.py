@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pipeline.config import load_config
     from pipeline.parity import check_parity
     from pipeline.plan import Plan, make_plan
-    from pipeline.run import prepare_table, run_plan
+    from pipeline.run import prepare_table, repair_table, run_plan
     from pipeline.status import table_status
     from pipeline.verify import verify_table
 
@@ -18,6 +18,7 @@ __all__ = [
     "load_config",
     "make_plan",
     "prepare_table",
+    "repair_table",
     "run_plan",
     "table_status",
     "verify_table",
@@ -30,6 +31,7 @@ _HOMES = {
     "load_config": "config",
     "make_plan": "plan",
     "prepare_table": "run",
+    "repair_table": "run",
     "run_plan": "run",
     "table_status": "status",
     "verify_table": "verify",

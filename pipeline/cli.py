@@ -13,7 +13,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, cast
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
-EXIT_INTERRUPTED = 130
+_SIGNALLED = 128  # as shells say which signal ended a command
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.5
 _REPORT_SECONDS = 5
 _TRACEBACK = "Traceback (most recent call last)"
@@ -97,7 +98,7 @@ def taps(
 
         found = list_taps(checked, pattern)
     for complaint in found.complaints:
-        typer.echo(f"featuretap: {complaint}", err=True)
+        _say(f"featuretap: {complaint}", err=True)
     if as_json:
         _print_json(listing.documents(found))
         return
@@ -136,7 +137,7 @@ def plan(
     )
     rows = made.rows
     total = "unknown" if rows is None else size_text(rows * made.bytes_per_row)
-    typer.echo(
+    _say(
         f"\n{len(made.shards)} shards, {'unknown' if rows is None else rows} rows,"
         f" {made.bytes_per_row} bytes a row, {total} before compression"
         f"\nfingerprint {made.fingerprint}\ntable {made.config.table.path}"
@@ -156,26 +157,51 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier table there.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Compute again what is damaged.")
+    ] = False,
 ) -> None:
     """Extract the table; what an earlier run has committed is kept."""
+    if overwrite and repair:
+        _fail("either --overwrite or --repair, got both", EXIT_MISUSE)
     if beam_args and not beam_args[0].startswith("-"):
         _fail(f"one CONFIG is enough, got also {beam_args[0]!r}", EXIT_MISUSE)
     with _errors():
         made = _make_plan(config, overrides, limit)
         with _quiet_import():
-            from pipeline.run import prepare_table, run_plan
+            from pipeline.run import prepare_table, repair_table, run_plan
+            from pipeline.runners import works_here
             from transforms.table import Table
 
         prepare_table(made, overwrite=overwrite)
-        finished = Table(made.config.table.path).read_success() is not None
-        debug = os.environ.get("FEATURETAP_DEBUG")
-        quiet = redirect_stderr(cast(TextIO, _WithoutTracebacks(sys.stderr)))
+        for difference in repair_table(made) if repair else ():
+            _say(f"repairing: {difference}", err=True)
+        table = made.config.table.path
+        finished = Table(table).read_success() is not None
+        again = "Run the same command again"
+        again += " without --overwrite to go on." if overwrite else " to go on."
+        finish = works_here(beam_args or ())
+        discreet = cast(TextIO, _Discreet(sys.stderr))
         with (
-            nullcontext() if debug else quiet,
-            _interruptible(made.config.table.path, overwrite=overwrite),
+            redirect_stderr(discreet),
+            _interruptible(table, again, finish=finish) as signals,
             _progress(made),
         ):
-            summary = run_plan(made, beam_args=beam_args or ())
+            try:
+                summary = run_plan(made, beam_args=beam_args or ())
+            except Exception:
+                if not signals:
+                    raise
+                summary = {}
+        if signals and not summary:
+            sys.stderr.write(_progress_text(table, again))
+            raise typer.Exit(_SIGNALLED + signals[0])
+    for column, rows in summary["non_finite"].items():
+        _say(
+            f"featuretap: {rows} rows have NaN or infinite values in column {column}"
+            ' (errors.non_finite = "quarantine" would set them apart)',
+            err=True,
+        )
     if as_json:
         _print_json({"table": made.config.table.path, **summary})
         return
@@ -184,7 +210,7 @@ def run(
         if summary["quarantined"]
         else ""
     )
-    typer.echo(
+    _say(
         f"{made.config.table.path}: {'was finished before: ' if finished else ''}"
         f"{summary['rows']} rows in {summary['parts']} parts,"
         f" {size_text(summary['bytes'])}{bad}"
@@ -203,7 +229,7 @@ def status(table: TableUri, as_json: Json = False) -> None:
         return
     state = "finished" if found.finished else "not finished"
     of = "" if found.planned_rows is None else f" of {found.planned_rows}"
-    typer.echo(
+    _say(
         f"{found.table}: {state}, {found.committed} of {found.shards} shards,"
         f" {found.rows}{of} rows, {found.quarantined} bad rows,"
         f" {size_text(found.bytes)}"
@@ -247,9 +273,9 @@ def verify(
         _print_json(document)
     else:
         for difference in differences:
-            typer.echo(difference)
+            _say(difference)
         if not differences:
-            typer.echo(f"{table}: as its manifest says")
+            _say(f"{table}: as its manifest says")
         if certificate:
             _print_table(PARITY_HEAD, describe(certificate))
             typer.echo(
@@ -270,7 +296,8 @@ def _start_tensorflow() -> None:
 
     With FEATURETAP_DEBUG set, or if the import fails, nothing is held back.
     """
-    if os.environ.get("FEATURETAP_DEBUG"):
+    _mask_logs()
+    if _debug():
         from transforms import device
 
         device.configure()
@@ -295,6 +322,22 @@ def _start_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def _mask_logs() -> None:
+    """Keep credentials out of whatever any library logs."""
+    make = logging.getLogRecordFactory()
+
+    def masked(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        with suppress(TypeError, ValueError):  # a message that does not fit its values
+            record.msg, record.args = _mask(record.getMessage()), ()
+        if record.exc_info and record.exc_info[0]:
+            lines = traceback.format_exception(*record.exc_info)
+            record.exc_text = _mask("".join(lines))
+        return record
+
+    logging.setLogRecordFactory(masked)
 
 
 @contextmanager
@@ -324,20 +367,39 @@ def _errors() -> Iterator[None]:
 
     try:
         yield
-    except (ConfigError, FileNotFoundError) as error:
-        if os.environ.get("FEATURETAP_DEBUG"):
-            traceback.print_exc()
-        _fail(str(error), EXIT_MISUSE)
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        _fail("interrupted", _SIGNALLED + signal.SIGINT)
     except Exception as error:
-        if os.environ.get("FEATURETAP_DEBUG"):
-            raise
-        _fail(_last_words(error), EXIT_FAILED)
+        if _debug():
+            sys.stderr.write(_mask(traceback.format_exc()))
+        misuse = isinstance(error, ConfigError | FileNotFoundError)
+        message = str(error) if misuse else _last_words(error)
+        _fail(message, EXIT_MISUSE if misuse else EXIT_FAILED)
 
 
 def _fail(message: str, code: int) -> NoReturn:
     for line in message.splitlines():
-        typer.echo(f"featuretap: {line}", err=True)
+        _say(f"featuretap: {line}", err=True)
     raise typer.Exit(code)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print text that may hold anything."""
+    from transforms.messages import shown
+
+    typer.echo(shown(text), err=err)
+
+
+def _mask(text: str) -> str:
+    from transforms.messages import mask
+
+    return mask(text)
+
+
+def _debug() -> bool:
+    return bool(os.environ.get("FEATURETAP_DEBUG"))
 
 
 def _last_words(error: Exception) -> str:
@@ -361,64 +423,101 @@ def _last_words(error: Exception) -> str:
     return f"{text}\nset FEATURETAP_DEBUG=1 to see where"
 
 
-class _WithoutTracebacks:
-    """A stderr that leaves out the tracebacks that Beam prints besides raising them."""
+class _Discreet:
+    """A stderr that shows no credentials, and no tracebacks unless asked for.
+
+    Beam prints tracebacks besides raising them.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return len(text) if text.startswith(_TRACEBACK) else self._stream.write(text)
+        if text.startswith(_TRACEBACK) and not _debug():
+            return len(text)
+        return self._stream.write(_mask(text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 @contextmanager
-def _interruptible(table: str, *, overwrite: bool) -> Iterator[None]:
-    """On Ctrl-C stop at once: commits are atomic, nothing has to be put in order.
+def _interruptible(table: str, again: str, *, finish: bool) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM end a run: once in order, twice at once.
 
-    A thread of its own waits for the signal, since Python's handlers wait for the main
+    In order means that shards at work are finished, and no other begun. At once is safe
+    as well: commits are atomic, nothing has to be put right.
+
+    A thread of its own waits for signals, since Python's handlers wait for the main
     thread, which may be inside an operation of TensorFlow.
+
+    Args:
+      table: that is being made.
+      again: how to go on, for the message.
+      finish: whether the first signal finishes shards; else it ends the run at once.
+
+    Yields:
+      The signals that came, in order.
     """
+    from transforms import extract
+
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
+    signals: list[int] = []
 
     def report() -> None:
-        from pipeline.status import table_status
+        with suppress(Exception):  # what cannot be reached must not keep us
+            extract.forget_attempts()
+        sys.stderr.write(_progress_text(table, again))
 
-        found = table_status(table)
-        sys.stderr.write(
-            f"{found.committed} of {found.shards} shards are committed. Run the same"
-            f" command again{' without --overwrite' if overwrite else ''} to go on.\n"
-        )
+    def wait() -> None:
+        while number := receiver.recv(1):
+            if number[0] in _ENDING:
+                signals.append(number[0])
+                if finish and len(signals) == 1:
+                    extract.stopping.set()
+                    sys.stderr.write(
+                        "\nfeaturetap: finishing the shards at work; once more to stop"
+                        " at once\n"
+                    )
+                else:
+                    stop()
 
-    def stop() -> None:
-        while (number := receiver.recv(1)) != bytes([signal.SIGINT]):
-            if not number:
-                return
+    def stop() -> NoReturn:
         try:
-            shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor
-            sys.stderr.write(f"{shown}\nfeaturetap: interrupted; ")
+            visible = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor
+            sys.stderr.write(f"{visible}\n")
             reporting = threading.Thread(target=report, daemon=True)
             reporting.start()
             reporting.join(_REPORT_SECONDS)
             sys.stderr.flush()
         finally:
-            os._exit(EXIT_INTERRUPTED)
+            os._exit(_SIGNALLED + signals[0])
 
-    waiting = threading.Thread(target=stop, daemon=True)
+    waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
-    handler = signal.signal(signal.SIGINT, lambda *_: None)
+    handlers = {n: signal.signal(n, lambda *_: None) for n in _ENDING}
     wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
-        yield
+        yield signals
     finally:
         signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         sender.close()
         waiting.join()
         receiver.close()
+        extract.stopping.clear()
+
+
+def _progress_text(table: str, again: str) -> str:
+    from pipeline.status import table_status
+
+    found = table_status(table)
+    return (
+        f"featuretap: interrupted; {found.committed} of {found.shards} shards are"
+        f" committed. {again}\n"
+    )
 
 
 @contextmanager
@@ -509,12 +608,27 @@ def _time_line(found: Status) -> str:
 
 
 def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    text = json.dumps(_masked(document), indent=2, ensure_ascii=False)
+    typer.echo(
+        "".join(
+            c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text
+        )
+    )
+
+
+def _masked(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {_masked(name): _masked(value) for name, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_masked(value) for value in document]
+    return _mask(document) if isinstance(document, str) else document
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for line in table_lines(head, rows):
-        typer.echo(line)
+    from transforms.messages import plain
+
+    cells = [[plain(cell) for cell in row] for row in rows]
+    typer.echo(_mask("\n".join(table_lines(head, cells))))
 
 
 if __name__ == "__main__":

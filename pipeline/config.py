@@ -11,7 +11,14 @@ import pydantic
 from pydantic import BaseModel
 
 from transforms.lookup import ConfigError, explain
+from transforms.messages import holds_credentials, is_secret_name
 from transforms.spec import Config
+
+_NAMED_BY_DATA = ("source.features", "model.inputs")
+_REMEDY = (
+    "which is written into the table: give credentials to every worker through its"
+    " environment, or the configuration of fsspec"
+)
 
 
 def load_config(
@@ -50,10 +57,29 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: it says what cannot be; every fault is named, a line each.
     """
+    _refuse_credentials(document)
     try:
         return Config.model_validate(document)
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(explain(error, known=_known_keys))) from None
+
+
+def _refuse_credentials(value: Any, place: str = "") -> None:
+    """Refuse what would be written, as it is, into the plan that all workers read."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            where = f"{place}.{name}".lstrip(".")
+            secret = is_secret_name(str(name)) and isinstance(inner, str)
+            if secret and place not in _NAMED_BY_DATA:
+                raise ConfigError(f"{where} must not stand in the config, {_REMEDY}")
+            _refuse_credentials(inner, where)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _refuse_credentials(inner, f"{place}[{index}]")
+    elif isinstance(value, str) and holds_credentials(value):
+        raise ConfigError(
+            f"{place} must not hold credentials, got {value!r}; {_REMEDY}"
+        )
 
 
 def _known_keys(place: Sequence[str | int]) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,9 @@ from transforms import device, storage
 from transforms.activations import compile_taps, list_activations
 from transforms.batch import read_errors
 from transforms.lookup import ConfigError, shape_text, source_digest
+from transforms.messages import holds_credentials
 from transforms.models import Model, cached_model
+from transforms.planned import versions
 from transforms.preprocess import Step, make_steps, needed_features, trace_steps
 from transforms.schema import (
     Column,
@@ -37,7 +39,6 @@ _WANTED_PARTS = 32
 _UNKNOWN_BYTES = 32 << 20
 _MOST_SOURCE_BYTES = 1 << 30
 Prepared = dict[str, tuple[tuple[int | None, ...], str]]
-_VERSIONED = ("featuretap", "tensorflow", "keras", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,10 @@ class Plan:
         return bytes_per_row(self.columns)
 
     def write(self, table: Table) -> None:
-        """Put schema and shards where workers and later runs find them."""
+        """Put schema and shards where workers and later runs find them.
+
+        What lies there and is the same is left alone.
+        """
         layout = {
             "shards": len(self.shards),
             "rows": self.rows,
@@ -97,11 +101,13 @@ class Plan:
             },
             "metadata": dict(self.metadata),
         }
-        storage.replace(table.internal("schema.json"), to_json(layout))
-        storage.replace(
-            table.internal("plan.parquet"),
-            to_parquet(self.shards.table),
-        )
+        documents = {
+            "schema.json": to_json(layout),
+            "plan.parquet": to_parquet(self.shards.table),
+        }
+        for name, data in documents.items():
+            if _content(table.internal(name)) != data:
+                storage.replace(table.internal(name), data)
 
     def claim(self, table: Table) -> bool:
         """Make a directory this plan's, unless it is a plan's already.
@@ -111,9 +117,11 @@ class Plan:
         """
         document = {
             "format_version": FORMAT_VERSION,
+            "claim": uuid.uuid4().hex,
             "fingerprint": self.fingerprint,
             "ingredients": dict(self.ingredients),
             "model_digest": self.model_digest,
+            "versions": versions(),
             "config": self.config.model_dump(mode="json", exclude_none=True),
         }
         return storage.create(table.internal("config.json"), to_json(document))
@@ -145,7 +153,7 @@ def make_plan(config: Config) -> Plan:
     )
     used = [i.feature for i in model.inputs] + passed_features(columns)
     files = list(source.files())
-    _check_apart(config.table.path, files)
+    _check_files(config.table.path, files)
     rows_per_part = config.table.rows_per_part or _default_rows_per_part(
         files, bytes_per_row(columns), config.model.batch_rows
     )
@@ -369,10 +377,16 @@ def _count(
     return count
 
 
-def _check_apart(table: str, files: Sequence[File]) -> None:
-    """Refuse to read what would be written."""
+def _check_files(table: str, files: Sequence[File]) -> None:
+    """Refuse to read what would be written, or to write down what is secret."""
     inside = storage.join(storage.filesystem(table)[1], "")
     for file in files:
+        if holds_credentials(file.uri):
+            raise ConfigError(
+                f"the files of a reader must not hold credentials, got {file.uri!r},"
+                " which would be written into the plan; let the reader add them when"
+                " it opens the file"
+            )
         if inside not in file.uri:  # spares most of a million files the next question
             continue
         if storage.filesystem(file.uri)[1].startswith(inside):
@@ -382,19 +396,24 @@ def _check_apart(table: str, files: Sequence[File]) -> None:
             )
 
 
+def _content(uri: str) -> bytes | None:
+    try:
+        return storage.read(uri)
+    except FileNotFoundError:
+        return None
+
+
 def _metadata(config: Config, digest: str, fingerprint: str) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
         "source": config.source.model_dump(mode="json", exclude_none=True),
-        "model": config.model.model_dump(mode="json", exclude_none=True),
+        "model": config.model.model_dump(
+            mode="json", exclude_none=True, exclude={"trusted"}
+        ),
         "model_digest": digest,
-        "versions": _versions(),
+        "versions": versions(),
     }
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
 def _ingredients(
@@ -417,7 +436,8 @@ def _ingredients(
         "event_timestamp": [config.table.event_timestamp, config.table.timestamp_unit],
         "limit": config.limit,
         "user_code": source_digest(names),
-        "versions": _versions(),
+        "versions": versions(),
+        "non_finite": config.errors.non_finite == "quarantine",
         "format_version": FORMAT_VERSION,
     }
     return {name: _digest(part)[:16] for name, part in parts.items()}

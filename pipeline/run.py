@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 
 from pipeline.plan import Plan
 from pipeline.runners import pipeline_options
+from pipeline.verify import find_damage
 from transforms import storage
 from transforms.commit import CommitTable, commit_table
 from transforms.extract import ExtractShards, pending_shards
 from transforms.lookup import ConfigError
-from transforms.table import Table
+from transforms.planned import versions
+from transforms.table import Table, to_json
 
-_NAMED_FILES = 5
+_NAMED_DIFFERENCES = 5
+_ABSENT = "nothing"
+_FREE = {"model.path", "model.trusted", "model.weights", "table.path"}
 
 
 def run_plan(
@@ -43,7 +48,7 @@ def run_plan(
     options = pipeline_options(beam_args)
     with beam.Pipeline(options=options) as pipeline:
         _ = pipeline | ExtractShards(table.uri) | CommitTable(table.uri, budget)
-    summary = table.read_success()
+    summary = table.read_success(written=True)
     if summary is None:
         raise RuntimeError(
             f"the run must leave a _SUCCESS file in {table.uri!r}, found none; follow a"
@@ -62,48 +67,119 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
     claimed = storage.exists(table.internal("config.json"))
     if overwrite and claimed:
         table.clear()
-        claimed = False
-    if not claimed:
+        plan.claim(table)
+    elif not claimed:
         if storage.exists(table.path("_SUCCESS")) or table.part_names():
             raise ConfigError(
                 f"table.path must not hold parts without a plan, {table.uri!r} does;"
                 " choose another path, or remove them"
             )
         plan.claim(table)  # or somebody else has, just now
-    there = table.read_json("config.json")
+    there = table.read_json("config.json", written=True)
     if there["fingerprint"] != plan.fingerprint:
-        names = [
-            name
-            for name, digest in plan.ingredients.items()
-            if there["ingredients"].get(name) != digest
-        ]
-        changed = "".join(f"  {line}\n" for line in _changed_files(table, plan))
-        raise ConfigError(
-            f"table.path must hold a table of this plan, {table.uri!r} holds another"
-            f" (different: {', '.join(names)})\n{changed}"
-            f"  there: {there['fingerprint']}\n"
-            f"  here:  {plan.fingerprint}\n"
-            "choose another table.path, or replace the table with --overwrite"
+        raise ConfigError(_refusal(table, plan, there))
+    here = plan.config.model_dump(mode="json", exclude_none=True)
+    if there["config"] != here:  # in what changes no byte, such as [errors]
+        storage.replace(
+            table.internal("config.json"), to_json({**there, "config": here})
         )
-    if not storage.exists(table.internal("plan.parquet")):
-        plan.write(table)
+    plan.write(table)
+
+
+def repair_table(plan: Plan) -> list[str]:
+    """Take back what is damaged in a table, so that the next run computes it again.
+
+    Args:
+      plan: of the table, which `prepare_table` has accepted.
+
+    Returns:
+      What was wrong, a sentence each.
+    """
+    table = Table(plan.config.table.path)
+    damage = find_damage(table)
+    whole = damage.whole if storage.exists(table.path("_SUCCESS")) else []
+    if whole or damage.shards:
+        storage.remove(table.path("_SUCCESS"))
+    for shard in damage.shards:
+        try:
+            commit = table.read_commit(shard)
+        except ValueError:
+            commit = None  # what it names is not to be trusted: tidying finds the files
+        table.remove_commit(shard)
+        for file in (commit.part, commit.errors) if commit else ():
+            if file:
+                storage.remove(table.path(file.path))
+    return [*whole, *(text for texts in damage.shards.values() for text in texts)]
+
+
+def _refusal(table: Table, plan: Plan, there: Mapping[str, Any]) -> str:
+    """Say what differs between two plans, with both values where they are short."""
+    names = [
+        name
+        for name, digest in plan.ingredients.items()
+        if there["ingredients"].get(name) != digest
+    ]
+    changed = [*_changed_values(plan, there), *_changed_files(table, plan)]
+    if len(changed) > _NAMED_DIFFERENCES:
+        rest = len(changed) - _NAMED_DIFFERENCES
+        changed = [*changed[:_NAMED_DIFFERENCES], f"  and {rest} differences more"]
+    return "\n".join(
+        [
+            f"table.path must hold a table of this plan, {table.uri!r} holds another"
+            f" (different: {', '.join(names)})",
+            *changed,
+            "  fingerprint",
+            f"    there: {there['fingerprint']}",
+            f"    here:  {plan.fingerprint}",
+            "choose another table.path, or replace the table with --overwrite",
+        ]
+    )
+
+
+def _changed_values(plan: Plan, there: Mapping[str, Any]) -> Iterator[str]:
+    """Yield keys of the config, versions and digests that differ, with both values."""
+    config = plan.config.model_dump(mode="json", exclude_none=True)
+    here = {
+        **_flat(config),
+        **_flat(versions(), "version of "),
+        "digest of the model": plan.model_digest,
+    }
+    before = {
+        **_flat(there["config"]),
+        **_flat(there["versions"], "version of "),
+        "digest of the model": there["model_digest"],
+    }
+    for name in [*before, *(name for name in here if name not in before)]:
+        one, other = before.get(name, _ABSENT), here.get(name, _ABSENT)
+        free = name in _FREE or name.startswith("errors.")
+        if one != other and not (free and name != "errors.non_finite"):
+            yield f"  {name}\n    there: {one}\n    here:  {other}"
+
+
+def _flat(values: Any, place: str = "") -> dict[str, str]:
+    """Lay nested values out under their dotted names, as JSON."""
+    if isinstance(values, dict | list) and values:
+        items = values.items() if isinstance(values, dict) else enumerate(values)
+        inner = place and not place.endswith(" ") and f"{place}."
+        return {
+            k: v
+            for n, one in items
+            for k, v in _flat(one, f"{inner or place}{n}").items()
+        }
+    return {place: json.dumps(values, ensure_ascii=False)}
 
 
 def _changed_files(table: Table, plan: Plan) -> list[str]:
-    """Name the first few files of the source that are not those of the table."""
+    """Name the files of the source that are not those of the table."""
     if not storage.exists(table.internal("plan.parquet")):
         return []
     there, here = table.shards().files(), plan.shards.files()
-    changed = [
-        *(f"new: {uri}" for uri in here if uri not in there),
-        *(f"gone: {uri}" for uri in there if uri not in here),
+    return [
+        *(f"  new: {uri}" for uri in here if uri not in there),
+        *(f"  gone: {uri}" for uri in there if uri not in here),
         *(
-            f"changed: {uri} (there {there[uri]}; here {here[uri]})"
+            f"  changed: {uri}\n    there: {there[uri]}\n    here:  {here[uri]}"
             for uri in here
             if there.get(uri, here[uri]) != here[uri]
         ),
     ]
-    if len(changed) > _NAMED_FILES:
-        rest = len(changed) - _NAMED_FILES
-        changed = [*changed[:_NAMED_FILES], f"and {rest} files more"]
-    return changed

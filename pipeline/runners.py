@@ -33,3 +33,10 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
         if "--direct_running_mode" not in given and direct.direct_num_workers != 1:
             direct.direct_running_mode = "multi_threading"
     return options
+
+
+def works_here(beam_args: Sequence[str]) -> bool:
+    """Whether this process's own threads do the work."""
+    given = dict(argument.partition("=")[::2] for argument in beam_args)
+    local = given.get("--runner", LOCAL_RUNNER).endswith(LOCAL_RUNNER)
+    return local and given.get("--direct_running_mode") != "multi_processing"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,28 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms import storage
-from transforms.commit import manifest_table
-from transforms.planned import read_planned
+from transforms.commit import MANIFEST_SCHEMA, manifest_table
+from transforms.planned import Planned, read_planned
 from transforms.schema import Column
-from transforms.shard import Commit
+from transforms.shard import Commit, Shard, StoredFile
 from transforms.table import Table
 
 _PARALLEL_PARTS = 4
+_SUMS = ("rows", "quarantined", "bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What is wrong with a table.
+
+    Attributes:
+      shards: differences of committed shards by index, a sentence each; computing these
+        shards again cures them.
+      whole: differences of the table as a whole; finishing it again cures them.
+    """
+
+    shards: Mapping[int, Sequence[str]]
+    whole: Sequence[str]
 
 
 def verify_table(table: str) -> list[str]:
@@ -39,22 +56,82 @@ def verify_table(table: str) -> list[str]:
     Raises:
       FileNotFoundError: there is no table.
     """
-    return list(_differences(Table(table)))
+    found = find_damage(Table(table))
+    return [*found.whole, *itertools.chain.from_iterable(found.shards.values())]
 
 
-def _differences(table: Table) -> Iterator[str]:
+def find_damage(table: Table) -> Damage:
+    """Compare what a table holds, finished or not, with its plan and commit records.
+
+    Raises:
+      FileNotFoundError: there is no table.
+    """
     plan = read_planned(table)
+    shards = table.shards()
+    committed = [index for index in table.committed() if index < len(shards)]
+    with ThreadPoolExecutor(_PARALLEL_PARTS) as pool:
+        looks = pool.map(
+            lambda index: _look(table, plan, shards[index]),
+            committed,
+        )
+        found = dict(zip(committed, looks, strict=True))
+    commits = [commit for commit, _ in found.values() if commit]
+    return Damage(
+        {index: texts for index, (_, texts) in found.items() if texts},
+        list(_whole(table, plan, commits, committed)),
+    )
+
+
+def _look(
+    table: Table, plan: Planned, shard: Shard
+) -> tuple[Commit | None, Sequence[str]]:
+    """Give a shard's record, if it can be read, and what is wrong with the shard."""
+    try:
+        commit = table.read_commit(shard.index)
+    except ValueError as error:
+        return None, [str(error)]
+    if commit is None:  # somebody has just taken it back
+        return None, [f"the commit record of shard {shard.index} is missing"]
+    return commit, [
+        *_accounts(plan, shard, commit),
+        *_part(table, commit.part, plan.schema, plan.columns),
+        *_errors(table, commit),
+    ]
+
+
+def _accounts(plan: Planned, shard: Shard, commit: Commit) -> Iterator[str]:
+    if commit.fingerprint != plan.fingerprint:
+        yield (
+            f"shard {shard.index} has fingerprint {commit.fingerprint}, the plan"
+            f" {plan.fingerprint}"
+        )
+    accounted = commit.part.rows + commit.quarantined
+    if accounted != commit.planned_rows or shard.rows not in (None, accounted):
+        planned = commit.planned_rows if shard.rows is None else shard.rows
+        yield f"{commit.part.path} accounts for {accounted} of {planned} planned rows"
+
+
+def _whole(
+    table: Table, plan: Planned, commits: Sequence[Commit], committed: Sequence[int]
+) -> Iterator[str]:
+    """Compare `_SUCCESS` and manifest with commit records, and both with the plan."""
     try:
         summary = table.read_success()
     except ValueError as error:
         yield f"_SUCCESS cannot be read: {error}"
         return
+    if summary is not None and not (
+        isinstance(summary, dict) and {"fingerprint", "parts", *_SUMS} <= set(summary)
+    ):
+        yield "_SUCCESS cannot be read: it holds no summary"
+        return
     if summary is None:
         yield "_SUCCESS is missing: the table is not finished"
         return
     try:
-        manifest = table.read_parquet("_featuretap/manifest.parquet").to_pylist()
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        stored = table.read_parquet("_featuretap/manifest.parquet")
+        manifest = stored.cast(MANIFEST_SCHEMA).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
         yield f"_featuretap/manifest.parquet cannot be read: {error}"
         return
     if summary["fingerprint"] != plan.fingerprint:
@@ -63,51 +140,28 @@ def _differences(table: Table) -> Iterator[str]:
             f" {plan.fingerprint}"
         )
     yield from _sums(summary, manifest)
-    yield from _against_plan(table, manifest)
+    if list(range(plan.shards)) != [part["shard"] for part in manifest]:
+        yield f"the plan has {plan.shards} shards, the manifest {len(manifest)} parts"
+        return
+    for index in sorted(set(range(plan.shards)) - set(committed)):
+        yield f"_featuretap/commits/{index:05d}.json is missing"
+    for row, commit in zip(manifest_table(commits).to_pylist(), commits, strict=True):
+        if row != manifest[commit.shard]:
+            name = f"_featuretap/commits/{commit.shard:05d}.json"
+            yield f"{name} differs from the manifest"
     for extra in sorted(set(table.part_names()) - {p["path"] for p in manifest}):
         yield f"{extra} is not in the manifest"
-    with ThreadPoolExecutor(_PARALLEL_PARTS) as pool:
-        for found in pool.map(
-            lambda part: list(_part(table, part, plan.schema, plan.columns)), manifest
-        ):
-            yield from found
+    kept = {commit.errors.path for commit in commits if commit.errors}
+    if len(commits) == plan.shards:  # else nobody knows whose errors they are
+        for extra in sorted(set(table.error_names()) - kept):
+            yield f"{extra} is in no commit record"
 
 
 def _sums(summary: dict[str, Any], manifest: list[dict[str, Any]]) -> Iterator[str]:
-    sums = {
-        name: sum(p[name] for p in manifest)
-        for name in ("rows", "quarantined", "bytes")
-    }
+    sums = {name: sum(p[name] for p in manifest) for name in _SUMS}
     for name, found in {**sums, "parts": len(manifest)}.items():
         if summary[name] != found:
             yield f"_SUCCESS has {summary[name]} {name}, the manifest {found}"
-
-
-def _against_plan(table: Table, manifest: list[dict[str, Any]]) -> Iterator[str]:
-    shards = table.shards()
-    if [shard.index for shard in shards] != [part["shard"] for part in manifest]:
-        yield f"the plan has {len(shards)} shards, the manifest {len(manifest)} parts"
-        return
-    committed = set(table.committed())
-    for shard, part in zip(shards, manifest, strict=True):
-        accounted = part["rows"] + part["quarantined"]
-        if shard.rows not in (None, accounted):
-            yield (
-                f"{part['path']} accounts for {accounted} of {shard.rows} planned rows"
-            )
-        if shard.index not in committed:
-            yield f"_featuretap/commits/{shard.index:05d}.json is missing"
-    present = [shard.index for shard in shards if shard.index in committed]
-    commits = table.read_commits(present)
-    by_shard = {part["shard"]: part for part in manifest}
-    for row, commit in zip(manifest_table(commits).to_pylist(), commits, strict=True):
-        if row != by_shard[commit.shard]:
-            name = f"_featuretap/commits/{commit.shard:05d}.json"
-            yield f"{name} differs from the manifest"
-        yield from _errors(table, commit)
-    kept = {commit.errors.path for commit in commits if commit.errors}
-    for extra in sorted(set(table.error_names()) - kept):
-        yield f"{extra} is in no commit record"
 
 
 def _errors(table: Table, commit: Commit) -> Iterator[str]:
@@ -123,24 +177,24 @@ def _errors(table: Table, commit: Commit) -> Iterator[str]:
 
 
 def _part(
-    table: Table, part: dict[str, Any], schema: pa.Schema, columns: Sequence[Column]
+    table: Table, part: StoredFile, schema: pa.Schema, columns: Sequence[Column]
 ) -> Iterator[str]:
-    name = part["path"]
+    name = part.path
     try:
         data = storage.read(table.path(name))
     except FileNotFoundError:
         yield f"{name} is missing"
         return
-    if len(data) != part["bytes"]:
-        yield f"{name} has {len(data)} bytes, the manifest {part['bytes']}"
-    if hashlib.sha256(data).hexdigest() != part["sha256"]:
-        yield f"{name} has another content than the manifest's hash"
+    if len(data) != part.bytes:
+        yield f"{name} has {len(data)} bytes, {part.bytes} were committed"
+    if hashlib.sha256(data).hexdigest() != part.sha256:
+        yield f"{name} has another content than was committed"
     try:
         with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
-            if file.metadata.num_rows != part["rows"]:
+            if file.metadata.num_rows != part.rows:
                 yield (
-                    f"{name} has {file.metadata.num_rows} rows, the manifest"
-                    f" {part['rows']}"
+                    f"{name} has {file.metadata.num_rows} rows, {part.rows} were"
+                    " committed"
                 )
             if not file.schema_arrow.equals(schema, check_metadata=True):
                 yield f"{name} has another schema than the plan"

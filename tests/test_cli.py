@@ -270,7 +270,7 @@ def test_another_plan_exits_with_2(config: Path) -> None:
     invoke("run", config)
     _, stderr = invoke("run", config, "--limit", 3, code=2)
     assert "holds another (different: parts, limit)" in stderr
-    assert "  there: " in stderr
+    assert "    there: " in stderr
     invoke("run", config, "--limit", 3, "--overwrite")
     assert pq.read_table("table").num_rows == 3
 
@@ -376,12 +376,19 @@ def test_ctrl_c_says_how_to_go_on_and_status_sees_it_from_outside(
         assert 0 < document["committed"] < 7
         assert not document["finished"]
         running.send_signal(signal.SIGINT)
-        _, stderr = running.communicate(timeout=60)
+        assert running.stderr is not None
+        said = ""
+        while "once more" not in said:
+            said += running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        stderr = said + running.communicate(timeout=60)[1]
     finally:
         running.kill()
     assert running.returncode == 130
     done = f"interrupted; {document['committed']} of 7 shards are committed"
+    assert "finishing the shards at work; once more to stop at once" in stderr
     assert f"{done}. Run the same command again to go on." in stderr
+    assert not list(Path("table/_featuretap/attempts").iterdir())
     assert "Traceback" not in stderr
     invoke("run", config)
     assert pq.read_table("table").num_rows == ROWS

@@ -82,11 +82,13 @@ def test_running_again_changes_no_byte_and_computing_again_gives_the_same(
 ) -> None:
     job.run()
     before = contents(job.table)
+    del before["_featuretap/config.json"]  # tells one --overwrite from another
     times = {path: path.stat().st_mtime_ns for path in job.table.rglob("*")}
     job.run()
     assert {path: path.stat().st_mtime_ns for path in job.table.rglob("*")} == times
     run_plan(job.plan(), overwrite=True)
-    assert contents(job.table) == before
+    assert {**contents(job.table), **before} == contents(job.table)
+    assert verify_table(str(job.table)) == []
 
 
 def test_part_names_hold_their_content_hash(job: Job) -> None:
@@ -244,9 +246,10 @@ def test_another_plan_in_the_same_directory_is_refused(job: Job) -> None:
         run_plan(other)
     lines = str(caught.value).splitlines()
     assert "different: batch_rows" in lines[0]
-    assert lines[1] == f"  there: {there}"
-    assert lines[2] == f"  here:  {other.fingerprint}"
-    assert "--overwrite" in lines[3]
+    assert lines[1:4] == ["  model.batch_rows", "    there: 16", "    here:  8"]
+    assert lines[-3] == f"    there: {there}"
+    assert lines[-2] == f"    here:  {other.fingerprint}"
+    assert "--overwrite" in lines[-1]
 
 
 def test_overwrite_removes_only_what_featuretap_wrote(job: Job) -> None:
@@ -293,13 +296,23 @@ def test_what_is_committed_is_not_computed_again(job: Job) -> None:
 def test_orphans_are_removed_before_success(job: Job) -> None:
     plan = job.plan()
     prepare_table(plan)
-    orphan = job.table / "part-00000-of-00006-deadbeef.parquet"
+    orphan = job.table / "part-00000-of-00007-deadbeef.parquet"
     orphan.write_text("left by a killed worker")
+    others = [
+        job.table / "part-00000-of-00003-deadbeef.parquet",
+        job.table / "_featuretap" / "notes.txt",
+        job.table / "_featuretap" / "errors" / "mine.parquet",
+    ]
+    others[2].parent.mkdir()
+    for other in others:
+        other.write_text("somebody else's")
     (job.table / "_featuretap" / "uploads" / "x").mkdir(parents=True)
     run_plan(plan)
     assert not orphan.exists()
     assert not (job.table / "_featuretap" / "uploads").exists()
-    assert verify_table(str(job.table)) == []
+    assert verify_table(str(job.table)) == [f"{others[0].name} is not in the manifest"]
+    run_plan(job.plan(limit=10), overwrite=True)
+    assert [other.read_text() for other in others] == ["somebody else's"] * 3
 
 
 def test_a_table_can_lie_in_any_filesystem(job: Job) -> None:
@@ -458,7 +471,9 @@ def test_a_losing_attempt_leaves_nothing_behind(
     answers = iter([None])
     read = Table.read_commit
     monkeypatch.setattr(
-        Table, "read_commit", lambda self, shard: next(answers, read(self, shard))
+        Table,
+        "read_commit",
+        lambda self, shard, **kw: next(answers, read(self, shard, **kw)),
     )
     assert extract_shard(worker, plan.shards[0]) == first
     assert contents(job.table) == before

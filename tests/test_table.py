@@ -62,7 +62,7 @@ def flip(job: Job) -> str:
     data = bytearray(part(job).read_bytes())
     data[len(data) // 3] ^= 1
     part(job).write_bytes(data)
-    return "another content than the manifest's hash"
+    return "another content than was committed"
 
 
 def delete(job: Job) -> str:
@@ -103,7 +103,7 @@ def shorten_a_vector(job: Job) -> str:
 def drop_rows(job: Job) -> str:
     rows = pq.read_table(part(job)).num_rows
     _rewrite(job, lambda table: table.slice(1))
-    return f"has {rows - 1} rows, the manifest {rows}"
+    return f"has {rows - 1} rows, {rows} were committed"
 
 
 def rename_column(job: Job) -> str:
@@ -138,9 +138,22 @@ def lose_a_commit(job: Job) -> str:
 def change_a_commit(job: Job) -> str:
     record = job.table / "_featuretap" / "commits" / "00001.json"
     document = json.loads(record.read_text())
-    document["part"]["sha256"] = "0" * 64
+    document["part"]["bytes"] += 1
     record.write_text(json.dumps(document))
     return "commits/00001.json differs from the manifest"
+
+
+def misname_in_a_commit(job: Job) -> str:
+    record = job.table / "_featuretap" / "commits" / "00001.json"
+    document = json.loads(record.read_text())
+    document["part"]["path"] = "../" + document["part"]["path"]
+    record.write_text(json.dumps(document))
+    return r"record of shard 1 must name its own files, it names '\.\./part"
+
+
+def break_a_commit(job: Job) -> str:
+    (job.table / "_featuretap" / "commits" / "00001.json").write_text("{")
+    return "the commit record of shard 1 cannot be read"
 
 
 def break_success(job: Job) -> str:
@@ -179,6 +192,8 @@ def lose_success(job: Job) -> str:
         change_the_sum,
         lose_a_commit,
         change_a_commit,
+        misname_in_a_commit,
+        break_a_commit,
         break_success,
         add_errors,
         lose_the_manifest,

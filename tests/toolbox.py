@@ -378,3 +378,130 @@ def no_function() -> Any:
 def no_parameter() -> Any:
     """Returns a function of nothing."""
     return lambda: 1
+
+
+def die_of_thirteen(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Ends the process at the row with id 13, as a fault in native code would."""
+
+    def look(number: np.ndarray) -> np.ndarray:
+        if number == 13:
+            os.kill(os.getpid(), signal.SIGSEGV)
+            threading.Event().wait()
+        return number
+
+    number = tf.numpy_function(look, [features["id"]], tf.int64)
+    with tf.control_dependencies([number]):
+        return {**features, "vec": tf.identity(features["vec"])}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Deadly(keras.layers.Layer):
+    """Ends the process for a row whose first value is 13."""
+
+    def call(self, inputs: Any) -> Any:
+        def look(values: np.ndarray) -> np.ndarray:
+            if (values[:, 0] == 13).any():
+                os.kill(os.getpid(), signal.SIGSEGV)
+                threading.Event().wait()
+            return values
+
+        return tf.ensure_shape(tf.numpy_function(look, [inputs], tf.float32), [None, 6])
+
+
+def deadly_model() -> keras.Model:
+    """vec [6] -> a model that ends the process for one row."""
+    keras.utils.set_random_seed(7)
+    vec = keras.Input((6,), name="vec")
+    return keras.Model(vec, keras.layers.Dense(2, name="head")(Deadly()(vec)))
+
+
+HUNGRY_ROWS: list[int] = []
+
+
+@keras.saving.register_keras_serializable("tests")
+class Hungry(keras.layers.Layer):
+    """Takes 64 TiB for batches of more than four rows, next to nothing for others."""
+
+    def call(self, inputs: Any) -> Any:
+        def see(rows: np.ndarray) -> np.ndarray:
+            HUNGRY_ROWS.append(int(rows))
+            return rows
+
+        rows = tf.numpy_function(see, [tf.shape(inputs)[0]], tf.int32)
+        large = tf.cast(tf.minimum(rows // 5, 1), tf.int64)
+        size = tf.bitwise.left_shift(tf.constant(1, tf.int64), large * 44)
+        taken = tf.tile(inputs[:1, 0], tf.reshape(size, [1]))
+        return inputs + 0 * taken[-1]
+
+
+def hungry_model() -> keras.Model:
+    """vec [6] -> a model that runs out of memory with more than four rows."""
+    keras.utils.set_random_seed(7)
+    vec = keras.Input((6,), name="vec")
+    return keras.Model(vec, keras.layers.Dense(3, name="head")(Hungry()(vec)))
+
+
+def sated_model() -> keras.Model:
+    """The same without the hunger."""
+    keras.utils.set_random_seed(7)
+    vec = keras.Input((6,), name="vec")
+    return keras.Model(vec, keras.layers.Dense(3, name="head")(vec))
+
+
+def starved_model() -> keras.Model:
+    """Runs out of memory with any row."""
+    vec = keras.Input((6,), name="vec")
+
+    def starve(values: Any) -> Any:
+        size = tf.cast(tf.shape(values)[0], tf.int64) * (1 << 44)
+        return values + 0 * tf.tile(values[:1, 0], tf.reshape(size, [1]))[-1]
+
+    return keras.Model(vec, keras.layers.Lambda(starve, name="head")(vec))
+
+
+def wide_model() -> keras.Model:
+    """vec [1024] -> as wide a vector."""
+    vec = keras.Input((1024,), name="vec")
+    return keras.Model(vec, keras.layers.Rescaling(2.0, name="head")(vec))
+
+
+def plain_model() -> keras.Model:
+    """vec [6] -> the same."""
+    vec = keras.Input((6,), name="vec")
+    return keras.Model(vec, keras.layers.Rescaling(1.0, name="head")(vec))
+
+
+def root_from_five(values: Any) -> Any:
+    """A reduction that gives NaN for rows whose first value is less than five."""
+    return tf.sqrt(values[:, :1] - 5)
+
+
+def talkative(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Fails for the row with id 13, in words that hold credentials."""
+
+    def look(number: np.ndarray) -> np.ndarray:
+        if number == 13:
+            secret = os.environ.get("MY_STORE_SECRET", "")
+            uri = "https://host/x?X-Amz-Signature=sig-in-the-query"
+            raise ValueError(f"cannot open {uri} with {secret}")
+        return number
+
+    number = tf.numpy_function(look, [features["id"]], tf.int64)
+    with tf.control_dependencies([number]):
+        return {**features, "vec": tf.identity(features["vec"])}
+
+
+def indiscreet() -> keras.Model:
+    """Fails in words that hold credentials."""
+    secret = os.environ.get("MY_STORE_SECRET", "")
+    raise OSError(f"no model at https://host/m?sig=sig-in-the-query with {secret}")
+
+
+class SignedReader(CountingReader):
+    """Names its files by signed addresses."""
+
+    def __init__(self, sizes: list[int], path: str | None = None) -> None:
+        super().__init__(sizes)
+
+    def files(self) -> Sequence[File]:
+        return [File("https://host/x?sig=abcdef", "x", 1, "1", (3,))]

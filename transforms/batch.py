@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +122,27 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Extracted:
+    """Rows of the table.
+
+    Attributes:
+      rows: in the table's schema.
+      positions: int64 of the rows that the model computed, in the shard.
+      non_finite: how many hold NaN or infinite values, by column.
+    """
+
+    rows: pa.RecordBatch
+    positions: np.ndarray
+    non_finite: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A row that failed.
 
     Attributes:
       position: in the shard.
-      stage: `read`, `preprocess`, `infer` or `encode`.
+      stage: `read`, `preprocess`, `infer`, `encode`, or `crash` if the process died.
       error: what was raised.
       passed: features for the table as far as they are known, `{name: tensor [...]}`.
       rest_lost: whether an unknown number of rows behind it cannot be read either.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import apache_beam as beam
@@ -13,6 +16,7 @@ from transforms.planned import read_planned
 from transforms.shard import Commit
 from transforms.table import Table, to_json, to_parquet
 
+_PARALLEL_LOOKS = 32
 MANIFEST_SCHEMA = pa.schema(
     [
         ("shard", pa.int64()),
@@ -25,12 +29,16 @@ MANIFEST_SCHEMA = pa.schema(
 )
 
 
-def commit_table(table: Table, max_fraction: float) -> dict[str, Any]:
+def commit_table(
+    table: Table, max_fraction: float, known: Collection[int] = ()
+) -> dict[str, Any]:
     """Finish a table whose shards are all committed; again if it is finished already.
 
     Args:
       table: the table.
       max_fraction: the share of planned rows that may be quarantined, from 0 to 1.
+      known: shards that are known to be committed, whether or not the store lists their
+        records yet.
 
     Returns:
       The summary that `_SUCCESS` holds.
@@ -43,21 +51,16 @@ def commit_table(table: Table, max_fraction: float) -> dict[str, Any]:
     if done is not None:
         _check_budget(table, done["rows"], done["quarantined"], max_fraction)
         return done
-    plan = table.read_json("config.json")
-    shards = table.shards()
-    missing = sorted(set(range(len(shards))) - set(table.committed()))
-    if missing:
-        raise RuntimeError(
-            f"all {len(shards)} shards must be committed, {len(missing)} are not"
-            f" (first: {missing[0]}); run the same command again to compute them"
-        )
-    commits = table.read_commits(list(range(len(shards))))
+    plan = table.read_json("config.json", written=True)
+    shards = table.shards(written=True)
+    commits = _all_commits(table, len(shards), known)
     for shard, commit in zip(shards, commits, strict=True):
         _check(commit, shard.rows, plan["fingerprint"])
     _check_whole(commits, max_fraction)
     rows = sum(commit.part.rows for commit in commits)
     quarantined = sum(commit.quarantined for commit in commits)
     _check_budget(table, rows, quarantined, max_fraction)
+    _check_present(table, commits)
     _tidy(table, commits)
     _check_keys(table, commits)
     manifest = to_parquet(manifest_table(commits))
@@ -67,13 +70,22 @@ def commit_table(table: Table, max_fraction: float) -> dict[str, Any]:
         "quarantined": quarantined,
         "parts": len(commits),
         "bytes": sum(commit.part.bytes for commit in commits),
+        "non_finite": non_finite(commits),
         "fingerprint": plan["fingerprint"],
     }
     storage.replace(table.path("_SUCCESS"), to_json(summary))
     return summary
 
 
-def manifest_table(commits: list[Commit]) -> pa.Table:
+def non_finite(commits: Iterable[Commit]) -> dict[str, int]:
+    """Add up the rows that hold NaN or infinite values, by column."""
+    found: Counter[str] = Counter()
+    for commit in commits:
+        found.update(commit.non_finite)
+    return dict(sorted(found.items()))
+
+
+def manifest_table(commits: Sequence[Commit]) -> pa.Table:
     """Lay out what a finished table consists of, one row a part (`MANIFEST_SCHEMA`)."""
     return pa.table(
         {
@@ -118,8 +130,31 @@ def _index(commit: Commit) -> tuple[None, int]:
     return None, commit.shard
 
 
-def _finish(_: Any, table: str, max_fraction: float) -> dict[str, Any]:
-    return commit_table(Table(table), max_fraction)
+def _finish(
+    indexes: tuple[Any, Iterable[int]], table: str, max_fraction: float
+) -> dict[str, Any]:
+    return commit_table(Table(table), max_fraction, set(indexes[1]))
+
+
+def _all_commits(table: Table, shards: int, known: Collection[int]) -> list[Commit]:
+    """Read every shard's record, also those that a listing leaves out."""
+    listed = set(table.committed())
+    unlisted = [index for index in range(shards) if index not in listed]
+
+    def look(index: int) -> Commit | None:
+        return table.read_commit(index, written=index in known)
+
+    with ThreadPoolExecutor(_PARALLEL_LOOKS) as pool:
+        late = dict(zip(unlisted, pool.map(look, unlisted), strict=True))
+    missing = [index for index, commit in late.items() if commit is None]
+    if missing:
+        raise RuntimeError(
+            f"all {shards} shards must be committed, {len(missing)} are not"
+            f" (first: {missing[0]}); run the same command again to compute them"
+        )
+    found = table.read_commits([i for i in range(shards) if i not in late])
+    commits = {c.shard: c for c in [*found, *late.values()] if c is not None}
+    return [commits[index] for index in range(shards)]
 
 
 def _check(commit: Commit, planned: int | None, fingerprint: str) -> None:
@@ -128,13 +163,13 @@ def _check(commit: Commit, planned: int | None, fingerprint: str) -> None:
         raise RuntimeError(
             f"shard {commit.shard} must be committed under the table's fingerprint\n"
             f"  table: {fingerprint}\n  shard: {commit.fingerprint}\n"
-            "start afresh with --overwrite"
+            "run again with --repair to compute it again"
         )
     if accounted != commit.planned_rows or planned not in (None, accounted):
         raise RuntimeError(
             f"shard {commit.shard} must account for {planned or commit.planned_rows}"
             f" planned rows, its record has {commit.part.rows} and {commit.quarantined}"
-            " quarantined; start afresh with --overwrite"
+            " quarantined; run again with --repair to compute it again"
         )
 
 
@@ -183,22 +218,47 @@ def _check_keys(table: Table, commits: list[Commit]) -> None:
         )
 
 
-def _tidy(table: Table, commits: list[Commit]) -> None:
-    """Remove what lost a race or was cut off; only files of featuretap's own naming.
+def _check_present(table: Table, commits: Sequence[Commit]) -> None:
+    """See that no committed file is gone; listings may leave some out.
 
     Raises:
       RuntimeError: a committed file is gone.
     """
-    kept = {commit.part.path for commit in commits}
-    kept |= {commit.errors.path for commit in commits if commit.errors}
-    found = {*table.part_names(), *table.error_names()}
-    gone = sorted(kept - found)
-    if gone:
+    unlisted = sorted(
+        _files(commits) - {*table.part_names(len(commits)), *table.error_names()}
+    )
+
+    def gone(name: str) -> bool:
+        try:
+            storage.size(table.path(name), written=True)
+        except FileNotFoundError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(_PARALLEL_LOOKS) as pool:
+        missing = [
+            n for n, g in zip(unlisted, pool.map(gone, unlisted), strict=True) if g
+        ]
+    if missing:
         raise RuntimeError(
-            f"every committed file must be there, {len(gone)} are gone (first:"
-            f" {gone[0]}); put them back, or remove their commit records to compute"
-            " them again"
+            f"every committed file must be there, {len(missing)} are gone (first:"
+            f" {missing[0]}); put them back, or run again with --repair to compute them"
+            " again"
         )
-    for name in found - kept:
+
+
+def _tidy(table: Table, commits: Sequence[Commit]) -> None:
+    """Remove what lost a race or was cut off; only files of this table's own naming."""
+    found = {*table.part_names(len(commits)), *table.error_names()}
+    for name in found - _files(commits):
         storage.remove(table.path(name))
-    storage.remove(table.internal("uploads"))
+    for uri in table.attempts():
+        storage.remove(uri)
+    storage.remove_tree(table.internal("uploads"))
+    storage.remove_empty(table.internal("attempts"))
+
+
+def _files(commits: Sequence[Commit]) -> set[str]:
+    """Paths of all that is committed."""
+    errors = {commit.errors.path for commit in commits if commit.errors}
+    return {commit.part.path for commit in commits} | errors

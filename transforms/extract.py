@@ -11,7 +11,8 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,25 +23,33 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
 from transforms import scratch, storage
-from transforms.activations import CompiledTaps, compile_taps
+from transforms.activations import compile_taps
+from transforms.batch import Batch, Extracted, Failure
 from transforms.encode import Layout, encode
+from transforms.finite import non_finite_rows, set_apart
+from transforms.fitting import FittingTaps
 from transforms.infer import infer
+from transforms.isolate import Found, ProcessDiedError, isolated_rows
+from transforms.messages import mask
 from transforms.models import cached_model
-from transforms.planned import Planned, read_planned
+from transforms.planned import Planned, read_planned, versions
 from transforms.preprocess import make_steps, trace_steps
 from transforms.quarantine import Quarantine
 from transforms.read import InputPipeline
 from transforms.schema import Column, constant_timestamp, passed_features
-from transforms.shard import Commit, Shard, StoredFile
+from transforms.shard import Commit, Piece, Shard, StoredFile, position
 from transforms.sources import make_source
 from transforms.sources.staging import readable
-from transforms.spec import Config
+from transforms.spec import Config, ErrorSpec
 from transforms.table import Table
 from transforms.taps import Tap
 from transforms.write import PartWriter, check_part, file_sha256
 
 _workers: dict[str, Worker] = {}
 _lock = threading.Lock()
+_attempts: set[str] = set()
+stopping = threading.Event()
+"""Set it and this process's workers finish the shards they are at, and take no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +58,23 @@ class Worker:
 
     Attributes:
       table: the table being made.
+      claim: that the table had when this began.
       fingerprint: of its plan.
       shards: how many the plan has.
       pipeline: from stored rows to model inputs.
       compiled: from model inputs to columns.
       layout: how rows of the table look.
+      errors: what becomes of rows that are not as they should be.
     """
 
     table: Table
+    claim: str
     fingerprint: str
     shards: int
     pipeline: InputPipeline
-    compiled: CompiledTaps
+    compiled: FittingTaps
     layout: Layout
+    errors: ErrorSpec
 
 
 def worker_for(table: Table) -> Worker:
@@ -70,8 +83,8 @@ def worker_for(table: Table) -> Worker:
     Raises:
       RuntimeError: this machine would not compute what the plan says.
     """
-    planned = read_planned(table)
-    key = f"{table.uri} {planned.fingerprint}"
+    planned = read_planned(table, written=True)
+    key = f"{table.uri} {planned.claim} {planned.config.errors.model_dump_json()}"
     with _lock:
         if key not in _workers:
             _workers.clear()
@@ -86,32 +99,67 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
       The commit record that counts, of this call or an earlier one.
 
     Raises:
-      RuntimeError: every row of a first batch failed in the same way.
+      RuntimeError: every row of a first batch failed in the same way, or workers keep
+        dying at this shard, or the table has become another one.
       OSError, tf.errors.OpError: storage or device failed; try again.
     """
-    committed = worker.table.read_commit(shard.index)
+    table = worker.table
+    committed = table.read_commit(shard.index)
     if committed is not None:
         return committed
+    deaths = table.deaths(shard.index)
+    with _attempt(table, shard):
+        try:
+            commit = _compute(worker, shard, deaths)
+        except OSError:
+            # Whoever finishes a table tidies up behind attempts that came too late.
+            committed = table.read_commit(shard.index)
+            if committed is not None:
+                return committed
+            raise
+        _check_claim(worker)
+        if table.create_commit(commit):
+            return commit
+        first = table.read_commit(shard.index, written=True)
+        assert first is not None
+        kept = {first.part, first.errors}
+        for file in (commit.part, commit.errors):
+            if file is not None and file not in kept:
+                storage.remove(table.path(file.path))
+        return first
+
+
+@contextlib.contextmanager
+def _attempt(table: Table, shard: Shard) -> Iterator[None]:
+    """Note that this process is at a shard; a note that stays tells of a death."""
+    note = table.create_attempt(shard.index)
+    _attempts.add(note)
     try:
-        commit = _compute(worker, shard)
-    except OSError:
-        # Whoever finishes a table tidies up behind attempts that came too late.
-        committed = worker.table.read_commit(shard.index)
-        if committed is not None:
-            return committed
-        raise
-    if worker.table.create_commit(commit):
-        return commit
-    first = worker.table.read_commit(shard.index)
-    assert first is not None
-    kept = {first.part, first.errors}
-    for file in (commit.part, commit.errors):
-        if file is not None and file not in kept:
-            storage.remove(worker.table.path(file.path))
-    return first
+        yield
+    finally:
+        _attempts.discard(note)
+        # A note too many costs time, an error here would hide another.
+        with contextlib.suppress(Exception):
+            storage.remove(note)
 
 
-def _compute(worker: Worker, shard: Shard) -> Commit:
+def forget_attempts() -> None:
+    """Take back what this process has noted, before it ends itself."""
+    for note in list(_attempts):
+        storage.remove(note)
+
+
+def _check_claim(worker: Worker) -> None:
+    claim = worker.table.read_json("config.json")["claim"]
+    if claim != worker.claim:
+        raise RuntimeError(
+            f"the table in {worker.table.uri!r} must be the one that this worker began"
+            f" with, it has been replaced\n  began with: {worker.claim}\n"
+            f"  there now:  {claim}\nnothing was committed to it"
+        )
+
+
+def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
     """Write a shard's part and errors, and say what a commit of them would be."""
     began = time.perf_counter()
     clock = Clock()
@@ -121,25 +169,23 @@ def _compute(worker: Worker, shard: Shard) -> Commit:
         worker.compiled.batch_rows,
         partial(_hopeless, worker.table, shard),
     )
-    source = worker.pipeline.source
+    non_finite: Counter[str] = Counter()
     with (
         _scratch(worker.table) as directory,
-        readable(source, shard.pieces) as pieces,
+        readable(worker.pipeline.source, shard.pieces) as pieces,
     ):
         path = directory / "part.parquet"
         with PartWriter(path, worker.layout.schema, worker.layout.columns) as writer:
-            batches = worker.pipeline.batches(pieces, quarantine.add)
-            for batch in clock.timed("read", batches):
-                computed = infer(worker.compiled, batch, quarantine.add)
-                for rows, values in clock.timed("compute", computed):
-                    encoded = encode(worker.layout, shard, rows, values, quarantine.add)
-                    quarantine.passed(encoded.num_rows, rows.positions)
-                    with clock.during("write"):
-                        writer.write(encoded)
+            for made in _rows(worker, shard, pieces, quarantine, clock, deaths):
+                quarantine.passed(made.rows.num_rows, made.positions)
+                non_finite.update(made.non_finite)
+                with clock.during("write"):
+                    writer.write(made.rows)
             with clock.during("write"):
                 writer.finish()
         quarantine.close()
         check_part(path, worker.layout.schema, quarantine.sound)
+        _check_claim(worker)
         part_name = partial(Table.part_name, shard.index, worker.shards)
         return Commit(
             shard=shard.index,
@@ -149,8 +195,74 @@ def _compute(worker: Worker, shard: Shard) -> Commit:
             errors=_store_errors(worker.table, shard, directory, quarantine),
             rest_lost=quarantine.rest_lost,
             piece_rows=quarantine.piece_rows(),
+            non_finite=dict(sorted(non_finite.items())),
+            device_rows=worker.compiled.device_rows,
             seconds=clock.seconds(time.perf_counter() - began),
         )
+
+
+def _rows(
+    worker: Worker,
+    shard: Shard,
+    pieces: Sequence[Piece],
+    quarantine: Quarantine,
+    clock: Clock,
+    deaths: int,
+) -> Iterator[Extracted]:
+    """Compute here, unless too many workers have died of it."""
+    policy = worker.errors
+    if deaths < policy.attempts:
+        batches = worker.pipeline.batches(pieces, quarantine.add)
+        yield from compute_rows(worker, shard, batches, quarantine.add, clock)
+    elif policy.crash == "isolate":
+
+        def take(found: Found) -> None:
+            quarantine.take(found.position, found.row, rest_lost=found.rest_lost)
+
+        made = isolated_rows(worker.table, shard, pieces, quarantine.add, take)
+        yield from clock.timed("compute", made)
+    elif policy.crash == "quarantine":
+        error = ProcessDiedError(f"{deaths} worker processes died at this row's shard")
+        for index, piece in enumerate(pieces):
+            unknown = piece.rows is None
+            for row in range(1 if piece.rows is None else piece.rows):
+                at = position(index, row)
+                quarantine.add(Failure(at, "crash", error, rest_lost=unknown))
+    else:
+        raise RuntimeError(
+            f"fewer than {policy.attempts} workers may die at one shard, {deaths} did;"
+            ' set errors.crash to "isolate" to find the rows at fault'
+        )
+
+
+def compute_rows(
+    worker: Worker,
+    shard: Shard,
+    batches: Iterator[Batch],
+    on_failure: Callable[[Failure], None],
+    clock: Clock | None = None,
+) -> Iterator[Extracted]:
+    """Turn batches of model inputs into rows of the table, in this process.
+
+    Args:
+      worker: of this process.
+      shard: whose rows.
+      batches: of its rows.
+      on_failure: called with each row that does not come through.
+      clock: counts the time.
+    """
+    clock = clock or Clock()
+    policy = worker.errors.non_finite
+    for batch in clock.timed("read", batches):
+        computed = infer(worker.compiled, batch, on_failure)
+        for rows, values in clock.timed("compute", computed):
+            marked = {} if policy == "allow" else non_finite_rows(values)
+            if marked and policy == "quarantine":
+                rows, values = set_apart(rows, values, marked, on_failure)
+                marked = {}
+            encoded = encode(worker.layout, shard, rows, values, on_failure)
+            counts = {name: int(found.sum()) for name, found in marked.items()}
+            yield Extracted(encoded, rows.positions, counts)
 
 
 def _hopeless(table: Table, shard: Shard) -> bool:
@@ -190,7 +302,7 @@ def pending_shards(table_uri: str) -> Iterator[Shard]:
     """Yield the planned shards that are not committed, in order."""
     table = Table(table_uri)
     committed = set(table.committed())
-    for shard in table.shards():
+    for shard in table.shards(written=True):
         if shard.index not in committed:
             yield shard
 
@@ -203,13 +315,15 @@ class _ExtractShard(beam.DoFn):
         self._worker = worker_for(Table(self._table))
 
     def process(self, shard: Shard) -> Iterator[Commit]:
+        if stopping.is_set():
+            return
         try:
             commit = extract_shard(self._worker, shard)
         except Exception as error:
             first, rows = shard.pieces[0], shard.rows or "all"
             raise RuntimeError(
                 f"shard {shard.index} ({rows} rows from row {first.start} of"
-                f" {first.file}) failed: {type(error).__name__}: {error}"
+                f" {first.file}) failed: {type(error).__name__}: {mask(str(error))}"
             ) from error
         Metrics.counter("featuretap", "shards").inc()
         Metrics.counter("featuretap", "rows").inc(commit.part.rows)
@@ -251,6 +365,7 @@ class Clock:
 
 def _make_worker(table: Table, plan: Planned) -> Worker:
     config, columns = plan.config, plan.columns
+    _check_versions(plan.metadata["versions"], versions())
     steps = make_steps(config.source.preprocess)
     prepared = trace_steps(steps, plan.features)
     model = cached_model(config.model, prepared, plan.model_digest)
@@ -265,7 +380,8 @@ def _make_worker(table: Table, plan: Planned) -> Worker:
         for c in columns
         if c.role == "feature"
     ]
-    compiled = compile_taps(model, taps, config.model.batch_rows)
+    compile_for = partial(compile_taps, model, taps)
+    compiled = compile_for(config.model.batch_rows)
     planned = [(c.name, c.shape, c.dtype) for c in columns if c.is_computed]
     found = [(o.column, o.shape, o.dtype) for o in compiled.outputs]
     if planned != found:
@@ -276,6 +392,7 @@ def _make_worker(table: Table, plan: Planned) -> Worker:
         )
     return Worker(
         table=table,
+        claim=plan.claim,
         fingerprint=plan.fingerprint,
         shards=plan.shards,
         pipeline=InputPipeline(
@@ -286,13 +403,26 @@ def _make_worker(table: Table, plan: Planned) -> Worker:
             passed=passed_features(columns),
             batch_rows=config.model.batch_rows,
         ),
-        compiled=compiled,
+        compiled=FittingTaps(compiled, None if model.batch_rows else compile_for),
+        errors=config.errors,
         layout=Layout(
             columns=columns,
             schema=plan.schema,
             timestamp=_constant_timestamp(config, columns),
         ),
     )
+
+
+def _check_versions(planned: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """See that this worker has the packages that the plan was made with."""
+    different = [name for name in planned if planned[name] != here[name]]
+    if different:
+        raise RuntimeError(
+            "this worker must have the versions of the plan\n"
+            f"  planned: {', '.join(f'{n} {planned[n]}' for n in different)}\n"
+            f"  here:    {', '.join(f'{n} {here[n]}' for n in different)}\n"
+            "install the same versions everywhere"
+        )
 
 
 @contextlib.contextmanager

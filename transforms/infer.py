@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from transforms.activations import CompiledTaps, Values, join_rows, take_rows
+from transforms.activations import Values, join_rows, take_rows
 from transforms.batch import Batch, Failure, read_errors
+from transforms.fitting import FittingTaps
 
 
 def infer(
-    compiled: CompiledTaps, batch: Batch, on_failure: Callable[[Failure], None]
+    compiled: FittingTaps, batch: Batch, on_failure: Callable[[Failure], None]
 ) -> Iterator[tuple[Batch, dict[str, Values]]]:
     """Compute the columns of a batch.
 
@@ -44,7 +45,7 @@ def infer(
 
 
 def _infer_even(
-    compiled: CompiledTaps, batch: Batch, on_failure: Callable[[Failure], None]
+    compiled: FittingTaps, batch: Batch, on_failure: Callable[[Failure], None]
 ) -> Iterator[tuple[Batch, dict[str, Values]]]:
     """Compute rows whose inputs all have the same shapes."""
     rows = len(batch.positions)

@@ -18,11 +18,19 @@ from typing import Any
 
 import pydantic
 
+from transforms.messages import mask
+
 _OWN_PACKAGES = ("pipeline", "transforms")
 
 
 class ConfigError(ValueError):
-    """What the user asked for cannot be done as written; nothing has been run."""
+    """What the user asked for cannot be done as written; nothing has been run.
+
+    Credentials that the message repeats are masked.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask(message))
 
 
 def resolve(name: str, table: Mapping[str, Any], what: str) -> Any:
@@ -56,6 +64,10 @@ def resolve(name: str, table: Mapping[str, Any], what: str) -> Any:
             f"{what} must name something in module {module_name!r}, got {attribute!r}"
             f"{nearest(attribute, vars(sys.modules[module_name]))}"
         ) from None
+    if not callable(found):
+        raise ConfigError(
+            f"{what} must name a function, {name!r} is a {type(found).__name__}"
+        )
     return found
 
 
@@ -67,6 +79,10 @@ def import_module(name: str, what: str) -> Any:
     """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(
+            f"{what} must name a module, such as 'package.module', got {name!r}"
+        )
     if name.split(".")[0] in _OWN_PACKAGES:
         raise ConfigError(
             f"{what} must name a module of your own, got {name!r}: the names"
@@ -97,9 +113,16 @@ def bind(function: Callable[..., Any], options: Mapping[str, Any], what: str) ->
     Raises:
       ConfigError: an unknown, missing or ill-typed option.
     """
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        raise ConfigError(
+            f"{what} must name a function whose parameters Python can tell, got one in"
+            " C; wrap it in a function of your own"
+        ) from None
     parameters = {
         name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
+        for name, parameter in signature.parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     for name in options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,21 @@ from transforms.sources import Feature
 from transforms.spec import Config
 from transforms.table import Table
 
+_VERSIONED = ("featuretap", "tensorflow", "keras", "numpy", "pyarrow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the bytes of a table."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONED}
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
     """What every worker, and whoever checks the table, must know.
 
     Attributes:
+      claim: drawn when the directory became this table's; another one after
+        `--overwrite`.
       config: what was asked for.
       fingerprint: of the plan.
       model_digest: of the model.
@@ -28,6 +38,7 @@ class Planned:
       metadata: what every part says of itself, beside its columns.
     """
 
+    claim: str
     config: Config
     fingerprint: str
     model_digest: str
@@ -42,15 +53,20 @@ class Planned:
         return arrow_schema(self.columns, self.metadata)
 
 
-def read_planned(table: Table) -> Planned:
+def read_planned(table: Table, *, written: bool = False) -> Planned:
     """Read the plan of a table, without its shards.
+
+    Args:
+      table: whose plan.
+      written: it is known to be there; wait for a store that shows it late.
 
     Raises:
       FileNotFoundError: there is none.
     """
-    plan = table.read_json("config.json")
-    layout = table.read_json("schema.json")
+    plan = table.read_json("config.json", written=written)
+    layout = table.read_json("schema.json", written=written)
     return Planned(
+        claim=plan["claim"],
         config=Config.model_validate(plan["config"]),
         fingerprint=plan["fingerprint"],
         model_digest=plan["model_digest"],

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.batch import Failure
+from transforms.messages import shown
 from transforms.shard import BadRow, Shard, split_positions
 
 ERROR_SCHEMA = pa.schema(
@@ -73,24 +74,14 @@ class Quarantine:
         Raises:
           RuntimeError: all rows so far failed alike, and they fill a batch.
         """
-        piece, row = self._shard.locate(failure.position)
-        self._saw(np.array([failure.position]))
-        key: str | None = f"{piece.name}#{row}"
-        if self._key:
-            value = failure.passed.get(self._key)
-            key = None if value is None else _text(np.asarray(value).item())
-        self.rows.append(
-            BadRow(
-                example_id=key,
-                shard=self._shard.index,
-                file=piece.file,
-                row=row,
-                stage=failure.stage,
-                exception=type(failure.error).__name__,
-                message=clean_message(failure.error),
-            )
-        )
-        self.rest_lost = self.rest_lost or failure.rest_lost
+        row = bad_row(self._shard, self._key, failure)
+        self.take(failure.position, row, rest_lost=failure.rest_lost)
+
+    def take(self, position: int, row: BadRow, *, rest_lost: bool) -> None:
+        """Take what is known of a row that failed; otherwise as `add`."""
+        self._saw(np.array([position]))
+        self.rows.append(row)
+        self.rest_lost = self.rest_lost or rest_lost
         if len(self.rows) == self._batch_rows:
             self._stop_if_alike()
 
@@ -132,7 +123,7 @@ class Quarantine:
         if self.sound or len(self.rows) < 2 or len(kinds) > 1:
             return
         ((stage, exception),) = kinds
-        if exception in _DAMAGE or not self._hopeless():
+        if stage == "crash" or exception in _DAMAGE or not self._hopeless():
             return
         first = self.rows[0]
         raise RuntimeError(
@@ -142,8 +133,35 @@ class Quarantine:
         )
 
 
+def bad_row(shard: Shard, key: str, failure: Failure) -> BadRow:
+    """Say what the errors table says of a row that failed.
+
+    Args:
+      shard: whose row.
+      key: feature that identifies an example; empty for file and row.
+      failure: of the row.
+    """
+    piece, row = shard.locate(failure.position)
+    example: str | None = f"{piece.name}#{row}"
+    if key:
+        value = failure.passed.get(key)
+        example = None if value is None else _text(np.asarray(value).item())
+    return BadRow(
+        example_id=example,
+        shard=shard.index,
+        file=piece.file,
+        row=row,
+        stage=failure.stage,
+        exception=type(failure.error).__name__,
+        message=clean_message(failure.error),
+    )
+
+
 def clean_message(error: Exception) -> str:
-    """What an exception says, without names of graph nodes, which differ by run."""
+    """What an exception says, fit to be shown.
+
+    Names of graph nodes, which differ by run, are left out.
+    """
     text = _NOISE.sub("", str(getattr(error, "message", error)))
     # Python inside a graph adds its own traceback, with paths that differ by machine.
     text, _, _ = text.partition(_TRACEBACK)
@@ -151,7 +169,7 @@ def clean_message(error: Exception) -> str:
     if text.startswith(_ASSERTION):  # its parts stand in brackets, quotes escaped
         text = text.removeprefix(_ASSERTION).removesuffix("]")
         text = text.replace("] [", " ").replace("\\'", "'")
-    return text[:_MESSAGE_LENGTH]
+    return shown(text)[:_MESSAGE_LENGTH]
 
 
 def _text(value: Any) -> str:

@@ -48,13 +48,17 @@ class InputPipeline:
     batch_rows: int
 
     def batches(
-        self, pieces: Sequence[Piece], on_failure: Callable[[Failure], None]
+        self,
+        pieces: Sequence[Piece],
+        on_failure: Callable[[Failure], None],
+        at: int = 0,
     ) -> Iterator[Batch]:
         """Read the pieces of a shard.
 
         Args:
           pieces: what to read, where the source can open it.
           on_failure: called with each row that cannot be read or preprocessed.
+          at: position to begin at.
 
         Yields:
           Batches of `batch_rows` rows in order; fewer at the end and around bad rows.
@@ -62,7 +66,6 @@ class InputPipeline:
         Raises:
           OSError, tf.errors.OpError: the storage failed, rather than a row.
         """
-        at = 0
         while True:
             at, finished = yield from self._fast(pieces, at)
             if finished:
@@ -70,6 +73,21 @@ class InputPipeline:
             at, finished = yield from self._careful(pieces, at, on_failure)
             if finished:
                 return
+
+    def one_by_one(
+        self, pieces: Sequence[Piece], at: int, about_to: Callable[[int], None]
+    ) -> Iterator[Batch | Failure]:
+        """Read rows from a position on by themselves, as slow as that is.
+
+        Args:
+          pieces: what to read, where the source can open it.
+          at: position to begin at.
+          about_to: called with each position before anything is done with its row.
+
+        Yields:
+          Batches of one row, or how it failed.
+        """
+        yield from self._outcomes(pieces, at, about_to)
 
     def _fast(
         self, pieces: Sequence[Piece], at: int
@@ -105,12 +123,17 @@ class InputPipeline:
                 at = int(row.positions[0]) + 1
             else:
                 on_failure(row)
-                at = _behind(row)
+                at = behind(row)
         if sound:
             yield Batch.concatenate(sound)
         return at, len(rows) < self.batch_rows
 
-    def _outcomes(self, pieces: Sequence[Piece], at: int) -> Iterator[Batch | Failure]:
+    def _outcomes(
+        self,
+        pieces: Sequence[Piece],
+        at: int,
+        about_to: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Batch | Failure]:
         """Yield for each row from a position on a batch of one, or how it failed.
 
         Pieces that do not know their rows are read one at a time: an error between two
@@ -122,28 +145,38 @@ class InputPipeline:
                 itertools.takewhile(lambda piece: piece.rows is not None, rest)
             )
             last = position(index + max(len(known), 1))
-            for outcome in self._outcomes_until(pieces, known or rest[:1], at, last):
+            for outcome in self._outcomes_until(
+                pieces, known or rest[:1], at, last, about_to
+            ):
                 yield outcome
                 at = (
                     int(outcome.positions[0]) + 1
                     if isinstance(outcome, Batch)
-                    else _behind(outcome)
+                    else behind(outcome)
                 )
             if not known:
                 at = last
 
     def _outcomes_until(
-        self, pieces: Sequence[Piece], some: Sequence[Piece], at: int, last: int
+        self,
+        pieces: Sequence[Piece],
+        some: Sequence[Piece],
+        at: int,
+        last: int,
+        about_to: Callable[[int], None],
     ) -> Iterator[Batch | Failure]:
         """Yield outcomes of `some` pieces, which begin at a position.
 
         They stop where the reader breaks off, at the end of the piece in which it does.
         """
+        first, error = position(*_place(pieces, at)), None
+        about_to(first)
         examples = self.source.read(some, self.features, None)
         iterator = iter(examples.with_options(_options()))
-        first, error = position(*_place(pieces, at)), None
         while True:
             at = position(*_place(pieces, at))
+            if at < last:
+                about_to(at)
             try:
                 element = next(iterator, None)
             except read_errors() as raised:
@@ -285,6 +318,13 @@ class InputPipeline:
         return inputs, passed
 
 
+def behind(failure: Failure) -> int:
+    """Where reading goes on after a row that failed."""
+    if failure.rest_lost:
+        return position(split_position(failure.position)[0] + 1)
+    return failure.position + 1
+
+
 def _lost(error: Exception) -> bool:
     """Whether a file of unknown length cannot be read on after this error."""
     import tensorflow as tf
@@ -340,13 +380,6 @@ def _in_order(pieces: Sequence[Piece], at: int, positions: np.ndarray) -> bool:
         and _complete(pieces, int(expected[i]), int(positions[i]))
         for i in breaks
     )
-
-
-def _behind(failure: Failure) -> int:
-    """Where reading goes on after a row that failed."""
-    if failure.rest_lost:
-        return position(split_position(failure.position)[0] + 1)
-    return failure.position + 1
 
 
 def _absolute(found: np.ndarray, first: int) -> np.ndarray:

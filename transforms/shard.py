@@ -191,12 +191,14 @@ def _record_batch(shards: Sequence[Shard]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([indexes, rows, lists], schema=SHARD_SCHEMA)
 
 
+def piece_from_json(document: dict[str, Any]) -> Piece:
+    """Undo `asdict`, also where it has been through JSON or Arrow."""
+    span = document["span"]
+    return Piece(**{**document, "span": span and tuple(span)})
+
+
 def _shard(row: dict[str, Any]) -> Shard:
-    pieces = (
-        Piece(**{**piece, "span": piece["span"] and tuple(piece["span"])})
-        for piece in row["pieces"]
-    )
-    return Shard(row["shard"], tuple(pieces))
+    return Shard(row["shard"], tuple(map(piece_from_json, row["pieces"])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ class BadRow:
       shard: index of the row's shard.
       file: URI of the row's file.
       row: row within the file; of text that is read in spans of bytes, within the span.
-      stage: `read`, `preprocess`, `infer` or `encode`.
+      stage: `read`, `preprocess`, `infer`, `encode` or `crash`.
       exception: type of the exception.
       message: what it said, without graph node names.
     """
@@ -253,6 +255,10 @@ class Commit:
         `planned_rows` may have been meant.
       piece_rows: rows found in each piece, bad ones included, where the plan did not
         know them.
+      non_finite: rows that hold NaN or infinite values, by column, where
+        `errors.non_finite` is `warn`.
+      device_rows: rows that went through the model at a time at the end; fewer than
+        `model.batch_rows` where the device had run out of memory.
       seconds: wall-clock seconds by phase: `read` and `write` are what the loop waited
         for reader and writer, `compute` is the model, `total` is everything.
     """
@@ -264,6 +270,8 @@ class Commit:
     errors: StoredFile | None
     rest_lost: bool = False
     piece_rows: tuple[int, ...] | None = None
+    non_finite: dict[str, int] = field(default_factory=dict)
+    device_rows: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

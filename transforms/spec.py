@@ -1,7 +1,8 @@
 """What the user asks for, as types: the sections of a featuretap config.
 
 Every option of a section changes the bytes of the table and is part of its
-fingerprint, except `table.path` and `[errors]`, which only say where and how strict.
+fingerprint, except `table.path`, `model.trusted` and `[errors]`, which only say where
+and how strict. Of `[errors]`, `non_finite = "quarantine"` does change them.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class SourceSpec(_Section):
 class ModelSpec(_Section):
     """`[model]`: a saved model or a function that builds one, and how to run it.
 
-    Without `precision` the model computes in the precision it was made with.
+    Without `precision` the model computes in the precision it was made with. `trusted`
+    allows a stored model to bring code of its own, which then runs on every worker.
     """
 
     path: str | None = None
@@ -73,6 +75,7 @@ class ModelSpec(_Section):
     inputs: dict[str, str] = {}
     batch_rows: Rows = 256
     precision: Literal["float32", "bfloat16", "float16"] | None = None
+    trusted: bool = False
 
 
 class TapSpec(_Section):
@@ -101,9 +104,17 @@ class TableSpec(_Section):
 
 
 class ErrorSpec(_Section):
-    """`[errors]`: how many bad rows a finished table may name."""
+    """`[errors]`: how many bad rows a finished table may name, and what makes one.
+
+    `non_finite` says what becomes of rows with NaN or infinite activations. After
+    `attempts` workers have died at a shard, `crash` says what becomes of it: `isolate`
+    finds the rows at fault, `quarantine` gives up all of its rows, `fail` the run.
+    """
 
     max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    non_finite: Literal["allow", "warn", "quarantine"] = "warn"
+    crash: Literal["isolate", "quarantine", "fail"] = "isolate"
+    attempts: Annotated[int, Field(gt=0)] = 2
 
 
 class Config(_Section):

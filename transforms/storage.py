@@ -2,18 +2,23 @@
 
 Three kinds of write, because a table is only as good as its weakest one: `create`
 never replaces, `replace` and `publish` never leave half a file under the final name.
+On local disks all three have reached the disk when they return, names included.
+
+Object stores are taken to be as slow as they may be: what was just written may show up
+late, in reads as in listings.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -21,6 +26,8 @@ from fsspec.implementations.local import LocalFileSystem
 from transforms.lookup import ConfigError
 
 _PARALLEL_REQUESTS = 32
+_PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+Found = TypeVar("Found")
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -56,15 +63,26 @@ def local_path(uri: str) -> Path | None:
     return Path(path) if isinstance(fs, LocalFileSystem) else None
 
 
-def read(uri: str) -> bytes:
+def read(uri: str, *, written: bool = False) -> bytes:
     """Read a whole file.
+
+    Args:
+      uri: of the file.
+      written: it is known to have been written; wait for a store that shows it late.
 
     Raises:
       FileNotFoundError: there is none.
     """
     fs, path = filesystem(uri)
-    data: bytes = fs.cat_file(path)
+    data: bytes = _patiently(fs, lambda: fs.cat_file(path), written=written)
     return data
+
+
+def size(uri: str, *, written: bool = False) -> int:
+    """Bytes of a file; `written` and errors as for `read`."""
+    fs, path = filesystem(uri)
+    found = _patiently(fs, lambda: fs.info(path), written=written)
+    return int(found["size"])
 
 
 def read_many(uris: list[str]) -> list[bytes]:
@@ -147,10 +165,13 @@ def publish(source: Path, uri: str) -> None:
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         fs.put_file(str(source), path)
+        planned, found = source.stat().st_size, size(uri, written=True)
+        if found != planned:
+            raise OSError(f"{uri} must have {planned} bytes, its upload has {found}")
         source.unlink()
         return
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_durable(target.parent)
     with source.open("rb") as stream:
         _sync(stream)
     try:
@@ -174,21 +195,57 @@ def make_directory(uri: str) -> None:
 
 
 def remove(uri: str) -> None:
-    """Remove a file or a directory with all it holds; fine if it is gone already."""
+    """Remove a file; fine if it is gone already."""
+    fs, path = filesystem(uri)
+    with suppress(FileNotFoundError):
+        fs.rm_file(path)
+        if isinstance(fs, LocalFileSystem):
+            _sync_directory(Path(path).parent)
+
+
+def remove_tree(uri: str) -> None:
+    """Remove a directory with all it holds; fine if it is gone already."""
     fs, path = filesystem(uri)
     with suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
 
+def remove_empty(uri: str) -> None:
+    """Remove a local directory if it holds nothing; object stores have none."""
+    local = local_path(uri)
+    if local is not None:
+        with suppress(OSError):
+            local.rmdir()
+
+
+def _patiently(fs: Any, look: Callable[[], Found], *, written: bool) -> Found:
+    """Look again, some six seconds long, for what a store has not shown yet."""
+    if written and not isinstance(fs, LocalFileSystem):
+        for seconds in _PATIENCE_SECONDS:
+            with suppress(FileNotFoundError):
+                return look()
+            time.sleep(seconds)
+    return look()
+
+
 @contextmanager
 def _durable_temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_durable(target.parent)
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with temporary.open("xb") as stream:
             yield temporary, stream
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_durable(directory: Path) -> None:
+    """Make a directory and those above it, so that they survive a loss of power."""
+    if directory.is_dir():
+        return
+    _make_durable(directory.parent)
+    directory.mkdir(exist_ok=True)
+    _sync_directory(directory.parent)
 
 
 def _sync(stream: Any) -> None:

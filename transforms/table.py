@@ -7,6 +7,8 @@ _featuretap/schema.json                   columns and source features
 _featuretap/plan.parquet                  shards
 _featuretap/commits/00012.json            one record for each finished shard
 _featuretap/errors/00012-1f9c44d2.parquet quarantined rows
+_featuretap/attempts/00012-6f0e3d21.json  a worker is at this shard, or died at it
+_featuretap/uploads/                      unfinished files of local workers
 _featuretap/manifest.parquet              parts of the finished table
 _featuretap/parity.json                   deviations from an independent computation
 """
@@ -15,7 +17,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import socket
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +34,11 @@ from transforms.shard import Commit, Shards
 
 FORMAT_VERSION = 1
 _INTERNAL = "_featuretap"
-_PART = re.compile(r"part-\d{5,}-of-\d{5,}-[0-9a-f]{8}\.parquet")
+_PART = re.compile(r"part-\d{5,}-of-(\d{5,})-[0-9a-f]{8}\.parquet")
+_ERRORS = re.compile(r"\d{5,}-[0-9a-f]{8}\.parquet")
 _COMMIT = re.compile(r"(\d{5,})\.json")
+_ATTEMPT = re.compile(r"(\d{5,})-[0-9a-f]{8}\.json")
+_DOCUMENTS = ("parity.json", "manifest.parquet", "plan.parquet", "schema.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +65,52 @@ class Table:
         """Name of a shard's quarantined rows, relative to the table."""
         return f"{_INTERNAL}/errors/{shard:05d}-{sha256[:8]}.parquet"
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Read one of featuretap's own documents.
+    def read_json(self, name: str, *, written: bool = False) -> dict[str, Any]:
+        """Read one of featuretap's own documents; `written` as for `storage.read`.
 
         Raises:
           FileNotFoundError: this is not a table, or it has no such document.
+          ValueError: the document is damaged.
         """
         try:
-            document: dict[str, Any] = json.loads(storage.read(self.internal(name)))
+            data = storage.read(self.internal(name), written=written)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"a table must hold {_INTERNAL}/{name}, found none in {self.uri!r};"
                 " check the path, or start the table with featuretap run CONFIG"
             ) from None
+        try:
+            document: dict[str, Any] = json.loads(data)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.internal(name)} must hold JSON, it does not: {error}; the table"
+                " is damaged, put the file back or start afresh elsewhere"
+            ) from error
         return document
 
-    def read_parquet(self, name: str) -> pa.Table:
+    def read_parquet(self, name: str, *, written: bool = False) -> pa.Table:
         """Read a Parquet file whole, by its path relative to the table."""
-        return pq.read_table(io.BytesIO(storage.read(self.path(name))))
+        data = storage.read(self.path(name), written=written)
+        return pq.read_table(io.BytesIO(data))
 
-    def shards(self) -> Shards:
+    def shards(self, *, written: bool = False) -> Shards:
         """The planned shards, in order."""
-        return Shards(self.read_parquet(f"{_INTERNAL}/plan.parquet"))
+        name = f"{_INTERNAL}/plan.parquet"
+        return Shards(self.read_parquet(name, written=written))
 
-    def part_names(self) -> list[str]:
-        """Every file that is named as a part, committed or not."""
-        return [n for n in storage.list_names(self.uri) if _PART.fullmatch(n)]
+    def part_names(self, shards: int | None = None) -> list[str]:
+        """Every file that is named as a part, committed or not.
+
+        Args:
+          shards: only names of a table with so many shards; others are not ours.
+        """
+        matches = [_PART.fullmatch(name) for name in storage.list_names(self.uri)]
+        return [m[0] for m in matches if m and shards in (None, int(m[1]))]
 
     def error_names(self) -> list[str]:
         """Every errors file, committed or not, relative to the table."""
         names = storage.list_names(self.internal("errors"))
-        return [f"{_INTERNAL}/errors/{name}" for name in names]
+        return [f"{_INTERNAL}/errors/{n}" for n in names if _ERRORS.fullmatch(n)]
 
     def committed(self) -> list[int]:
         """Indexes of the shards that have a commit record, sorted."""
@@ -93,15 +118,23 @@ class Table:
         matches = [_COMMIT.fullmatch(name) for name in names]
         return sorted(int(match[1]) for match in matches if match)
 
-    def read_commits(self, shards: list[int]) -> list[Commit]:
-        """Read the commit records of some shards, in order."""
-        uris = [self._commit(shard) for shard in shards]
-        return [Commit.from_json(json.loads(d)) for d in storage.read_many(uris)]
+    def read_commits(self, shards: Sequence[int]) -> list[Commit]:
+        """Read the commit records of some shards, in order.
 
-    def read_commit(self, shard: int) -> Commit | None:
-        """Read one commit record, None if the shard has none yet."""
+        Raises:
+          ValueError: one is no such record, or names files that are not its shard's.
+        """
+        records = storage.read_many([self._commit(shard) for shard in shards])
+        return [_commit(s, data) for s, data in zip(shards, records, strict=True)]
+
+    def read_commit(self, shard: int, *, written: bool = False) -> Commit | None:
+        """Read one commit record, None if the shard has none yet.
+
+        Raises:
+          ValueError: as for `read_commits`.
+        """
         try:
-            return Commit.from_json(json.loads(storage.read(self._commit(shard))))
+            return _commit(shard, storage.read(self._commit(shard), written=written))
         except FileNotFoundError:
             return None
 
@@ -109,23 +142,115 @@ class Table:
         """Commit a shard, unless it is committed already; say whether this did it."""
         return storage.create(self._commit(commit.shard), to_json(commit.to_json()))
 
-    def read_success(self) -> dict[str, Any] | None:
+    def remove_commit(self, shard: int) -> None:
+        """Take a shard's commit back, so that it is computed again."""
+        storage.remove(self._commit(shard))
+
+    def create_attempt(self, shard: int) -> str:
+        """Note that a worker has begun with a shard; give the note's URI."""
+        uri = self.internal(f"attempts/{shard:05d}-{uuid.uuid4().hex[:8]}.json")
+        note = {"shard": shard, "host": socket.gethostname(), "pid": os.getpid()}
+        storage.replace(uri, to_json(note))
+        return uri
+
+    def deaths(self, shard: int) -> int:
+        """How many workers have begun with a shard and are not known to be alive.
+
+        Only processes of this machine can be asked.
+        """
+        found = 0
+        for uri in self.attempts(shard):
+            with suppress(FileNotFoundError):  # it has just finished
+                found += not _is_alive(storage.read(uri))
+        return found
+
+    def attempts(self, shard: int | None = None) -> list[str]:
+        """URIs of the notes of workers that are at a shard, or died at it."""
+        matches = map(_ATTEMPT.fullmatch, storage.list_names(self.internal("attempts")))
+        found = [m[0] for m in matches if m and shard in (None, int(m[1]))]
+        return [self.internal(f"attempts/{name}") for name in found]
+
+    def read_success(self, *, written: bool = False) -> dict[str, Any] | None:
         """The summary of a finished table, None while it is not finished."""
         try:
-            document: dict[str, Any] = json.loads(storage.read(self.path("_SUCCESS")))
+            data = storage.read(self.path("_SUCCESS"), written=written)
         except FileNotFoundError:
             return None
+        document: dict[str, Any] = json.loads(data)
         return document
 
     def clear(self) -> None:
-        """Remove what featuretap wrote here, and nothing else."""
+        """Remove what featuretap wrote here, and nothing else.
+
+        In such an order that what is left, if this is cut off, is a table to resume or
+        to clear again: nothing is committed whose files are gone.
+        """
         storage.remove(self.path("_SUCCESS"))
-        for name in self.part_names():
+        for shard in self.committed():
+            self.remove_commit(shard)
+        for uri in self.attempts():
+            storage.remove(uri)
+        shards = self._planned_shards()
+        names = [] if shards is None else self.part_names(shards)
+        for name in names + self.error_names():
             storage.remove(self.path(name))
-        storage.remove(self.internal())  # last: it says that the parts are ours
+        storage.remove_tree(self.internal("uploads"))
+        for name in _DOCUMENTS:
+            storage.remove(self.internal(name))
+        storage.remove(self.internal("config.json"))  # says that the parts are ours
+        for name in ("commits", "attempts", "errors", ""):
+            storage.remove_empty(self.internal(name))
+
+    def _planned_shards(self) -> int | None:
+        """How many shards the table has; None if there is no plan, and so no part."""
+        try:
+            return int(self.read_json("schema.json")["shards"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError):  # damaged
+            return len(self.shards())
 
     def _commit(self, shard: int) -> str:
         return self.internal(f"commits/{shard:05d}.json")
+
+
+def _is_alive(note: bytes) -> bool:
+    """Whether the worker that left a note is a living process of this machine."""
+    try:
+        document = json.loads(note)
+        if document["host"] != socket.gethostname():
+            return False
+        if document["pid"] == os.getpid():
+            return False  # numbers come again; this one has just begun with the shard
+        os.kill(int(document["pid"]), 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
+    return True
+
+
+def _commit(shard: int, data: bytes) -> Commit:
+    """Read a commit record; what it names must be files of its own shard."""
+    try:
+        commit = Commit.from_json(json.loads(data))
+        part, errors = commit.part, commit.errors
+        match = _PART.fullmatch(part.path)
+        names = [Table.part_name(shard, int(match[1]) if match else 0, part.sha256)]
+        found = [part.path]
+        if errors:
+            names.append(Table.errors_name(shard, errors.sha256))
+            found.append(errors.path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the commit record of shard {shard} cannot be read: {error!r}"
+        ) from error
+    if commit.shard != shard or names != found:
+        raise ValueError(
+            f"the commit record of shard {shard} must name its own files, it names"
+            f" {', '.join(map(repr, found))} of shard {commit.shard}"
+        )
+    return commit
 
 
 def to_json(document: dict[str, Any]) -> bytes:

@@ -22,6 +22,7 @@ from transforms.models.base import Model, ModelForm, Shape
 from transforms.models.function import function_form
 from transforms.models.layers import LayerForm, explain_sequential, whole_tracebacks
 from transforms.models.saved import SavedForm, choose_signature, load_saved
+from transforms.models.trust import check_layers, check_saved
 from transforms.models.wiring import declared_features, wire
 from transforms.spec import ModelSpec
 
@@ -167,6 +168,8 @@ def _load(spec: ModelSpec, path: Path) -> ModelForm:
     """Load a stored model by what it is: its content, then its name."""
     uri = str(spec.path)
     if (path / "saved_model.pb").exists():
+        if not spec.trusted:
+            check_saved(path, uri)
         return load_saved(path, spec.signature, uri)
     if spec.signature:
         raise ConfigError(
@@ -174,7 +177,9 @@ def _load(spec: ModelSpec, path: Path) -> ModelForm:
             " leave it out"
         )
     if (path / "config.json").exists() or path.suffix in (".keras", ".h5", ".hdf5"):
-        return _load_layers(path, uri)
+        if not spec.trusted:
+            check_layers(path, uri)
+        return _load_layers(path, uri, trusted=spec.trusted)
     raise ConfigError(
         "model.path must be a .keras or .h5 file or a SavedModel directory, got"
         f" {uri!r}; save the model with model.save('name.keras'), or use model.build"
@@ -182,7 +187,7 @@ def _load(spec: ModelSpec, path: Path) -> ModelForm:
     )
 
 
-def _load_layers(path: Path, uri: str) -> LayerForm:
+def _load_layers(path: Path, uri: str, *, trusted: bool) -> LayerForm:
     import keras
 
     version = _keras_version(path)
@@ -201,7 +206,7 @@ def _load_layers(path: Path, uri: str) -> LayerForm:
         warnings.simplefilter("ignore")
         for load in loaders:
             try:
-                return LayerForm(load(str(path), compile=False))
+                return LayerForm(load(str(path), compile=False, safe_mode=not trusted))
             except ConfigError:
                 raise
             except Exception as error:

@@ -1,0 +1,155 @@
+"""What is fuzzed: each target takes bytes, and may raise named errors only."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+from pipeline.config import load_config
+from transforms.batch import Failure, read_errors
+from transforms.lookup import ConfigError
+from transforms.read import InputPipeline
+from transforms.reductions import parse_reduction
+from transforms.shard import Piece
+from transforms.sources.text import Csv, Jsonl
+from transforms.sources.tfrecord import TfRecord
+from transforms.sources.webdataset import WebDataset
+from transforms.spec import TapSpec
+from transforms.taps import Activation, choose_one
+
+_MOST_ROWS = 200
+_ACTIVATIONS = [
+    Activation("encoder/block_0/attn:scores", (4, 4), "float32", None),
+    Activation("encoder/block_1/attn@1:scores/0", (4, 4), "float32", None),
+    Activation("", (2,), "float32", None),
+]
+
+
+def config(data: bytes) -> None:
+    """A config file."""
+    with _file(data, ".toml") as path, contextlib.suppress(ConfigError):
+        load_config(path)
+
+
+def tap(data: bytes) -> None:
+    """A tap's path, column and dtype."""
+    path, _, column = data.decode(errors="replace").partition("\n")
+    with contextlib.suppress(ConfigError):
+        choose_one(TapSpec(path=path, column=column or None), "taps[0]", _ACTIVATIONS)
+
+
+def reduction(data: bytes) -> None:
+    """A reduction, as text."""
+    with contextlib.suppress(ConfigError):
+        parse_reduction(data.decode(errors="replace"), "taps[0].reduce[0]")
+
+
+def csv(data: bytes) -> None:
+    """A CSV file."""
+    with _file(data, ".csv") as path:
+        _read(lambda: Csv(path=str(path)))
+
+
+def jsonl(data: bytes) -> None:
+    """A JSONL file."""
+    with _file(data, ".jsonl") as path:
+        _read(lambda: Jsonl(path=str(path)))
+
+
+def tar(data: bytes) -> None:
+    """A tar file of a WebDataset."""
+    with _file(data, ".tar") as path:
+        _read(lambda: WebDataset(path=str(path)))
+
+
+def tfrecord(data: bytes) -> None:
+    """A TFRecord file."""
+    with _file(data, ".tfrecord") as path:
+        _read(lambda: TfRecord(path=str(path)))
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (config, tap, reduction, csv, jsonl, tar, tfrecord)
+}
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Sound input of each kind."""
+    example = tf.train.Example()
+    example.features.feature["a"].int64_list.value.append(3)
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"{directory}/x"
+        with tf.io.TFRecordWriter(path) as writer:
+            writer.write(example.SerializeToString())
+            writer.write(example.SerializeToString())
+        records = Path(path).read_bytes()
+    return {
+        "config": [
+            b'[source]\nreader = "csv"\npath = "a"\n[model]\npath = "m"\n'
+            b'[[taps]]\npath = "x"\n[table]\npath = "t"\n'
+        ],
+        "tap": [b"encoder/block_*:**\nattn_{1}", b"**/attn@1:*\nx"],
+        "reduction": [
+            b"mean(axis=1)",
+            b"top_k(k=2)",
+            b"random_projection(dim=3, seed=1)",
+        ],
+        "csv": [b'a,b\n1,"x,\ny"\n2,z\n', b"a\n1.5\n\n"],
+        "jsonl": [b'{"a": 1, "b": [1, 2]}\n{"a": 2, "b": []}\n'],
+        "tar": [_tar()],
+        "tfrecord": [records],
+    }
+
+
+def _tar() -> bytes:
+    import tarfile
+
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        for name, data in (("0.txt", b"a"), ("0.cls", b"1"), ("1.txt", b"b")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def _read(make: Callable[[], Any]) -> None:
+    """Plan and read a source, as a worker would."""
+    try:
+        source = make()
+        features = dict(source.describe())
+        files = list(source.files())
+    except (ConfigError, *read_errors()):
+        return
+    pieces = [
+        Piece(file.uri, file.name, 0, sum(file.blocks), version=file.identity)
+        if file.blocks is not None
+        else Piece(file.uri, file.name, span=span, version=file.identity)
+        for file in files
+        for span in (file.spans or (None,))
+    ]
+    pipeline = InputPipeline(source, features, [], {}, list(features), 4)
+    bad: list[Failure] = []
+    rows = 0
+    for batch in pipeline.batches(pieces, bad.append):
+        rows += len(batch.positions)
+        if rows + len(bad) > _MOST_ROWS:
+            return
+
+
+@contextlib.contextmanager
+def _file(data: bytes, suffix: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / f"x{suffix}"
+        path.write_bytes(data)
+        yield path

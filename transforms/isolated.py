@@ -1,0 +1,82 @@
+"""The program of a process that computes rows of one shard and may die of it.
+
+It gets a request on stdin and sends messages through an inherited pipe (`isolate`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import fsspec
+
+from transforms.batch import Batch, Extracted, Failure
+from transforms.extract import compute_rows, worker_for
+from transforms.isolate import AtRow, Finished, Found, Made
+from transforms.quarantine import bad_row
+from transforms.read import behind
+from transforms.shard import piece_from_json
+from transforms.table import Table
+
+
+def main() -> None:
+    """Compute from a position on; at first row by row if asked to be careful."""
+    request = json.load(sys.stdin)
+    fsspec.config.conf.update(request["fsspec"])
+    pipe = Connection(int(sys.argv[1]), readable=False)
+    # whoever asked has gone: nobody needs the rest
+    with contextlib.suppress(BrokenPipeError):
+        try:
+            _compute(request, pipe)
+        except Exception as error:
+            pipe.send(Finished(f"{type(error).__name__}: {error}"))
+        else:
+            pipe.send(Finished())
+
+
+def _compute(request: dict[str, Any], pipe: Connection) -> None:
+    table = Table(request["table"])
+    worker = worker_for(table)
+    shard = table.shards()[request["shard"]]
+    pieces = [piece_from_json(document) for document in request["pieces"]]
+    at = request["at"]
+    found: list[Found] = []
+
+    def fail(failure: Failure) -> None:
+        nonlocal at
+        at = max(at, behind(failure))
+        row = bad_row(shard, worker.layout.columns[0].source, failure)
+        found.append(Found(failure.position, row, failure.rest_lost))
+
+    def compute(batches: Iterator[Batch]) -> None:
+        nonlocal at
+        for batch in batches:
+            made = tuple(compute_rows(worker, shard, iter([batch]), fail))
+            at = max(at, int(batch.positions[-1]) + 1)
+            send(made)
+
+    def send(made: tuple[Extracted, ...]) -> None:
+        pipe.send(Made(made, tuple(found), at))
+        found.clear()
+
+    if request["careful"]:
+        rows = worker.pipeline.one_by_one(
+            pieces, at, lambda position: pipe.send(AtRow(position))
+        )
+        for outcome in itertools.islice(rows, worker.compiled.batch_rows):
+            if isinstance(outcome, Batch):
+                compute(iter([outcome]))
+            else:
+                fail(outcome)
+                send(())
+    compute(worker.pipeline.batches(pieces, fail, at))
+    send(())
+
+
+if __name__ == "__main__":
+    main()

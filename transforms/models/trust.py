@@ -1,0 +1,116 @@
+"""Refuse stored models that bring code of their own, unless they are trusted.
+
+A stored model is a program. Its layers and operations are known and do arithmetic;
+Python functions that are stored inside, and operations that touch files or Python, can
+do anything that the user may do. This is a screen, not a sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transforms.lookup import ConfigError
+
+# Operations that write or read files, run Python, or talk to other machines.
+_UNSAFE = frozenset(
+    (
+        *("PyFunc", "PyFuncStateless", "EagerPyFunc"),
+        *("ReadFile", "WriteFile", "MatchingFiles", "WholeFileReaderV2"),
+        *("Save", "SaveSlices", "SaveDataset", "SaveDatasetV2", "DatasetToTFRecord"),
+        *("CreateSummaryFileWriter", "CreateSummaryDbWriter", "WriteRawProtoSummary"),
+        *("DebugIdentity", "DebugIdentityV2", "DebugNumericSummary"),
+        *("RpcCall", "RpcClient", "RpcServer", "SendTPUEmbeddingGradients"),
+    )
+)
+# The same as Keras 2 stores calls of TensorFlow's functions.
+_UNSAFE_CALLS = (
+    *("io.read_file", "io.write_file", "io.matching_files"),
+    *("py_function", "numpy_function", "py_func", "raw_ops."),
+)
+
+
+def check_layers(path: Path, uri: str) -> None:
+    """Look at the layers of a model that Keras stored, before anything is loaded.
+
+    Raises:
+      ConfigError: one holds a Python function.
+    """
+    for layer, why in _unsafe_layers(_config(path)):
+        _refuse(uri, f"layer {layer!r} {why}")
+
+
+def check_saved(path: Path, uri: str) -> None:
+    """Look at all operations of a SavedModel, before anything is loaded.
+
+    Raises:
+      ConfigError: one does more than compute.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    stored = saved_model_pb2.SavedModel()
+    try:
+        stored.ParseFromString((path / "saved_model.pb").read_bytes())
+    except Exception:  # protobuf's own: loading says what is wrong
+        return
+    for graph in stored.meta_graphs:
+        functions = graph.graph_def.library.function
+        bodies = [graph.graph_def.node, *(function.node_def for function in functions)]
+        for node in (node for body in bodies for node in body):
+            to_file = node.op == "PrintV2" and b"://" in node.attr["output_stream"].s
+            if node.op in _UNSAFE or to_file:
+                _refuse(uri, f"operation {node.name!r} is a {node.op}")
+
+
+def _refuse(uri: str, what: str) -> None:
+    raise ConfigError(
+        f"model.path must be a model that only computes, got {uri!r}: {what}, which can"
+        " do anything on every worker; if you trust whoever made it, set model.trusted"
+        " = true"
+    )
+
+
+def _config(path: Path) -> Any:
+    """The stored description of the layers; nothing where there is none to read."""
+    try:
+        if path.suffix in (".h5", ".hdf5"):
+            import h5py
+
+            with h5py.File(path) as file:
+                return json.loads(file.attrs["model_config"])
+        if path.is_dir():
+            return json.loads((path / "config.json").read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("config.json"))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return {}  # loading says what is wrong
+
+
+def _unsafe_layers(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield names of layers that hold Python functions, and what they hold."""
+    if isinstance(config, list):
+        for one in config:
+            yield from _unsafe_layers(one, name)
+    if not isinstance(config, dict):
+        return
+    kind, inner = config.get("class_name"), config.get("config")
+    if isinstance(inner, dict) and isinstance(inner.get("name"), str):
+        name = inner["name"]
+    if kind == "__lambda__" or (kind == "Lambda" and _is_code(inner)):
+        yield name, "is a Lambda layer that holds a Python function"
+    call = inner.get("function") if isinstance(inner, dict) else None
+    if isinstance(call, str) and call.startswith(_UNSAFE_CALLS):
+        yield name, f"calls {call}"
+    for value in config.values():
+        yield from _unsafe_layers(value, name)
+
+
+def _is_code(config: Any) -> bool:
+    """Whether Keras 2 stored a function as bytes of Python."""
+    return isinstance(config, dict) and any(
+        config.get(f"{part}_type") == "lambda" or isinstance(config.get(part), list)
+        for part in ("function", "mask")
+    )
