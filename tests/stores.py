@@ -46,8 +46,9 @@ def s3() -> Iterator[str]:
         "key": "test",
         "secret": "test",
     }
-    fsspec.filesystem("s3").mkdir("features")
-    yield "s3://features"
+    bucket = f"features-{port}"  # moto's servers of one process share their buckets
+    fsspec.filesystem("s3").mkdir(bucket)
+    yield f"s3://{bucket}"
     fsspec.config.conf.clear()
     fsspec.config.conf.update(before)
     fsspec.get_filesystem_class("s3").clear_instance_cache()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,8 @@ from transforms.spec import TapSpec
 RESERVED = ("example_id", "event_timestamp")
 _NEAR = 5
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]*")
-_WILDCARD = re.compile(r"\*\*/|\*\*|\*")
-_WILDCARDS = {"**/": "(?:(.*)/)?", "**": "(.*)", "*": "([^/:@]*)"}
+_WILDCARD = re.compile(r"(\*\*/|\*\*|\*)")
+_SEGMENT = re.compile("[^/:@]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +77,53 @@ class Tap:
 def match(pattern: str, address: str) -> tuple[str, ...] | None:
     """Match an address; give what each wildcard stood for, None if it does not match.
 
+    Earlier wildcards take as much as they can. The time grows with the wildcards times
+    the square of the address; that of a regular expression grows exponentially.
+
     >>> match("block_*:attn", "block_3:attn")
     ('3',)
     """
-    expression, start = "", 0
-    for wildcard in _WILDCARD.finditer(pattern):
-        expression += re.escape(pattern[start : wildcard.start()])
-        expression += _WILDCARDS[wildcard[0]]
-        start = wildcard.end()
-    expression += re.escape(pattern[start:])
-    found = re.fullmatch(expression, address)
-    return tuple(group or "" for group in found.groups()) if found else None
+    tokens = _WILDCARD.split(pattern)
+    if not (address.startswith(tokens[0]) and address.endswith(tokens[-1])):
+        return None
+    places = range(len(address) + 1)
+    fits = [{len(address)}]  # where the tokens from here on match the rest
+    for token in reversed(tokens):
+        fits.append(
+            {p for p in places if _end(token, address, p, fits[-1]) is not None}
+        )
+    fits.reverse()
+    taken: list[str] = []
+    at = 0
+    for token, ends in zip(tokens, fits[1:], strict=True):
+        end = _end(token, address, at, ends)
+        if end is None:
+            return None
+        if "*" in token:
+            taken.append(address[at:end].removesuffix("/" if token == "**/" else ""))
+        at = end
+    return tuple(taken)
+
+
+def _end(token: str, address: str, start: int, ends: Collection[int]) -> int | None:
+    """The last of some places to which a token of a pattern matches from `start`."""
+    if "*" not in token:
+        end = start + len(token)
+        return end if end in ends and address.startswith(token, start) else None
+    last = len(address)
+    if token == "*":
+        segment = _SEGMENT.match(address, start)
+        assert segment
+        last = segment.end()
+    return max(
+        (
+            end
+            for end in ends
+            if start <= end <= last
+            and (token != "**/" or end == start or address[end - 1] == "/")
+        ),
+        default=None,
+    )
 
 
 def snake(text: str) -> str:
