@@ -17,7 +17,13 @@ from targets import TARGETS, seeds
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
 SEEDS = seeds()
-_LIMITS = ("-max_total_time=20", "-timeout=20", "-max_len=4096", "-rss_limit_mb=0")
+_LIMITS = (
+    "-seed=1",
+    "-max_total_time=20",
+    "-timeout=20",
+    "-max_len=4096",
+    "-rss_limit_mb=0",
+)
 
 
 def corpus(name: str) -> list[bytes]:
