@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, cast
 
@@ -324,6 +325,7 @@ def _start_tensorflow() -> None:
             os.close(stderr)
 
 
+@cache
 def _mask_logs() -> None:
     """Keep credentials out of whatever any library logs."""
     make = logging.getLogRecordFactory()

@@ -20,7 +20,15 @@ from transforms.table import Table, to_json
 
 _NAMED_DIFFERENCES = 5
 _ABSENT = "nothing"
-_FREE = {"model.path", "model.trusted", "model.weights", "table.path"}
+_FREE = {
+    "errors.attempts",
+    "errors.crash",
+    "errors.max_fraction",
+    "model.path",
+    "model.trusted",
+    "model.weights",
+    "table.path",
+}
 
 
 def run_plan(
@@ -141,18 +149,17 @@ def _changed_values(plan: Plan, there: Mapping[str, Any]) -> Iterator[str]:
     config = plan.config.model_dump(mode="json", exclude_none=True)
     here = {
         **_flat(config),
-        **_flat(versions(), "version of "),
+        **{f"version of {name}": v for name, v in _flat(versions()).items()},
         "digest of the model": plan.model_digest,
     }
     before = {
         **_flat(there["config"]),
-        **_flat(there["versions"], "version of "),
+        **{f"version of {name}": v for name, v in _flat(there["versions"]).items()},
         "digest of the model": there["model_digest"],
     }
     for name in [*before, *(name for name in here if name not in before)]:
         one, other = before.get(name, _ABSENT), here.get(name, _ABSENT)
-        free = name in _FREE or name.startswith("errors.")
-        if one != other and not (free and name != "errors.non_finite"):
+        if one != other and name not in _FREE:
             yield f"  {name}\n    there: {one}\n    here:  {other}"
 
 
@@ -160,12 +167,8 @@ def _flat(values: Any, place: str = "") -> dict[str, str]:
     """Lay nested values out under their dotted names, as JSON."""
     if isinstance(values, dict | list) and values:
         items = values.items() if isinstance(values, dict) else enumerate(values)
-        inner = place and not place.endswith(" ") and f"{place}."
-        return {
-            k: v
-            for n, one in items
-            for k, v in _flat(one, f"{inner or place}{n}").items()
-        }
+        inner = place and f"{place}."
+        return {k: v for n, one in items for k, v in _flat(one, f"{inner}{n}").items()}
     return {place: json.dumps(values, ensure_ascii=False)}
 
 

@@ -120,13 +120,13 @@ def _whole(
     except ValueError as error:
         yield f"_SUCCESS cannot be read: {error}"
         return
-    if summary is not None and not (
-        isinstance(summary, dict) and {"fingerprint", "parts", *_SUMS} <= set(summary)
-    ):
-        yield "_SUCCESS cannot be read: it holds no summary"
-        return
     if summary is None:
         yield "_SUCCESS is missing: the table is not finished"
+        return
+    if not isinstance(summary, dict) or not {"fingerprint", "parts", *_SUMS} <= set(
+        summary
+    ):
+        yield "_SUCCESS cannot be read: it holds no summary"
         return
     try:
         stored = table.read_parquet("_featuretap/manifest.parquet")

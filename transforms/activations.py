@@ -229,6 +229,18 @@ def take_rows(values: Values, chosen: np.ndarray) -> Values:
     return picked
 
 
+def in_pieces(compiled: CompiledTaps, inputs: Mapping[str, Any]) -> dict[str, Values]:
+    """Compute any number of rows but none, as many at a time as the function takes."""
+    rows, most = len(next(iter(inputs.values()))), compiled.batch_rows
+    if rows <= most:
+        return compiled(inputs)
+    computed = [
+        compiled({name: values[at : at + most] for name, values in inputs.items()})
+        for at in range(0, rows, most)
+    ]
+    return {n: join_rows([columns[n] for columns in computed]) for n in computed[0]}
+
+
 def join_rows(parts: Sequence[Values]) -> Values:
     """Put rows of a column behind each other."""
     if isinstance(parts[0], pa.Array):

@@ -60,8 +60,10 @@ def commit_table(
     rows = sum(commit.part.rows for commit in commits)
     quarantined = sum(commit.quarantined for commit in commits)
     _check_budget(table, rows, quarantined, max_fraction)
-    _check_present(table, commits)
-    _tidy(table, commits)
+    named = _files(commits)
+    stored = {*table.part_names(len(commits)), *table.error_names()}
+    _check_present(table, named - stored)
+    _tidy(table, stored - named)
     _check_keys(table, commits)
     manifest = to_parquet(manifest_table(commits))
     storage.replace(table.internal("manifest.parquet"), manifest)
@@ -218,15 +220,13 @@ def _check_keys(table: Table, commits: list[Commit]) -> None:
         )
 
 
-def _check_present(table: Table, commits: Sequence[Commit]) -> None:
-    """See that no committed file is gone; listings may leave some out.
+def _check_present(table: Table, names: Collection[str]) -> None:
+    """See that no committed file is gone, of those that a listing left out.
 
     Raises:
       RuntimeError: a committed file is gone.
     """
-    unlisted = sorted(
-        _files(commits) - {*table.part_names(len(commits)), *table.error_names()}
-    )
+    unlisted = sorted(names)
 
     def gone(name: str) -> bool:
         try:
@@ -247,10 +247,9 @@ def _check_present(table: Table, commits: Sequence[Commit]) -> None:
         )
 
 
-def _tidy(table: Table, commits: Sequence[Commit]) -> None:
+def _tidy(table: Table, orphans: Collection[str]) -> None:
     """Remove what lost a race or was cut off; only files of this table's own naming."""
-    found = {*table.part_names(len(commits)), *table.error_names()}
-    for name in found - _files(commits):
+    for name in orphans:
         storage.remove(table.path(name))
     for uri in table.attempts():
         storage.remove(uri)

@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transforms.activations import CompiledTaps, Output, Values, join_rows
-from transforms.models import Input
+from transforms.activations import CompiledTaps, Values, in_pieces
 
 _log = logging.getLogger("featuretap")
 
@@ -38,16 +37,6 @@ class FittingTaps:
         self._lock = threading.Lock()
 
     @property
-    def inputs(self) -> tuple[Input, ...]:
-        """What it takes."""
-        return self._compiled.inputs
-
-    @property
-    def outputs(self) -> tuple[Output, ...]:
-        """The columns, in the order of the taps."""
-        return self._compiled.outputs
-
-    @property
     def device_rows(self) -> int:
         """Rows that go through the device at a time."""
         return self._compiled.batch_rows
@@ -63,7 +52,7 @@ class FittingTaps:
         while True:
             compiled = self._compiled
             try:
-                return _in_pieces(compiled, inputs)
+                return in_pieces(compiled, inputs)
             except tf.errors.ResourceExhaustedError as error:
                 self._halve(compiled, error)
 
@@ -85,15 +74,3 @@ class FittingTaps:
             rows,
             rows // 2,
         )
-
-
-def _in_pieces(compiled: CompiledTaps, inputs: Mapping[str, Any]) -> dict[str, Values]:
-    """Compute any number of rows but none, as many at a time as the function takes."""
-    rows, most = len(next(iter(inputs.values()))), compiled.batch_rows
-    if rows <= most:
-        return compiled(inputs)
-    computed = [
-        compiled({name: values[at : at + most] for name, values in inputs.items()})
-        for at in range(0, rows, most)
-    ]
-    return {n: join_rows([columns[n] for columns in computed]) for n in computed[0]}

@@ -14,6 +14,7 @@ from transforms.activations import (
     CompiledTaps,
     Values,
     compile_taps,
+    in_pieces,
     list_activations,
 )
 from transforms.lookup import ConfigError, explain, shape_text
@@ -140,16 +141,9 @@ def _check(example: Example, names: Sequence[str]) -> None:
 
 
 def _compute(model: CompiledTaps, features: Mapping[str, Any]) -> dict[str, Values]:
-    """Compute any number of rows but none, in batches of the compiled size."""
+    """Compute any number of rows but none."""
     tensors = {i.feature: _tensor(i, features[i.feature]) for i in model.inputs}
-    rows = len(next(iter(tensors.values())))
-    computed = [
-        model({n: t[start : start + model.batch_rows] for n, t in tensors.items()})
-        for start in range(0, rows, model.batch_rows)
-    ]
-    if len(computed) == 1:
-        return computed[0]
-    return {name: _joined([c[name] for c in computed]) for name in computed[0]}
+    return in_pieces(model, tensors)
 
 
 def _tensor(wanted: Input, values: Any) -> Any:
@@ -176,13 +170,6 @@ def _tensor(wanted: Input, values: Any) -> Any:
             f" {given.dtype} values that are not"
         )
     return tf.constant(made)
-
-
-def _joined(parts: Sequence[Values]) -> Values:
-    if isinstance(parts[0], pa.Array):
-        return pa.concat_arrays(parts)
-    joined: np.ndarray = np.concatenate(parts)
-    return joined
 
 
 def _row(values: Values, index: int) -> Any:

@@ -75,9 +75,15 @@ class InputPipeline:
                 return
 
     def one_by_one(
-        self, pieces: Sequence[Piece], at: int, about_to: Callable[[int], None]
+        self,
+        pieces: Sequence[Piece],
+        at: int,
+        about_to: Callable[[int], None] = lambda _: None,
     ) -> Iterator[Batch | Failure]:
         """Read rows from a position on by themselves, as slow as that is.
+
+        Pieces that do not know their rows are read one at a time: an error between two
+        of them could be that of either.
 
         Args:
           pieces: what to read, where the source can open it.
@@ -87,7 +93,23 @@ class InputPipeline:
         Yields:
           Batches of one row, or how it failed.
         """
-        yield from self._outcomes(pieces, at, about_to)
+        while rest := _rest(pieces, at):
+            index = _place(pieces, at)[0]
+            known = list(
+                itertools.takewhile(lambda piece: piece.rows is not None, rest)
+            )
+            last = position(index + max(len(known), 1))
+            for outcome in self._outcomes_until(
+                pieces, known or rest[:1], at, last, about_to
+            ):
+                yield outcome
+                at = (
+                    int(outcome.positions[0]) + 1
+                    if isinstance(outcome, Batch)
+                    else behind(outcome)
+                )
+            if not known:
+                at = last
 
     def _fast(
         self, pieces: Sequence[Piece], at: int
@@ -115,7 +137,7 @@ class InputPipeline:
         self, pieces: Sequence[Piece], at: int, on_failure: Callable[[Failure], None]
     ) -> Generator[Batch, None, tuple[int, bool]]:
         """Yield the sound ones of the next `batch_rows` rows as one batch."""
-        rows = list(itertools.islice(self._outcomes(pieces, at), self.batch_rows))
+        rows = list(itertools.islice(self.one_by_one(pieces, at), self.batch_rows))
         sound: list[Batch] = []
         for row in rows:
             if isinstance(row, Batch):
@@ -127,35 +149,6 @@ class InputPipeline:
         if sound:
             yield Batch.concatenate(sound)
         return at, len(rows) < self.batch_rows
-
-    def _outcomes(
-        self,
-        pieces: Sequence[Piece],
-        at: int,
-        about_to: Callable[[int], None] = lambda _: None,
-    ) -> Iterator[Batch | Failure]:
-        """Yield for each row from a position on a batch of one, or how it failed.
-
-        Pieces that do not know their rows are read one at a time: an error between two
-        of them could be that of either.
-        """
-        while rest := _rest(pieces, at):
-            index = _place(pieces, at)[0]
-            known = list(
-                itertools.takewhile(lambda piece: piece.rows is not None, rest)
-            )
-            last = position(index + max(len(known), 1))
-            for outcome in self._outcomes_until(
-                pieces, known or rest[:1], at, last, about_to
-            ):
-                yield outcome
-                at = (
-                    int(outcome.positions[0]) + 1
-                    if isinstance(outcome, Batch)
-                    else behind(outcome)
-                )
-            if not known:
-                at = last
 
     def _outcomes_until(
         self,

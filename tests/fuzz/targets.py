@@ -53,33 +53,24 @@ def reduction(data: bytes) -> None:
         parse_reduction(data.decode(errors="replace"), "taps[0].reduce[0]")
 
 
-def csv(data: bytes) -> None:
-    """A CSV file."""
-    with _file(data, ".csv") as path:
-        _read(lambda: Csv(path=str(path)))
+def _reader(suffix: str, reader: Callable[..., Any]) -> Callable[[bytes], None]:
+    """A file of one reader."""
 
+    def target(data: bytes) -> None:
+        with _file(data, suffix) as path:
+            _read(lambda: reader(path=str(path)))
 
-def jsonl(data: bytes) -> None:
-    """A JSONL file."""
-    with _file(data, ".jsonl") as path:
-        _read(lambda: Jsonl(path=str(path)))
-
-
-def tar(data: bytes) -> None:
-    """A tar file of a WebDataset."""
-    with _file(data, ".tar") as path:
-        _read(lambda: WebDataset(path=str(path)))
-
-
-def tfrecord(data: bytes) -> None:
-    """A TFRecord file."""
-    with _file(data, ".tfrecord") as path:
-        _read(lambda: TfRecord(path=str(path)))
+    return target
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target
-    for target in (config, tap, reduction, csv, jsonl, tar, tfrecord)
+    "config": config,
+    "tap": tap,
+    "reduction": reduction,
+    "csv": _reader(".csv", Csv),
+    "jsonl": _reader(".jsonl", Jsonl),
+    "tar": _reader(".tar", WebDataset),
+    "tfrecord": _reader(".tfrecord", TfRecord),
 }
 
 

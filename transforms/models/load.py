@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import random
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from transforms.models.base import Model, ModelForm, Shape
 from transforms.models.function import function_form
 from transforms.models.layers import LayerForm, explain_sequential, whole_tracebacks
 from transforms.models.saved import SavedForm, choose_signature, load_saved
-from transforms.models.trust import check_layers, check_saved
+from transforms.models.trust import check_layers, check_saved, stored_json
 from transforms.models.wiring import declared_features, wire
 from transforms.spec import ModelSpec
 
@@ -232,12 +231,7 @@ def _keras_version(path: Path) -> str | None:
         except OSError:
             return ""  # broken: loading says how
     try:
-        if path.is_dir():
-            metadata = (path / "metadata.json").read_bytes()
-        else:
-            with zipfile.ZipFile(path) as archive:
-                metadata = archive.read("metadata.json")
-        return str(json.loads(metadata)["keras_version"])
+        return str(stored_json(path, "metadata.json")["keras_version"])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return ""
 

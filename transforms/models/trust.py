@@ -81,12 +81,21 @@ def _config(path: Path) -> Any:
 
             with h5py.File(path) as file:
                 return json.loads(file.attrs["model_config"])
-        if path.is_dir():
-            return json.loads((path / "config.json").read_bytes())
-        with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read("config.json"))
+        return stored_json(path, "config.json")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return {}  # loading says what is wrong
+
+
+def stored_json(path: Path, name: str) -> Any:
+    """Read a JSON document of a `.keras` file, or of a directory of the same files.
+
+    Raises:
+      OSError, KeyError, ValueError, zipfile.BadZipFile: there is none to read.
+    """
+    if path.is_dir():
+        return json.loads((path / name).read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(name))
 
 
 def _unsafe_layers(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
