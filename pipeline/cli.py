@@ -14,7 +14,6 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, cast
 
@@ -93,7 +92,7 @@ def taps(
         from pipeline.config import load_config
 
         checked = load_config(config, overrides or ())
-        _start_tensorflow()
+        _start_tensorflow(compute=False)
         from pipeline import listing
         from pipeline.plan import list_taps
 
@@ -116,7 +115,7 @@ def plan(
 ) -> None:
     """Show shards, columns, sizes and fingerprint; run nothing."""
     with _errors():
-        made = _make_plan(config, overrides, limit)
+        made = _make_plan(config, overrides, limit, compute=False)
     if as_json:
         _print_json(_plan_json(made))
         return
@@ -161,17 +160,30 @@ def run(
     repair: Annotated[
         bool, typer.Option("--repair", help="Compute again what is damaged.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Run N processes here."),
+    ] = None,
 ) -> None:
     """Extract the table; what an earlier run has committed is kept."""
     if overwrite and repair:
         _fail("either --overwrite or --repair, got both", EXIT_MISUSE)
     if beam_args and not beam_args[0].startswith("-"):
         _fail(f"one CONFIG is enough, got also {beam_args[0]!r}", EXIT_MISUSE)
+    if workers and beam_args:
+        _fail(
+            f"either --workers or arguments for Beam, got --workers {workers} and"
+            f" {beam_args[0]!r}",
+            EXIT_MISUSE,
+        )
     with _errors():
-        made = _make_plan(config, overrides, limit)
+        with _quiet_import():
+            from pipeline.runners import works_here
+
+        in_threads = not workers and works_here(beam_args or ())
+        made = _make_plan(config, overrides, limit, compute=in_threads)
         with _quiet_import():
             from pipeline.run import prepare_table, repair_table, run_plan
-            from pipeline.runners import works_here
             from transforms.table import Table
 
         prepare_table(made, overwrite=overwrite)
@@ -181,7 +193,7 @@ def run(
         finished = Table(table).read_success() is not None
         again = "Run the same command again"
         again += " without --overwrite to go on." if overwrite else " to go on."
-        finish = works_here(beam_args or ())
+        finish = bool(workers) or in_threads
         discreet = cast(TextIO, _Discreet(sys.stderr))
         with (
             redirect_stderr(discreet),
@@ -189,7 +201,7 @@ def run(
             _progress(made),
         ):
             try:
-                summary = run_plan(made, beam_args=beam_args or ())
+                summary = run_plan(made, beam_args=beam_args or (), workers=workers)
             except Exception:
                 if not signals:
                     raise
@@ -263,7 +275,7 @@ def verify(
 
         differences = verify_table(table)
         if parity and not differences:
-            _start_tensorflow()
+            _start_tensorflow(compute=True)
             from pipeline.parity import PARITY_HEAD, check_parity, describe
 
             certificate = check_parity(table, parity, seed or 0)
@@ -292,16 +304,21 @@ def main() -> None:
     app()
 
 
-def _start_tensorflow() -> None:
+def _start_tensorflow(*, compute: bool) -> None:
     """Import TensorFlow without what it says before it can be told to be quiet.
 
     With FEATURETAP_DEBUG set, or if the import fails, nothing is held back.
+
+    Args:
+      compute: as for `device.configure`.
     """
-    _mask_logs()
+    from transforms.messages import mask_logs
+
+    mask_logs()
     if _debug():
         from transforms import device
 
-        device.configure()
+        device.configure(compute=compute)
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "tensorflow", "apache_beam"):
@@ -315,7 +332,7 @@ def _start_tensorflow() -> None:
         try:
             from transforms import device
 
-            device.configure()
+            device.configure(compute=compute)
         except BaseException:
             held_back.seek(0)
             os.write(stderr, held_back.read())
@@ -323,23 +340,6 @@ def _start_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-
-
-@cache
-def _mask_logs() -> None:
-    """Keep credentials out of whatever any library logs."""
-    make = logging.getLogRecordFactory()
-
-    def masked(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = make(*args, **kwargs)
-        with suppress(TypeError, ValueError):  # a message that does not fit its values
-            record.msg, record.args = _mask(record.getMessage()), ()
-        if record.exc_info and record.exc_info[0]:
-            lines = traceback.format_exception(*record.exc_info)
-            record.exc_text = _mask("".join(lines))
-        return record
-
-    logging.setLogRecordFactory(masked)
 
 
 @contextmanager
@@ -352,11 +352,13 @@ def _quiet_import() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _make_plan(config: Path, overrides: list[str] | None, limit: int | None) -> Plan:
+def _make_plan(
+    config: Path, overrides: list[str] | None, limit: int | None, *, compute: bool
+) -> Plan:
     from pipeline.config import load_config
 
     checked = load_config(config, overrides or (), limit)
-    _start_tensorflow()
+    _start_tensorflow(compute=compute)
     from pipeline.plan import make_plan
 
     return make_plan(checked)

@@ -9,11 +9,12 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.plan import Plan
-from pipeline.runners import pipeline_options
+from pipeline.processes import extract_in_processes
+from pipeline.runners import listings, pipeline_options, works_here
 from pipeline.verify import find_damage
-from transforms import storage
+from transforms import device, storage
 from transforms.commit import CommitTable, commit_table
-from transforms.extract import ExtractShards, pending_shards
+from transforms.extract import ExtractShards, pending_shards, stopping
 from transforms.lookup import ConfigError
 from transforms.planned import versions
 from transforms.table import Table, to_json
@@ -32,7 +33,11 @@ _FREE = {
 
 
 def run_plan(
-    plan: Plan, *, overwrite: bool = False, beam_args: Sequence[str] = ()
+    plan: Plan,
+    *,
+    overwrite: bool = False,
+    beam_args: Sequence[str] = (),
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Run a plan, or what is left of it.
 
@@ -40,6 +45,7 @@ def run_plan(
       plan: what to do.
       overwrite: remove an earlier table at the same place first.
       beam_args: arguments for Beam, such as `--runner=FlinkRunner`.
+      workers: run so many processes on this machine instead, without Beam.
 
     Returns:
       The summary that `_SUCCESS` holds.
@@ -53,9 +59,15 @@ def run_plan(
     budget = plan.config.errors.max_fraction
     if next(pending_shards(table.uri), None) is None:
         return commit_table(table, budget)
+    if workers or not works_here(beam_args):
+        device.release()
+    if workers:
+        extract_in_processes(table.uri, workers)
+        return {} if stopping.is_set() else commit_table(table, budget)
     options = pipeline_options(beam_args)
     with beam.Pipeline(options=options) as pipeline:
-        _ = pipeline | ExtractShards(table.uri) | CommitTable(table.uri, budget)
+        commits = pipeline | ExtractShards(table.uri, listings(options))
+        _ = commits | CommitTable(table.uri, budget)
     summary = table.read_success(written=True)
     if summary is None:
         raise RuntimeError(

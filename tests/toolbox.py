@@ -6,7 +6,9 @@ import io
 import itertools
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -505,3 +507,59 @@ class SignedReader(CountingReader):
 
     def files(self) -> Sequence[File]:
         return [File("https://host/x?sig=abcdef", "x", 1, "1", (3,))]
+
+
+class LaggingReader(CountingReader):
+    """Keeps back the first file until `others` shards are committed in `table`."""
+
+    def __init__(self, sizes: list[int], table: str, others: int) -> None:
+        super().__init__(sizes)
+        self.commits = Path(table, "_featuretap", "commits")
+        self.others = others
+
+    def read(self, pieces: Sequence[Piece], *args: Any) -> tf.data.Dataset:
+        until = time.monotonic() + 120
+        while pieces[0].file == "0" and len([*self.commits.glob("*")]) < self.others:
+            assert time.monotonic() < until, "the others have not come"
+            time.sleep(0.05)
+        return super().read(pieces, *args)
+
+
+class UnluckyReader(CountingReader):
+    """Fails as the environment asks, in the first attempts at file 1."""
+
+    def read(self, pieces: Sequence[Piece], *args: Any) -> tf.data.Dataset:
+        if pieces[0].file == "1":
+            tries = Path(os.environ["TEST_TRIES"])
+            with tries.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            if len(tries.read_text().split()) <= int(os.environ["TEST_FAILURES"]):
+                if os.environ["TEST_FAILURE"] == "storage":
+                    raise OSError("the store is busy")
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(pieces, *args)
+
+
+def fatal_model() -> keras.Model:
+    """Ends the process that builds it, unless that is a launcher."""
+    if sys.argv[0] == "-c":
+        os._exit(3)
+    return dict_model()
+
+
+class GatedReader(CountingReader):
+    """Keeps all but the first `free` files back until `gate` exists."""
+
+    def __init__(
+        self, sizes: list[int], gate: str, free: int, seconds: float = 0.0
+    ) -> None:
+        super().__init__(sizes)
+        self.gate, self.free, self.seconds = Path(gate), free, seconds
+
+    def read(self, pieces: Sequence[Piece], *args: Any) -> tf.data.Dataset:
+        until = time.monotonic() + 300
+        while int(pieces[0].file) >= self.free and not self.gate.exists():
+            assert time.monotonic() < until, "nobody has opened the gate"
+            time.sleep(0.05)
+        time.sleep(self.seconds)
+        return super().read(pieces, *args)

@@ -7,6 +7,7 @@ The rule, measured in docs/performance.md:
   other, threads inside one operation do.
 - On a GPU two shards are in flight, one computes while the other reads and writes; the
   cores are shared between their readers, and TensorFlow keeps its own thread count.
+- A process that computes holds one GPU, which no other process of this user gets.
 """
 
 from __future__ import annotations
@@ -16,16 +17,31 @@ import threading
 from functools import cache
 from typing import Any
 
+from transforms import scratch
+
 _MAX_SHARDS_IN_FLIGHT = 8
 _GPU_SHARDS_IN_FLIGHT = 2
 _lock = threading.Lock()
+_processes = 1
+_leases: list[int] = []
+
+
+def share_cores(processes: int) -> None:
+    """Leave room for other workers on this machine: so many in all, this one included.
+
+    Must come before the first use of any other function here.
+    """
+    global _processes
+    _processes = processes
 
 
 def cores() -> int:
-    """How many cores this process may run on."""
+    """How many cores this process should use of those that it may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
+    return max(1, allowed // _processes)
 
 
 def shards_in_flight() -> int:
@@ -40,33 +56,72 @@ def reader_threads() -> int:
     return max(1, cores() // shards_in_flight())
 
 
-def configure() -> None:
-    """Set TensorFlow's threads and memory policy; the first call in a process counts.
+def configure(*, compute: bool = True) -> None:
+    """Set TensorFlow's devices and threads; the first call in a process counts.
 
     GPU memory grows with need instead of being taken whole at the start. A process that
     already runs TensorFlow with settings of its own keeps them.
+
+    Args:
+      compute: whether this process will compute. It holds one GPU then, for as long as
+        it lives; else it leaves all of them to others.
+
+    Raises:
+      RuntimeError: other processes hold all GPUs.
     """
     with _lock:
-        _configure_once()
+        if not _gpus.cache_info().currsize:
+            _configure(compute=compute)
 
 
-@cache
-def _configure_once() -> None:
+def release() -> None:
+    """Let another process have this one's GPU; it will not compute any more."""
+    with _lock:
+        while _leases:
+            os.close(_leases.pop())
+
+
+def _configure(*, compute: bool) -> None:
     import tensorflow as tf
 
+    gpus = tf.config.list_physical_devices("GPU")
+    mine = [_lease(gpus)] if gpus and compute else []
     try:
-        for gpu in _gpus():
+        tf.config.set_visible_devices(mine, "GPU")
+        for gpu in mine:
             tf.config.experimental.set_memory_growth(gpu, True)
         if not _gpus():
             tf.config.threading.set_intra_op_parallelism_threads(
                 cores() // shards_in_flight()
             )
     except RuntimeError:  # TensorFlow is initialized: its owner has chosen
-        return
+        while _leases:
+            os.close(_leases.pop())
+        _gpus()
+
+
+def _lease(gpus: list[Any]) -> Any:
+    """Choose a GPU that no other process holds, and hold it.
+
+    The locks are named as CUDA_VISIBLE_DEVICES names the GPUs, or else by number.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in given.split(",")] if given else []
+    for index, gpu in enumerate(gpus):
+        name = names[index] if index < len(names) else str(index)
+        lease = scratch.hold(f"gpu-{name.replace('/', '-')}.lock")
+        if lease is not None:
+            _leases.append(lease)
+            return gpu
+    raise RuntimeError(
+        f"a process that computes must have a GPU of its own, other processes hold all"
+        f" {len(gpus)}; wait for them, or start as many workers as there are GPUs"
+    )
 
 
 @cache
 def _gpus() -> list[Any]:
+    """The GPUs that this process uses."""
     import tensorflow as tf
 
-    return list(tf.config.list_physical_devices("GPU"))
+    return list(tf.config.get_visible_devices("GPU"))

@@ -281,21 +281,34 @@ class ExtractShards(beam.PTransform):
 
     Takes a pipeline, gives a PCollection of `Commit`. Its own state is a URI; workers
     read the plan from the table's directory.
+
+    Args:
+      table: its URI.
+      listings: how many elements the pipeline begins with, each of which lists its
+        share of the shards. Engines that keep the partitions that they begin with,
+        as Dask does, need as many as are to work at the same time.
     """
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, listings: int = 1) -> None:
         super().__init__()
         self._table = table
+        self._listings = listings
 
     def expand(self, pipeline: Any) -> Any:
         """Read the plan on a worker, spread its shards, extract them."""
         return (
             pipeline
-            | "Table" >> beam.Create([self._table])  # uri
-            | "PendingShards" >> beam.FlatMap(pending_shards)  # Shard
+            | "Listings" >> beam.Create(range(self._listings))  # listing
+            | "PendingShards" >> beam.FlatMap(_listed, self._table, self._listings)
             | "Spread" >> beam.Reshuffle()  # Shard
             | "ExtractShard" >> beam.ParDo(_ExtractShard(self._table))  # Commit
         )
+
+
+def _listed(listing: int, table: str, listings: int) -> Iterator[Shard]:
+    for shard in pending_shards(table):
+        if shard.index % listings == listing:
+            yield shard
 
 
 def pending_shards(table_uri: str) -> Iterator[Shard]:
@@ -305,6 +318,15 @@ def pending_shards(table_uri: str) -> Iterator[Shard]:
     for shard in table.shards(written=True):
         if shard.index not in committed:
             yield shard
+
+
+def shard_error(shard: Shard, error: Exception) -> RuntimeError:
+    """Say at which rows a worker failed."""
+    first, rows = shard.pieces[0], shard.rows or "all"
+    return RuntimeError(
+        f"shard {shard.index} ({rows} rows from row {first.start} of {first.file})"
+        f" failed: {type(error).__name__}: {mask(str(error))}"
+    )
 
 
 class _ExtractShard(beam.DoFn):
@@ -320,11 +342,7 @@ class _ExtractShard(beam.DoFn):
         try:
             commit = extract_shard(self._worker, shard)
         except Exception as error:
-            first, rows = shard.pieces[0], shard.rows or "all"
-            raise RuntimeError(
-                f"shard {shard.index} ({rows} rows from row {first.start} of"
-                f" {first.file}) failed: {type(error).__name__}: {mask(str(error))}"
-            ) from error
+            raise shard_error(shard, error) from error
         Metrics.counter("featuretap", "shards").inc()
         Metrics.counter("featuretap", "rows").inc(commit.part.rows)
         Metrics.counter("featuretap", "quarantined_rows").inc(commit.quarantined)

@@ -8,25 +8,37 @@ did not, saying which one it is about to take. So a row that kills costs two pro
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from multiprocessing import Pipe
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-import fsspec
-
+from transforms import children
 from transforms.batch import Extracted, Failure
 from transforms.shard import BadRow, Piece, Shard
 from transforms.table import Table
 
 _MOST_DEATHS = 20
 _PROGRAM = "transforms.isolated"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a process is to compute.
+
+    Attributes:
+      table: URI of a planned table.
+      shard: whose rows.
+      pieces: of the shard, where the source can open them.
+      at: position to begin at.
+      careful: take the first batch's rows one by one, and say which is next.
+    """
+
+    table: str
+    shard: Shard
+    pieces: tuple[Piece, ...]
+    at: int
+    careful: bool
 
 
 class ProcessDiedError(Exception):
@@ -99,8 +111,9 @@ def isolated_rows(
     behind, careful = 0, False
     for _ in range(_MOST_DEATHS):
         row, began = None, behind
-        with _child(table, shard, pieces, behind, careful=careful) as (process, pipe):
-            for message in _messages(pipe):
+        request = Request(table.uri, shard, tuple(pieces), behind, careful)
+        with contextlib.closing(children.start(_PROGRAM)) as child:
+            for message in _messages(child.pipe, request):
                 if isinstance(message, AtRow):
                     row = message.position
                 elif isinstance(message, Made):
@@ -112,7 +125,7 @@ def isolated_rows(
                     raise RuntimeError(message.failure)
                 else:
                     return
-            death = _death(process.wait())
+            death = child.death()
         if row is not None:
             error = ProcessDiedError(f"a worker process {death} at this row")
             on_failure(Failure(row, "crash", error))
@@ -130,56 +143,11 @@ def isolated_rows(
     )
 
 
-@contextlib.contextmanager
-def _child(
-    table: Table, shard: Shard, pieces: Sequence[Piece], at: int, *, careful: bool
-) -> Iterator[tuple[subprocess.Popen[bytes], Connection]]:
-    """Start a process at a position; on leaving it is gone."""
-    request = {
-        "table": table.uri,
-        "shard": shard.index,
-        "pieces": [asdict(piece) for piece in pieces],
-        "at": at,
-        "careful": careful,
-        "fsspec": fsspec.config.conf,  # may hold credentials: goes through a pipe
-    }
-    receiver, sender = Pipe(duplex=False)
-    with receiver:
-        with sender:
-            process = subprocess.Popen(
-                [sys.executable, "-m", _PROGRAM, str(sender.fileno())],
-                stdin=subprocess.PIPE,
-                stdout=2,  # ours may carry a JSON document
-                pass_fds=[sender.fileno()],
-                start_new_session=True,  # Ctrl-C is for us: it is to finish the shard
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            )
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                assert process.stdin is not None
-                with process.stdin as stream:
-                    stream.write(json.dumps(request).encode())
-            yield process, receiver
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _messages(pipe: Connection) -> Iterator[Any]:
-    """Yield what a process sends until it ends."""
-    while True:
-        try:
+def _messages(pipe: Connection, request: Request) -> Iterator[Any]:
+    """Send a process its request, and yield what it sends until it ends."""
+    try:
+        pipe.send(request)
+        while True:
             yield pipe.recv()
-        except (EOFError, OSError):
-            return
-
-
-def _death(code: int) -> str:
-    """Say how a process ended.
-
-    >>> _death(-11)
-    'died of SIGSEGV'
-    """
-    if code < 0:
-        return f"died of {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+    except (EOFError, OSError):
+        return

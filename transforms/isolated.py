@@ -1,34 +1,28 @@
 """The program of a process that computes rows of one shard and may die of it.
 
-It gets a request on stdin and sends messages through an inherited pipe (`isolate`).
+It gets a request and sends messages through the pipe to its parent (`isolate`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Any
 
-import fsspec
-
+from transforms import children
 from transforms.batch import Batch, Extracted, Failure
 from transforms.extract import compute_rows, worker_for
-from transforms.isolate import AtRow, Finished, Found, Made
+from transforms.isolate import AtRow, Finished, Found, Made, Request
 from transforms.quarantine import bad_row
 from transforms.read import behind
-from transforms.shard import piece_from_json
 from transforms.table import Table
 
 
 def main() -> None:
     """Compute from a position on; at first row by row if asked to be careful."""
-    request = json.load(sys.stdin)
-    fsspec.config.conf.update(request["fsspec"])
-    pipe = Connection(int(sys.argv[1]), readable=False)
+    pipe = children.parent()
+    request = pipe.recv()
     # whoever asked has gone: nobody needs the rest
     with contextlib.suppress(BrokenPipeError):
         try:
@@ -39,12 +33,9 @@ def main() -> None:
             pipe.send(Finished())
 
 
-def _compute(request: dict[str, Any], pipe: Connection) -> None:
-    table = Table(request["table"])
-    worker = worker_for(table)
-    shard = table.shards()[request["shard"]]
-    pieces = [piece_from_json(document) for document in request["pieces"]]
-    at = request["at"]
+def _compute(request: Request, pipe: Connection) -> None:
+    worker = worker_for(Table(request.table))
+    shard, pieces, at = request.shard, request.pieces, request.at
     found: list[Found] = []
 
     def fail(failure: Failure) -> None:
@@ -64,7 +55,7 @@ def _compute(request: dict[str, Any], pipe: Connection) -> None:
         pipe.send(Made(made, tuple(found), at))
         found.clear()
 
-    if request["careful"]:
+    if request.careful:
         rows = worker.pipeline.one_by_one(
             pieces, at, lambda position: pipe.send(AtRow(position))
         )
@@ -76,7 +67,3 @@ def _compute(request: dict[str, Any], pipe: Connection) -> None:
                 send(())
     compute(worker.pipeline.batches(pieces, fail, at))
     send(())
-
-
-if __name__ == "__main__":
-    main()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 _MASK = "***"
@@ -87,6 +91,23 @@ def plain(text: str) -> str:
 def shown(text: str) -> str:
     """Make text from anywhere fit for a message: `mask` and `plain`."""
     return plain(mask(text))
+
+
+@cache
+def mask_logs() -> None:
+    """Keep credentials out of whatever any library of this process logs."""
+    make = logging.getLogRecordFactory()
+
+    def masked(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        with suppress(TypeError, ValueError):  # a message that does not fit its values
+            record.msg, record.args = mask(record.getMessage()), ()
+        if record.exc_info and record.exc_info[0]:
+            lines = traceback.format_exception(*record.exc_info)
+            record.exc_text = mask("".join(lines))
+        return record
+
+    logging.setLogRecordFactory(masked)
 
 
 def _environment() -> Iterator[str]:

@@ -28,12 +28,24 @@ def directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-@cache
-def _own(pid: int) -> Path:
-    """Make this process's directory, which it holds a lock on for as long as it lives.
+def hold(name: str) -> int | None:
+    """Take a lock of this machine's that only one of the user's processes can hold.
 
-    A lock ends with its process, however that ends.
+    Returns:
+      A descriptor whose closing gives the lock back, as does the end of the process;
+      None if another process holds it.
     """
+    descriptor = os.open(_root() / name, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _root() -> Path:
+    """The directory of all of this user's processes."""
     root = Path(tempfile.gettempdir()) / f"featuretap-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
     if root.is_symlink() or root.stat().st_uid != os.getuid():
@@ -41,6 +53,16 @@ def _own(pid: int) -> Path:
             f"the directory for temporary files must be this user's own, {root} is"
             " somebody else's; set TMPDIR to another place"
         )
+    return root
+
+
+@cache
+def _own(pid: int) -> Path:
+    """Make this process's directory, which it holds a lock on for as long as it lives.
+
+    A lock ends with its process, however that ends.
+    """
+    root = _root()
     with _locked(root / "sweep.lock"):
         _sweep(root)
         own = root / f"{pid}-{uuid.uuid4().hex[:8]}"

@@ -1,0 +1,155 @@
+"""Extract on this machine in several processes, each of which takes the next shard.
+
+No shard is promised to a worker beforehand: the slowest lags by the shards that it has
+in flight, and the others do the rest. A worker that dies is replaced, and its shards
+are computed again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from multiprocessing.connection import wait
+
+from transforms import children
+from transforms.extract import pending_shards, stopping
+from transforms.planned import read_planned
+from transforms.shard import Shard
+from transforms.table import Table
+from transforms.worker_process import Done, Failed, Job, Ready
+
+_PROGRAM = "transforms.worker_process"
+_TRIES = 3  # of a shard whose storage fails
+_DEATHS_BEYOND = 2  # errors.attempts: those of processes that isolate its rows
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    child: children.Child
+    room: int = 0
+    at: dict[int, Shard] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Pool:
+    """The workers of one table, and what is left for them."""
+
+    job: Job
+    most_deaths: int
+    shards: Iterator[Shard]
+    again: deque[Shard] = field(default_factory=deque)
+    workers: list[_Worker] = field(default_factory=list)
+    deaths: Counter[int] = field(default_factory=Counter)
+    failures: Counter[int] = field(default_factory=Counter)
+    failure: str = ""
+
+    def start(self) -> None:
+        child = children.start(_PROGRAM)
+        self.workers.append(_Worker(child))
+        child.pipe.send(self.job)
+
+    def run(self) -> None:
+        while True:
+            exhausted = self._hand_out()
+            if exhausted and not any(worker.at for worker in self.workers):
+                return
+            pipes = {worker.child.pipe: worker for worker in self.workers}
+            for pipe in wait(list(pipes)):
+                self._hear(pipes[pipe])  # type: ignore[index]  # they are ours
+
+    def _hand_out(self) -> bool:
+        """Send shards to whoever has room; say whether none are left to send."""
+        for worker in self.workers:
+            while len(worker.at) < worker.room:
+                shard = self._next()
+                if shard is None:
+                    return True
+                worker.at[shard.index] = shard
+                try:
+                    worker.child.pipe.send(shard)
+                except OSError:  # it has died: its pipe will say so
+                    break
+        return bool(self.failure) or stopping.is_set()
+
+    def _next(self) -> Shard | None:
+        if self.failure or stopping.is_set():
+            return None
+        return self.again.popleft() if self.again else next(self.shards, None)
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            message = worker.child.pipe.recv()
+        except (EOFError, OSError):
+            self._bury(worker)
+            return
+        if isinstance(message, Ready):
+            worker.room = message.shards
+        elif isinstance(message, Done):
+            del worker.at[message.shard]
+        else:
+            self._failed(worker, message)
+
+    def _failed(self, worker: _Worker, message: Failed) -> None:
+        if message.shard is None:
+            self.failure = self.failure or message.message
+            return
+        shard = worker.at.pop(message.shard)
+        self.failures[shard.index] += 1
+        if message.again and self.failures[shard.index] < _TRIES:
+            self.again.append(shard)
+        else:
+            self.failure = self.failure or message.message
+
+    def _bury(self, worker: _Worker) -> None:
+        """Replace a worker that has died; its shards are still to do."""
+        self.workers.remove(worker)
+        death = worker.child.death()
+        worker.child.close()
+        if not worker.room:
+            self.failure = self.failure or (
+                f"a worker process must come to its first shard, one {death} before;"
+                " what it printed stands above"
+            )
+            return
+        self.deaths.update(list(worker.at))
+        self.again.extend(worker.at.values())
+        hopeless = [i for i in worker.at if self.deaths[i] > self.most_deaths]
+        if hopeless:
+            self.failure = self.failure or (
+                f"at most {self.most_deaths} worker processes may die at one shard, as"
+                f" many did at shard {hopeless[0]}, and one more that {death}"
+            )
+        elif not (self.failure or stopping.is_set()):
+            self.start()
+
+
+def extract_in_processes(table: str, processes: int) -> None:
+    """Extract the shards of a planned table that have no commit record yet.
+
+    Args:
+      table: its URI.
+      processes: how many workers; fewer if there are fewer shards.
+
+    Raises:
+      RuntimeError: a shard failed, or workers keep dying. Shards that were at work then
+        are finished first.
+    """
+    pending = pending_shards(table)
+    first = list(islice(pending, processes))
+    attempts = read_planned(Table(table)).config.errors.attempts
+    pool = _Pool(
+        job=Job(table, len(first)),
+        most_deaths=attempts + _DEATHS_BEYOND,
+        shards=chain(first, pending),
+    )
+    try:
+        for _ in first:
+            pool.start()
+        pool.run()
+    finally:
+        for worker in pool.workers:
+            worker.child.close()
+    if pool.failure:
+        raise RuntimeError(pool.failure)

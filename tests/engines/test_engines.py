@@ -1,0 +1,238 @@
+"""The same plan gives the same table on every engine, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+import pytest
+import toolbox
+from engines import ENGINES, HERE, Engine, flink, prism
+from jobs import outcome
+
+from pipeline import make_plan, run_plan, table_status
+from pipeline.config import parse_config
+from pipeline.run import prepare_table
+from pipeline.runners import pipeline_options
+from transforms.commit import CommitTable
+from transforms.extract import ExtractShards
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("default"),  # those of the engines' own clients
+]
+DOCS = HERE.parents[1] / "docs" / "engines.md"
+STEPS = {"sound": [], "bad": ["toolbox:refuse_thirteen"]}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A stored model: builders draw from generators that an engine may share."""
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    toolbox.dict_model().save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    name = re.sub(r"\W+", "-", request.param)
+    with ENGINES[request.param](tmp_path_factory.mktemp(name) / "engine") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def expected(
+    model: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, bytes]]:
+    """What FnApiRunner makes, by preprocessing."""
+    made = {}
+    for name, steps in STEPS.items():
+        table = tmp_path_factory.mktemp("expected") / name
+        run(Engine(), job(table, model, preprocess=steps, max_fraction=0.1))
+        made[name] = outcome(table)
+    return made
+
+
+def job(
+    table: Path, model: str, *, max_fraction: float = 0.0, **source: Any
+) -> dict[str, Any]:
+    return {
+        "source": {
+            "reader": "toolbox:CountingReader",
+            "sizes": [16] * 8,
+            "key": "id",
+            **source,
+        },
+        "model": {"path": model, "imports": ["toolbox"], "batch_rows": 8},
+        "taps": [{"path": "features:activation_1", "column": "hidden"}],
+        "table": {"path": str(table), "rows_per_part": 16},
+        "errors": {"max_fraction": max_fraction},
+    }
+
+
+def run(engine: Engine, document: dict[str, Any]) -> dict[str, Any]:
+    plan = make_plan(parse_config(document))
+    return run_plan(plan, beam_args=engine.arguments, workers=engine.workers)
+
+
+def start(engine: Engine, document: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """Run a job from a launcher of its own, and as the command line does."""
+    table = Path(document["table"]["path"])
+    config, log = table.parent / "job.json", table.parent / "launcher.log"
+    config.write_text(json.dumps(document))
+    path = [HERE, HERE.parent, HERE.parent / "faults", HERE.parents[1]]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [
+                *(sys.executable, HERE / "launch.py", config, str(engine.workers or 0)),
+                *engine.arguments,
+            ],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))},
+        )
+
+
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, what
+        time.sleep(0.2)
+
+
+def committed(table: Path) -> int:
+    return len([*table.glob("_featuretap/commits/*.json")])
+
+
+def test_the_same_table(
+    engine: Engine, model: str, expected: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    assert run(engine, job(tmp_path / "table", model))["rows"] == 128
+    assert outcome(tmp_path / "table") == expected["sound"]
+
+
+def test_bad_rows_and_the_error_budget(
+    engine: Engine, model: str, expected: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    table = tmp_path / "table"
+    strict = job(table, model, preprocess=STEPS["bad"])
+    with pytest.raises(Exception, match=r"1 of 128 are|failed|FAILED"):
+        run(engine, strict)
+    assert not (table / "_SUCCESS").exists()
+    assert committed(table) == 8
+    assert run(engine, {**strict, "errors": {"max_fraction": 0.1}})["quarantined"] == 1
+    assert outcome(table) == expected["bad"]
+    (bad,) = pq.read_table(table / "_featuretap" / "errors").to_pylist()
+    assert (bad["row"], bad["stage"]) == (13, "preprocess")
+
+
+def test_resuming_after_the_launcher_was_killed(
+    engine: Engine, model: str, expected: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    table, gate = tmp_path / "table", tmp_path / "gate"
+    document = gated(table, model, gate)
+    launcher = start(engine, document)
+    wait_until(lambda: committed(table) >= 2, log(tmp_path))
+    launcher.kill()
+    launcher.wait()
+    assert table_status(str(table)).committed < 8
+    gate.touch()
+    assert run(engine, document)["rows"] == 128
+    parts = [n for n in outcome(table) if n.startswith("part-")]
+    assert len(parts) == len([n for n in expected["sound"] if n.startswith("part-")])
+
+
+def test_shards_are_computed_at_the_same_time(
+    engine: Engine, model: str, tmp_path: Path
+) -> None:
+    table, gate = tmp_path / "table", tmp_path / "gate"
+    launcher = start(engine, gated(table, model, gate, free=0))
+    notes = table / "_featuretap" / "attempts"
+    wait_until(lambda: len([*notes.glob("*.json")]) >= 2, log(tmp_path))
+    gate.touch()
+    assert launcher.wait(180) == 0, log(tmp_path)
+
+
+def test_metrics(engine: Engine, model: str, tmp_path: Path) -> None:
+    if engine.workers or "--runner=DaskRunner" in engine.arguments:
+        pytest.skip("no metrics there: docs/engines.md says so")
+    table = tmp_path / "table"
+    prepare_table(make_plan(parse_config(job(table, model))))
+    pipeline = beam.Pipeline(options=pipeline_options(engine.arguments))
+    _ = pipeline | ExtractShards(str(table)) | CommitTable(str(table))
+    result = pipeline.run()
+    result.wait_until_finish()
+    found = result.metrics().query()["counters"]
+    counters = {c.key.metric.name: c.result for c in found}
+    assert counters["rows"] == 128
+    assert counters["shards"] == 8
+
+
+def gated(table: Path, model: str, gate: Path, free: int = 2) -> dict[str, Any]:
+    """A job whose shards, but for the first few, wait for a file."""
+    return job(table, model, reader="toolbox:GatedReader", gate=str(gate), free=free)
+
+
+def log(directory: Path) -> str:
+    path = directory / "launcher.log"
+    return path.read_text()[-3000:] if path.exists() else ""
+
+
+@pytest.mark.parametrize("victim", ["taskmanager", "worker"])
+def test_flink_loses_a_process_half_way(
+    victim: str, model: str, expected: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """It costs nothing but time: what was committed stays, the rest is done again."""
+    table, gate = tmp_path / "table", tmp_path / "gate"
+    document = gated(table, model, gate)
+    with flink(tmp_path / "engine") as engine:
+        launcher = start(engine, document)
+        wait_until(lambda: committed(table) >= 2, log(tmp_path))
+        before = {p.name: p.stat().st_mtime_ns for p in table.glob("*.parquet")}
+        if victim == "taskmanager":
+            os.kill(engine.processes["taskmanager-1"].pid, signal.SIGKILL)
+        else:
+            (note, *_) = table.glob("_featuretap/attempts/*.json")
+            os.kill(json.loads(note.read_text())["pid"], signal.SIGKILL)
+        time.sleep(2)
+        gate.touch()
+        assert launcher.wait(400) == 0, log(tmp_path)
+    after = {p.name: p.stat().st_mtime_ns for p in table.glob("*.parquet")}
+    assert before.items() <= after.items()
+    assert len(after) == 8
+    assert outcome(table)
+
+
+def test_a_job_may_take_longer_than_the_job_server_waits(
+    model: str, tmp_path: Path
+) -> None:
+    """With seconds instead of Beam's five minutes."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    slow = {"reader": "toolbox:GatedReader", "gate": str(gate), "free": 0}
+    with prism(tmp_path / "engine") as engine:
+        document = job(tmp_path / "short", model, seconds=2.0, **slow)
+        engine.arguments.append("--job_server_timeout=5")
+        with pytest.raises(Exception, match="Deadline Exceeded"):
+            run(engine, document)
+        engine.arguments.pop()
+        document["table"]["path"] = str(tmp_path / "long")
+        assert run(engine, document)["rows"] == 128
+
+
+def test_the_table_of_engines_in_the_docs_is_that_of_these_tests() -> None:
+    rows = re.findall(r"^\| `([^|`]+)` \|", DOCS.read_text(), re.MULTILINE)
+    assert set(ENGINES) <= set(rows)

@@ -1,0 +1,224 @@
+"""Several local processes: the same table, no shard promised, no GPU shared."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs import job_document, outcome
+from typer.testing import CliRunner
+
+from pipeline import make_plan, run_plan
+from pipeline.cli import app
+from pipeline.config import parse_config
+from transforms import extract
+
+TESTS = str(Path(__file__).parent)
+
+
+def run_job(
+    path: Path, workers: int = 2, *, model: str = "dict_model", **source: Any
+) -> dict[str, Any]:
+    document = job_document(path)
+    document["source"] |= source
+    document["model"]["build"] = f"toolbox:{model}"
+    return run_plan(make_plan(parse_config(document)), workers=workers)
+
+
+def unlucky(monkeypatch: pytest.MonkeyPatch, path: Path, times: int, how: str) -> str:
+    monkeypatch.setenv("TEST_TRIES", str(path))
+    monkeypatch.setenv("TEST_FAILURES", str(times))
+    monkeypatch.setenv("TEST_FAILURE", how)
+    return "toolbox:UnluckyReader"
+
+
+def test_processes_make_the_same_table(
+    tmp_path: Path, whole: dict[str, bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table"
+    assert run_job(table)["rows"] == 40
+    assert outcome(table) == whole
+    assert capfd.readouterr().out == ""
+
+
+def test_a_worker_that_lags_holds_up_one_shard(tmp_path: Path) -> None:
+    table = tmp_path / "table"
+    reader = {"reader": "toolbox:LaggingReader", "table": str(table), "others": 7}
+    assert run_job(table, sizes=[16] * 8, **reader)["parts"] == 8
+
+
+@pytest.mark.parametrize("how", ["killed", "storage"])
+def test_what_fails_twice_is_done_by_another(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = tmp_path / "tries"
+    reader = unlucky(monkeypatch, tries, 2, how)
+    assert run_job(tmp_path / "table", reader=reader, sizes=[16, 16, 16])["rows"] == 48
+    assert len(tries.read_text().split()) == 3
+    if how == "killed":
+        assert len(set(tries.read_text().split())) == 3
+
+
+def test_storage_that_always_fails_ends_the_run_and_keeps_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "table"
+    reader = unlucky(monkeypatch, tmp_path / "tries", 1000, "storage")
+    message = r"shard 1 \(16 rows from row 0 of 1\) failed: OSError: the store is busy"
+    with pytest.raises(RuntimeError, match=message):
+        run_job(table, reader=reader, sizes=[16, 16, 16])
+    commits = {path.name for path in table.glob("_featuretap/commits/*")}
+    assert "00000.json" in commits
+    assert "00001.json" not in commits
+
+
+def test_a_worker_that_cannot_start_is_not_started_for_ever(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="one ended with exit code 3 before"):
+        run_job(tmp_path / "table", model="fatal_model")
+
+
+def test_stopping_leaves_the_rest_for_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
+) -> None:
+    table = tmp_path / "table"
+    extract.stopping.set()
+    try:
+        assert run_job(table) == {}
+    finally:
+        extract.stopping.clear()
+    assert not (table / "_SUCCESS").exists()
+    assert run_job(table)["rows"] == 40
+    assert outcome(table) == whole
+
+
+def test_workers_and_a_runner_exclude_each_other(tmp_path: Path) -> None:
+    arguments = ["run", "job.toml", "--workers", "2", "--", "--runner=FlinkRunner"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "either --workers or arguments for Beam" in done.stderr
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_launcher(end: signal.Signals, tmp_path: Path) -> None:
+    """Killed, or stopped at once by a second Ctrl-C."""
+    table, config = tmp_path / "table", tmp_path / "job.toml"
+    sizes, reader = [16] * 4, "toolbox:LaggingReader"
+    config.write_text(
+        f"""
+        [source]
+        reader = "{reader}"
+        sizes = {sizes}
+        table = "{table}"
+        others = 9
+        [model]
+        build = "toolbox:dict_model"
+        [[taps]]
+        path = "stem"
+        [table]
+        path = "{table}"
+        rows_per_part = 16
+        """
+    )
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "run", str(config), "--workers", "2"],
+        env={**os.environ, "PYTHONPATH": TESTS},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    commits = table / "_featuretap" / "commits"
+    wait_until(lambda: len([*commits.glob("*")]) == 3)
+    (note,) = table.glob("_featuretap/attempts/*")
+    worker = json.loads(note.read_text())["pid"]
+    assert is_alive(worker)
+    launcher.send_signal(end)
+    if end == signal.SIGINT:
+        time.sleep(1)
+        launcher.send_signal(end)
+    _, said = launcher.communicate()
+    wait_until(lambda: not is_alive(worker))
+    assert not note.exists()  # that was nobody's fault
+    if end == signal.SIGINT:
+        assert launcher.returncode == 130
+        assert "3 of 4 shards are committed" in said
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(holds: Any) -> None:
+    until = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+LEASE = """
+import sys
+import tensorflow as tf
+from transforms import device
+
+visible = []
+tf.config.list_physical_devices = lambda kind=None: ["gpu a", "gpu b"]
+tf.config.set_visible_devices = lambda devices, kind: visible.extend(devices)
+tf.config.get_visible_devices = lambda kind: visible
+tf.config.experimental.set_memory_growth = lambda gpu, grow: None
+try:
+    device.configure(compute=sys.argv[1] == "compute")
+    print(visible, device.shards_in_flight(), flush=True)
+except RuntimeError as error:
+    print(error, flush=True)
+if sys.stdin.readline():
+    device.release()
+    print("released", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_no_gpu_is_shared(tmp_path: Path) -> None:
+    """With devices that are made up: what is true is the processes and their locks."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(what: str = "compute", visible: str = "") -> str:
+        process = subprocess.Popen(
+            [sys.executable, "-c", LEASE, what],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "TMPDIR": str(tmp_path),
+                "CUDA_VISIBLE_DEVICES": visible,
+            },
+        )
+        running.append(process)
+        assert process.stdout
+        return process.stdout.readline().strip()
+
+    assert start("plan").startswith("[] ")
+    assert start() == "['gpu a'] 2"
+    assert start() == "['gpu b'] 2"
+    assert "must have a GPU of its own, other processes hold all 2" in start()
+    assert start(visible="1,7") == "['gpu b'] 2"
+    running[1].kill()
+    running[1].wait()
+    assert start() == "['gpu a'] 2"
+    assert running[2].stdin
+    assert running[2].stdout
+    running[2].stdin.write("release\n")
+    running[2].stdin.flush()
+    assert running[2].stdout.readline() == "released\n"
+    assert start() == "['gpu b'] 2"
+    for process in running:
+        process.kill()
+        process.communicate()

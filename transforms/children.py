@@ -1,0 +1,112 @@
+"""Start processes that do a part of the work, and be one of them.
+
+Parent and child talk through a two-way pipe. The child's stdin is its lifeline: that
+ends with the parent, however the parent ends, and the child ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+
+import fsspec
+
+from transforms.messages import mask_logs
+
+_FAREWELL_SECONDS = 5
+# not -m: what a module sends has to be of the module's own name, not of __main__
+_MAIN = "from {} import main; main()"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Child:
+    """A process of our own.
+
+    Attributes:
+      process: it.
+      pipe: sends it messages and gives its answers; `EOFError` when it has ended.
+    """
+
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+
+    def death(self) -> str:
+        """Wait for it, and say how it ended.
+
+        What only ended its side of the pipe is killed.
+        """
+        self.pipe.close()
+        try:
+            code = self.process.wait(_FAREWELL_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        return exit_text(code)
+
+    def close(self) -> None:
+        """End it, at once."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.pipe.close()
+
+
+def start(program: str) -> Child:
+    """Start a process in a module's `main`, which must call `parent` first.
+
+    It is of a session of its own: Ctrl-C is for the parent, which decides.
+    """
+    ours, its = Pipe()
+    with its:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _MAIN.format(program), str(its.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=2,  # ours may carry a JSON document
+            pass_fds=[its.fileno()],
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    with contextlib.suppress(BrokenPipeError):  # the first answer will tell
+        ours.send(fsspec.config.conf)  # may hold credentials: goes through a pipe
+    return Child(process, ours)
+
+
+def parent(before_end: Callable[[], None] = lambda: None) -> Connection:
+    """In a child: the pipe to the parent.
+
+    Args:
+      before_end: called, for seconds at most, when the parent has gone.
+    """
+    mask_logs()
+
+    def follow() -> None:
+        os.read(0, 1)
+        farewell = threading.Thread(target=before_end, daemon=True)
+        farewell.start()
+        farewell.join(_FAREWELL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    pipe = Connection(int(sys.argv[1]))
+    fsspec.config.conf.update(pipe.recv())
+    return pipe
+
+
+def exit_text(code: int) -> str:
+    """Say how a process ended.
+
+    >>> exit_text(-11)
+    'died of SIGSEGV'
+    """
+    if code < 0:
+        return f"died of {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

@@ -1,0 +1,93 @@
+"""The program of a local worker: extracts the shards that its parent sends, one by one.
+
+Its parent is `pipeline.processes`. A thread for each shard in flight computes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from transforms import children, device
+from transforms.extract import extract_shard, forget_attempts, shard_error, worker_for
+from transforms.shard import Shard
+from transforms.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker is for.
+
+    Attributes:
+      table: URI of a planned table.
+      processes: how many workers share this machine's cores.
+    """
+
+    table: str
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker takes so many shards at a time."""
+
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The shard of this index is committed."""
+
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Work raised an error.
+
+    Attributes:
+      shard: its index; None if the worker cannot work at all.
+      message: what went wrong.
+      again: whether it may come out differently next time.
+    """
+
+    shard: int | None
+    message: str
+    again: bool
+
+
+def main() -> None:
+    """Work until the parent has no more."""
+    pipe = children.parent(forget_attempts)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for the parent, which decides
+    lock = threading.Lock()
+
+    def answer(message: Ready | Done | Failed) -> None:
+        # a parent that has gone needs no answer
+        with lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            pipe.send(message)
+
+    def extract(shard: Shard) -> None:
+        try:
+            extract_shard(worker, shard)
+        except Exception as error:
+            text = str(shard_error(shard, error))
+            answer(Failed(shard.index, text, isinstance(error, OSError)))
+        else:
+            answer(Done(shard.index))
+
+    job: Job = pipe.recv()
+    device.share_cores(job.processes)
+    try:
+        worker = worker_for(Table(job.table))
+    except Exception as error:
+        answer(Failed(None, f"{type(error).__name__}: {error}", again=False))
+        return
+    shards = device.shards_in_flight()
+    answer(Ready(shards))
+    with ThreadPoolExecutor(shards) as pool, contextlib.suppress(EOFError):
+        while True:
+            pool.submit(extract, pipe.recv())
