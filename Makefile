@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FAKE_GCS := v1.56.1
+PRISM := v2.77.0
+ENGINES := $(CURDIR)/$(VENV)/engines
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-models test-stores test-faults lint audit sbom \
-  bench bench-smoke constraints clean
+.PHONY: help install demo test test-models test-stores test-faults test-engines lint \
+  audit sbom bench bench-smoke constraints clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -44,6 +46,20 @@ test-faults: $(BIN)/fake-gcs-server  ## Kill, fill up, damage and fuzz (needs Go
 	REQUIRE_STORES=1 REQUIRE_FAULTS=1 \
 	FAKE_GCS_SERVER=$(CURDIR)/$(BIN)/fake-gcs-server \
 	  $(BIN)/python -m pytest tests/faults tests/fuzz -m heavy
+
+$(ENGINES)/%/jars: tests/engines/%.xml
+	mvn -q -B -f $< dependency:copy-dependencies -DincludeScope=runtime \
+	  -DoutputDirectory=$@.part
+	rm -rf $@ && mv $@.part $@ && touch $@
+
+$(ENGINES)/bin/prism: $(STAMP)
+	test -x $@ || \
+	  GOBIN=$(ENGINES)/bin go install github.com/apache/beam/sdks/v2/go/cmd/prism@$(PRISM)
+
+# needs Go, Java and Maven
+test-engines: $(ENGINES)/flink/jars $(ENGINES)/spark/jars $(ENGINES)/bin/prism  ## Start Flink, Spark, Prism and Dask, and run on them
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[engines]'
+	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/engines -m heavy
 
 audit: $(STAMP)  ## Look for known faults of the pinned dependencies
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'

@@ -209,6 +209,9 @@ def run(
         if signals and not summary:
             sys.stderr.write(_progress_text(table, again))
             raise typer.Exit(_SIGNALLED + signals[0])
+    if not summary:
+        _say(f"{made.config.table.path}: handed over; featuretap status follows it")
+        return
     for column, rows in summary["non_finite"].items():
         _say(
             f"featuretap: {rows} rows have NaN or infinite values in column {column}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import apache_beam as beam
 
 from pipeline.plan import Plan
 from pipeline.processes import extract_in_processes
-from pipeline.runners import listings, pipeline_options, works_here
+from pipeline.runners import complaints, listings, pipeline_options, works_here
 from pipeline.verify import find_damage
 from transforms import device, storage
 from transforms.commit import CommitTable, commit_table
@@ -19,6 +20,7 @@ from transforms.lookup import ConfigError
 from transforms.planned import versions
 from transforms.table import Table, to_json
 
+_log = logging.getLogger("featuretap")
 _NAMED_DIFFERENCES = 5
 _ABSENT = "nothing"
 _FREE = {
@@ -48,7 +50,8 @@ def run_plan(
       workers: run so many processes on this machine instead, without Beam.
 
     Returns:
-      The summary that `_SUCCESS` holds.
+      The summary that `_SUCCESS` holds; an empty one if the run was stopped, or handed
+      over to Dataflow by a template.
 
     Raises:
       ConfigError: the directory holds a table of another plan.
@@ -65,9 +68,15 @@ def run_plan(
         extract_in_processes(table.uri, workers)
         return {} if stopping.is_set() else commit_table(table, budget)
     options = pipeline_options(beam_args)
-    with beam.Pipeline(options=options) as pipeline:
-        commits = pipeline | ExtractShards(table.uri, listings(options))
-        _ = commits | CommitTable(table.uri, budget)
+    for complaint in complaints(options):
+        _log.warning(complaint)
+    pipeline = beam.Pipeline(options=options)
+    commits = pipeline | ExtractShards(table.uri, listings(options))
+    _ = commits | CommitTable(table.uri, budget)
+    result = pipeline.run()
+    if not getattr(result, "has_job", True):
+        return {}  # it has been made a template's, which Dataflow runs
+    result.wait_until_finish()
     summary = table.read_success(written=True)
     if summary is None:
         raise RuntimeError(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
 
 from apache_beam.options.pipeline_options import (
+    DebugOptions,
     DirectOptions,
+    GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
+    SetupOptions,
     StandardOptions,
+    WorkerOptions,
 )
 
 from transforms import device
@@ -21,6 +26,17 @@ _DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _FULL_NAMES = {"DaskRunner": _DASK}  # Beam wants it in full
 _LONGEST_JOB_SECONDS = 30 * 24 * 3600
 _DASK_PARTITIONS = 64
+_DATAFLOW = "DataflowRunner"
+_DISK_GB = 100  # an image with CUDA, model, and parts on their way
+_SHARD_MINUTES = 120  # more than any shard takes; what hangs is tried again
+_SMALLEST_CPU_THREADS, _MOST_CPU_THREADS, _GPU_THREADS = 2, 8, 2  # as in `device`
+_OWN_GPUS = {  # machine types that come with GPUs, by what their names begin with
+    "a2-highgpu-": "nvidia-tesla-a100",
+    "a2-ultragpu-": "nvidia-a100-80gb",
+    "a3-highgpu-": "nvidia-h100-80gb",
+}
+_L4S = {4: 1, 8: 1, 12: 1, 16: 1, 24: 2, 32: 1, 48: 4, 96: 8}  # g2-standard-N
+_ACCELERATOR = "worker_accelerator="
 
 
 def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
@@ -44,6 +60,8 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
     if not given & {"--job_server_timeout", "--job-server-timeout"}:
         # Beam's five minutes end the wait for a job that runs longer.
         options.view_as(PortableOptions).job_server_timeout = _LONGEST_JOB_SECONDS
+    if runner == _DATAFLOW:
+        _supply_dataflow(options)
     if runner.endswith(LOCAL_RUNNER):
         direct = options.view_as(DirectOptions)
         if "--direct_num_workers" not in given:
@@ -51,6 +69,94 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
         if "--direct_running_mode" not in given and direct.direct_num_workers != 1:
             direct.direct_running_mode = "multi_threading"
     return options
+
+
+def _supply_dataflow(options: PipelineOptions) -> None:
+    """Set what a job on Dataflow needs and the user has not said.
+
+    One process for each VM, since each holds a model and a GPU, with as many threads as
+    shards are to be in flight.
+    """
+    debug, worker = options.view_as(DebugOptions), options.view_as(WorkerOptions)
+    setup, cloud = options.view_as(SetupOptions), options.view_as(GoogleCloudOptions)
+    said = debug.experiments or []
+    if not any("use_multiple_sdk_containers" in one for one in said):
+        debug.add_experiment("no_use_multiple_sdk_containers")
+    own = _own_gpus(worker.machine_type or "")
+    if own and not _accelerator(options):
+        cloud.dataflow_service_options = [
+            *(cloud.dataflow_service_options or []),
+            f"{_ACCELERATOR}type:{own[0]};count:{own[1]};install-nvidia-driver",
+        ]
+    if debug.number_of_worker_harness_threads is None:
+        cores = _trailing_number(worker.machine_type or "") or _SMALLEST_CPU_THREADS
+        threads = min(cores, _MOST_CPU_THREADS)
+        gpu = bool(_accelerator(options))
+        debug.number_of_worker_harness_threads = _GPU_THREADS if gpu else threads
+    if worker.sdk_container_image and setup.sdk_location == "default":
+        setup.sdk_location = "container"
+    if worker.disk_size_gb is None:
+        worker.disk_size_gb = _DISK_GB
+    if worker.element_processing_timeout_minutes is None:
+        worker.element_processing_timeout_minutes = _SHARD_MINUTES
+
+
+def complaints(options: PipelineOptions) -> list[str]:
+    """Name combinations of options that are known to fail, a sentence each."""
+    if options.view_as(StandardOptions).runner != _DATAFLOW:
+        return []
+    debug, worker = options.view_as(DebugOptions), options.view_as(WorkerOptions)
+    experiments = debug.experiments or []
+    hints = options.view_as(StandardOptions).resource_hints or []
+    accelerator = _accelerator(options)
+    count = re.search(r"count:(\d+)", accelerator)
+    old = {"disable_runner_v2", "disable_prime_runner_v2"} & set(experiments)
+    checks = {
+        "--sdk_container_image should name an image with featuretap (infra/docker has"
+        " one): Beam's own has neither it nor TensorFlow": (
+            not worker.sdk_container_image
+        ),
+        "an accelerator as a service option and as a resource hint should not be"
+        " combined: right-fitted pools leave the service option out": (
+            accelerator and any("accelerator" in hint for hint in hints)
+        ),
+        "a process for each vCPU (use_multiple_sdk_containers) should not be asked for"
+        " with a GPU: each holds a model, and one GPU has room for few": (
+            accelerator and "use_multiple_sdk_containers" in experiments
+        ),
+        "one GPU for each VM is enough, the others would idle: a process uses one": (
+            count and int(count[1]) > 1
+        ),
+        f"{', '.join(old)} should not be asked for: GPUs need Runner v2": old,
+        "--dry_run should be left out: any value of it, False too, means yes": (
+            options.get_all_options(drop_default=True).get("dry_run") == "False"
+        ),
+    }
+    return [text for text, holds in checks.items() if holds]
+
+
+def _accelerator(options: PipelineOptions) -> str:
+    """The service option for GPUs, empty if there is none."""
+    said = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    return next((one for one in said if one.startswith(_ACCELERATOR)), "")
+
+
+def _own_gpus(machine_type: str) -> tuple[str, int] | None:
+    """Which GPUs a machine type comes with, and how many.
+
+    >>> _own_gpus("g2-standard-24"), _own_gpus("n1-standard-8")
+    (('nvidia-l4', 2), None)
+    """
+    number = _trailing_number(machine_type)
+    if machine_type.startswith("g2-standard-") and number in _L4S:
+        return "nvidia-l4", _L4S[number]
+    kinds = [kind for name, kind in _OWN_GPUS.items() if machine_type.startswith(name)]
+    return (kinds[0], number) if kinds and number else None
+
+
+def _trailing_number(machine_type: str) -> int | None:
+    found = re.search(r"-(\d+)g?$", machine_type)
+    return int(found[1]) if found else None
 
 
 def _runner(beam_args: Sequence[str]) -> str:

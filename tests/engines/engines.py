@@ -1,4 +1,7 @@
-"""Start clusters on loopback: Flink, Spark, Prism and Dask; stop all of them again."""
+"""Start clusters on loopback: Flink, Spark, Prism and Dask; stop all of them again.
+
+`make test-engines` installs what they need, under ENGINES_HOME or .venv/engines.
+"""
 
 from __future__ import annotations
 
