@@ -110,7 +110,6 @@ def complaints(options: PipelineOptions) -> list[str]:
     hints = options.view_as(StandardOptions).resource_hints or []
     accelerator = _accelerator(options)
     count = re.search(r"count:(\d+)", accelerator)
-    old = {"disable_runner_v2", "disable_prime_runner_v2"} & set(experiments)
     checks = {
         "--sdk_container_image should name an image with featuretap (infra/docker has"
         " one): Beam's own has neither it nor TensorFlow": (
@@ -127,7 +126,6 @@ def complaints(options: PipelineOptions) -> list[str]:
         "one GPU for each VM is enough, the others would idle: a process uses one": (
             count and int(count[1]) > 1
         ),
-        f"{', '.join(old)} should not be asked for: GPUs need Runner v2": old,
         "--dry_run should be left out: any value of it, False too, means yes": (
             options.get_all_options(drop_default=True).get("dry_run") == "False"
         ),

@@ -10,6 +10,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 import toolbox
+from apache_beam.options.pipeline_options import SetupOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from dataflow_api import DataflowApi
 from test_engines import job
@@ -129,6 +130,7 @@ def test_a_job_renders_without_credentials_or_network(tmp_path: Path) -> None:
     ).proto
     (pool,) = made.worker_pools
     assert pool.num_threads_per_worker == 8
+    assert options.view_as(SetupOptions).save_main_session is False
     assert pool.machine_type == "n1-standard-16"
     assert "no_use_multiple_sdk_containers" in made.experiments
 
@@ -144,7 +146,6 @@ COMPLAINTS = {
         True,
     ),
     "one GPU for each VM": (["--machine_type=a2-highgpu-2g"], True),
-    "need Runner v2": (["--experiments=disable_runner_v2"], True),
 }
 
 
