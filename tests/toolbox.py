@@ -548,17 +548,21 @@ def fatal_model() -> keras.Model:
 
 
 class GatedReader(CountingReader):
-    """Keeps all but the first `free` files back until `gate` exists."""
+    """Lets nobody read, once `free` shards of `table` are committed, without `gate`.
+
+    Whichever shards those are: engines take them in an order of their own.
+    """
 
     def __init__(
-        self, sizes: list[int], gate: str, free: int, seconds: float = 0.0
+        self, sizes: list[int], gate: str, table: str, free: int, seconds: float = 0.0
     ) -> None:
         super().__init__(sizes)
         self.gate, self.free, self.seconds = Path(gate), free, seconds
+        self.commits = Path(table, "_featuretap", "commits")
 
     def read(self, pieces: Sequence[Piece], *args: Any) -> tf.data.Dataset:
         until = time.monotonic() + 300
-        while int(pieces[0].file) >= self.free and not self.gate.exists():
+        while len([*self.commits.glob("*")]) >= self.free and not self.gate.exists():
             assert time.monotonic() < until, "nobody has opened the gate"
             time.sleep(0.05)
         time.sleep(self.seconds)

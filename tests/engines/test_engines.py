@@ -67,7 +67,7 @@ def expected(
 
 
 def job(
-    table: Path, model: str, *, max_fraction: float = 0.0, **source: Any
+    path: Path, model: str, *, max_fraction: float = 0.0, **source: Any
 ) -> dict[str, Any]:
     return {
         "source": {
@@ -78,7 +78,7 @@ def job(
         },
         "model": {"path": model, "imports": ["toolbox"], "batch_rows": 8},
         "taps": [{"path": "features:activation_1", "column": "hidden"}],
-        "table": {"path": str(table), "rows_per_part": 16},
+        "table": {"path": str(path), "rows_per_part": 16},
         "errors": {"max_fraction": max_fraction},
     }
 
@@ -182,8 +182,9 @@ def test_metrics(engine: Engine, model: str, tmp_path: Path) -> None:
 
 
 def gated(table: Path, model: str, gate: Path, free: int = 2) -> dict[str, Any]:
-    """A job whose shards, but for the first few, wait for a file."""
-    return job(table, model, reader="toolbox:GatedReader", gate=str(gate), free=free)
+    """A job that waits for a file when the first few shards are committed."""
+    reader = {"reader": "toolbox:GatedReader", "gate": str(gate), "table": str(table)}
+    return job(table, model, free=free, **reader)
 
 
 def log(directory: Path) -> str:
@@ -222,9 +223,9 @@ def test_a_job_may_take_longer_than_the_job_server_waits(
     """With seconds instead of Beam's five minutes."""
     gate = tmp_path / "gate"
     gate.touch()
-    slow = {"reader": "toolbox:GatedReader", "gate": str(gate), "free": 0}
     with prism(tmp_path / "engine") as engine:
-        document = job(tmp_path / "short", model, seconds=2.0, **slow)
+        document = gated(tmp_path / "short", model, gate)
+        document["source"]["seconds"] = 2.0
         engine.arguments.append("--job_server_timeout=5")
         with pytest.raises(Exception, match="Deadline Exceeded"):
             run(engine, document)
