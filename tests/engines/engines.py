@@ -84,11 +84,13 @@ class Engine:
       arguments: for Beam, that use it.
       workers: for `run --workers`, where the engine is featuretap's own.
       processes: of it, by name.
+      one_job: it takes no second job while one is at work.
     """
 
     arguments: list[str] = field(default_factory=list)
     workers: int | None = None
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    one_job: bool = False
 
 
 class Cluster:
@@ -308,6 +310,7 @@ def spark(directory: Path) -> Iterator[Engine]:
                 f"--environment_config=localhost:{pool}",
             ],
             processes=cluster.processes,
+            one_job=True,
         )
 
 
