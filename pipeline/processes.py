@@ -8,16 +8,15 @@ are computed again.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from multiprocessing.connection import wait
 
 from transforms import children
-from transforms.extract import pending_shards, stopping
-from transforms.planned import read_planned
+from transforms.extract import stopping
 from transforms.shard import Shard
-from transforms.table import Table
+from transforms.spec import Config
 from transforms.worker_process import Done, Failed, Job, Ready
 
 _PROGRAM = "transforms.worker_process"
@@ -46,9 +45,7 @@ class _Pool:
     failure: str = ""
 
     def start(self) -> None:
-        child = children.start(_PROGRAM)
-        self.workers.append(_Worker(child))
-        child.pipe.send(self.job)
+        self.workers.append(_Worker(children.start(_PROGRAM, self.job)))
 
     def run(self) -> None:
         while True:
@@ -125,24 +122,26 @@ class _Pool:
             self.start()
 
 
-def extract_in_processes(table: str, processes: int) -> None:
-    """Extract the shards of a planned table that have no commit record yet.
+def extract_in_processes(
+    config: Config, shards: Iterable[Shard], processes: int
+) -> None:
+    """Extract shards of a planned table.
 
     Args:
-      table: its URI.
+      config: of the table.
+      shards: those to extract, at least one.
       processes: how many workers; fewer if there are fewer shards.
 
     Raises:
       RuntimeError: a shard failed, or workers keep dying. Shards that were at work then
         are finished first.
     """
-    pending = pending_shards(table)
-    first = list(islice(pending, processes))
-    attempts = read_planned(Table(table)).config.errors.attempts
+    rest = iter(shards)
+    first = list(islice(rest, processes))
     pool = _Pool(
-        job=Job(table, len(first)),
-        most_deaths=attempts + _DEATHS_BEYOND,
-        shards=chain(first, pending),
+        job=Job(config.table.path, len(first)),
+        most_deaths=config.errors.attempts + _DEATHS_BEYOND,
+        shards=chain(first, rest),
     )
     try:
         for _ in first:

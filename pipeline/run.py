@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import apache_beam as beam
@@ -60,12 +61,14 @@ def run_plan(
     table = Table(plan.config.table.path)
     prepare_table(plan, overwrite=overwrite)
     budget = plan.config.errors.max_fraction
-    if next(pending_shards(table.uri), None) is None:
+    pending = pending_shards(table.uri)
+    first = next(pending, None)
+    if first is None:
         return commit_table(table, budget)
     if workers or not works_here(beam_args):
         device.release()
     if workers:
-        extract_in_processes(table.uri, workers)
+        extract_in_processes(plan.config, chain([first], pending), workers)
         return {} if stopping.is_set() else commit_table(table, budget)
     options = pipeline_options(beam_args)
     for complaint in complaints(options):

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROWS, Job
 from test_extract import contents
+from toolbox import wait_until
 from typer.testing import CliRunner
 
 from pipeline import __version__, run_plan
@@ -367,11 +367,8 @@ def test_ctrl_c_says_how_to_go_on_and_status_sees_it_from_outside(
     ready = tmp_path / "ready"
     running = in_process(config, TEST_SIGNAL="WAIT", TEST_READY=str(ready))
     try:
-        deadline = time.monotonic() + 120
-        while not ready.exists():
-            assert running.poll() is None, running.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: ready.exists() or running.poll() is not None)
+        assert running.poll() is None, running.communicate()
         document = json.loads(invoke("status", "table", "--json")[0])
         assert 0 < document["committed"] < 7
         assert not document["finished"]

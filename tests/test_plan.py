@@ -62,6 +62,7 @@ def test_blocks_are_cut_only_where_they_exceed_a_shard(shapes: Any, size: int) -
 def test_shards_survive_storing(shapes: Any, size: int) -> None:
     shards = list(cut_shards(listed(shapes), size))
     stored = Shards.of(shards)
+    assert list(stored[1::2]) == shards[1::2]
     assert list(stored) == shards
     assert [stored[i] for i in range(len(stored))] == shards
     assert stored.rows == sum(shard.rows or 0 for shard in shards)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from jobs import job_document, outcome
+from toolbox import wait_until
 from typer.testing import CliRunner
 
 from pipeline import make_plan, run_plan
@@ -154,13 +155,6 @@ def is_alive(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
-
-
-def wait_until(holds: Any) -> None:
-    until = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 LEASE = """

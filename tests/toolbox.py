@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -509,6 +509,16 @@ class SignedReader(CountingReader):
         return [File("https://host/x?sig=abcdef", "x", 1, "1", (3,))]
 
 
+def wait_until(
+    holds: Callable[[], Any], say: Callable[[], str] = str, seconds: float = 120
+) -> None:
+    """Wait for a condition; `say` tells what stands if it does not come about."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, say()
+        time.sleep(0.05)
+
+
 class LaggingReader(CountingReader):
     """Keeps back the first file until `others` shards are committed in `table`."""
 
@@ -518,10 +528,8 @@ class LaggingReader(CountingReader):
         self.others = others
 
     def read(self, pieces: Sequence[Piece], *args: Any) -> tf.data.Dataset:
-        until = time.monotonic() + 120
-        while pieces[0].file == "0" and len([*self.commits.glob("*")]) < self.others:
-            assert time.monotonic() < until, "the others have not come"
-            time.sleep(0.05)
+        if pieces[0].file == "0":
+            wait_until(lambda: len([*self.commits.glob("*")]) >= self.others)
         return super().read(pieces, *args)
 
 
@@ -561,9 +569,7 @@ class GatedReader(CountingReader):
         self.commits = Path(table, "_featuretap", "commits")
 
     def read(self, pieces: Sequence[Piece], *args: Any) -> tf.data.Dataset:
-        until = time.monotonic() + 300
-        while len([*self.commits.glob("*")]) >= self.free and not self.gate.exists():
-            assert time.monotonic() < until, "nobody has opened the gate"
-            time.sleep(0.05)
+        if len([*self.commits.glob("*")]) >= self.free:
+            wait_until(self.gate.exists, seconds=300)
         time.sleep(self.seconds)
         return super().read(pieces, *args)

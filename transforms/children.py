@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from typing import Any
 
 import fsspec
 
@@ -60,10 +61,14 @@ class Child:
         self.pipe.close()
 
 
-def start(program: str) -> Child:
+def start(program: str, request: Any) -> Child:
     """Start a process in a module's `main`, which must call `parent` first.
 
     It is of a session of its own: Ctrl-C is for the parent, which decides.
+
+    Args:
+      program: the module.
+      request: what it is to do.
     """
     ours, its = Pipe()
     with its:
@@ -75,13 +80,16 @@ def start(program: str) -> Child:
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
-    with contextlib.suppress(BrokenPipeError):  # the first answer will tell
-        ours.send(fsspec.config.conf)  # may hold credentials: goes through a pipe
+    with contextlib.suppress(OSError):  # it has died: its first answer will tell
+        # fsspec's settings may hold credentials: they go through a pipe
+        ours.send((fsspec.config.conf, request))
     return Child(process, ours)
 
 
-def parent(before_end: Callable[[], None] = lambda: None) -> Connection:
-    """In a child: the pipe to the parent.
+def parent(
+    before_end: Callable[[], None] = lambda: None,
+) -> tuple[Connection, Any]:
+    """In a child: the pipe to the parent, and its request.
 
     Args:
       before_end: called, for seconds at most, when the parent has gone.
@@ -97,8 +105,9 @@ def parent(before_end: Callable[[], None] = lambda: None) -> Connection:
 
     threading.Thread(target=follow, daemon=True).start()
     pipe = Connection(int(sys.argv[1]))
-    fsspec.config.conf.update(pipe.recv())
-    return pipe
+    settings, request = pipe.recv()
+    fsspec.config.conf.update(settings)
+    return pipe, request
 
 
 def exit_text(code: int) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import threading
-from functools import cache
 from typing import Any
 
 from transforms import scratch
@@ -24,6 +23,7 @@ _GPU_SHARDS_IN_FLIGHT = 2
 _lock = threading.Lock()
 _processes = 1
 _leases: list[int] = []
+_configured = False
 
 
 def share_cores(processes: int) -> None:
@@ -69,16 +69,17 @@ def configure(*, compute: bool = True) -> None:
     Raises:
       RuntimeError: other processes hold all GPUs.
     """
+    global _configured
     with _lock:
-        if not _gpus.cache_info().currsize:
+        if not _configured:
             _configure(compute=compute)
+            _configured = True
 
 
 def release() -> None:
     """Let another process have this one's GPU; it will not compute any more."""
-    with _lock:
-        while _leases:
-            os.close(_leases.pop())
+    while _leases:
+        os.close(_leases.pop())
 
 
 def _configure(*, compute: bool) -> None:
@@ -95,9 +96,7 @@ def _configure(*, compute: bool) -> None:
                 cores() // shards_in_flight()
             )
     except RuntimeError:  # TensorFlow is initialized: its owner has chosen
-        while _leases:
-            os.close(_leases.pop())
-        _gpus()
+        release()
 
 
 def _lease(gpus: list[Any]) -> Any:
@@ -119,7 +118,6 @@ def _lease(gpus: list[Any]) -> Any:
     )
 
 
-@cache
 def _gpus() -> list[Any]:
     """The GPUs that this process uses."""
     import tensorflow as tf

@@ -296,26 +296,31 @@ class ExtractShards(beam.PTransform):
 
     def expand(self, pipeline: Any) -> Any:
         """Read the plan on a worker, spread its shards, extract them."""
+        n = self._listings
+        listings = [(self._table, listing, n) for listing in range(n)]
         return (
             pipeline
-            | "Listings" >> beam.Create(range(self._listings))  # listing
-            | "PendingShards" >> beam.FlatMap(_listed, self._table, self._listings)
+            | "Listings" >> beam.Create(listings)  # (uri, listing, listings)
+            | "PendingShards" >> beam.FlatMapTuple(pending_shards)  # Shard
             | "Spread" >> beam.Reshuffle()  # Shard
             | "ExtractShard" >> beam.ParDo(_ExtractShard(self._table))  # Commit
         )
 
 
-def _listed(listing: int, table: str, listings: int) -> Iterator[Shard]:
-    for shard in pending_shards(table):
-        if shard.index % listings == listing:
-            yield shard
+def pending_shards(
+    table_uri: str, listing: int = 0, listings: int = 1
+) -> Iterator[Shard]:
+    """Yield the planned shards that are not committed, in order.
 
-
-def pending_shards(table_uri: str) -> Iterator[Shard]:
-    """Yield the planned shards that are not committed, in order."""
+    Args:
+      table_uri: of the table.
+      listing: which share of them, from 0.
+      listings: how many shares there are.
+    """
     table = Table(table_uri)
     committed = set(table.committed())
-    for shard in table.shards(written=True):
+    shards = table.shards(written=True)
+    for shard in shards if listings == 1 else shards[listing::listings]:
         if shard.index not in committed:
             yield shard
 

@@ -112,8 +112,8 @@ def isolated_rows(
     for _ in range(_MOST_DEATHS):
         row, began = None, behind
         request = Request(table.uri, shard, tuple(pieces), behind, careful)
-        with contextlib.closing(children.start(_PROGRAM)) as child:
-            for message in _messages(child.pipe, request):
+        with contextlib.closing(children.start(_PROGRAM, request)) as child:
+            for message in _messages(child.pipe):
                 if isinstance(message, AtRow):
                     row = message.position
                 elif isinstance(message, Made):
@@ -143,10 +143,9 @@ def isolated_rows(
     )
 
 
-def _messages(pipe: Connection, request: Request) -> Iterator[Any]:
-    """Send a process its request, and yield what it sends until it ends."""
+def _messages(pipe: Connection) -> Iterator[Any]:
+    """Yield what a process sends until it ends."""
     try:
-        pipe.send(request)
         while True:
             yield pipe.recv()
     except (EOFError, OSError):

@@ -21,8 +21,7 @@ from transforms.table import Table
 
 def main() -> None:
     """Compute from a position on; at first row by row if asked to be careful."""
-    pipe = children.parent()
-    request = pipe.recv()
+    pipe, request = children.parent()
     # whoever asked has gone: nobody needs the rest
     with contextlib.suppress(BrokenPipeError):
         try:

@@ -35,13 +35,10 @@ def hold(name: str) -> int | None:
       A descriptor whose closing gives the lock back, as does the end of the process;
       None if another process holds it.
     """
-    descriptor = os.open(_root() / name, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _lock(_root() / name, fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
         return None
-    return descriptor
 
 
 def _root() -> Path:
@@ -67,8 +64,7 @@ def _own(pid: int) -> Path:
         _sweep(root)
         own = root / f"{pid}-{uuid.uuid4().hex[:8]}"
         own.mkdir()
-        lock = os.open(own / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock(own / "lock")
     atexit.register(_remove, own, pid)
     return own
 
@@ -84,13 +80,23 @@ def _sweep(root: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path, flags: int = 0) -> Iterator[None]:
-    """Hold a lock on a file; with `LOCK_NB` fail if somebody else does."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    """Hold a lock on a file for the length of a block."""
+    descriptor = _lock(path, flags)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(path: Path, flags: int = 0) -> int:
+    """Lock a file until the descriptor is closed; with `LOCK_NB` fail if it is held."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _remove(own: Path, pid: int) -> None:

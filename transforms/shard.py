@@ -171,9 +171,10 @@ class Shards(Sequence[Shard]):
     def __getitem__(self, index: slice) -> Shards: ...
     def __getitem__(self, index: int | slice) -> Shard | Shards:
         if isinstance(index, slice):
-            return Shards(self.table.take(range(*index.indices(len(self)))))
-        rows = range(len(self))[index]
-        return _shard(self.table.slice(rows, 1).to_pylist()[0])
+            rows = pa.array(range(*index.indices(len(self))), pa.int64())
+            return Shards(self.table.take(rows))
+        row = range(len(self))[index]
+        return _shard(self.table.slice(row, 1).to_pylist()[0])
 
 
 def _record_batch(shards: Sequence[Shard]) -> pa.RecordBatch:

@@ -61,7 +61,7 @@ class Failed:
 
 def main() -> None:
     """Work until the parent has no more."""
-    pipe = children.parent(forget_attempts)
+    pipe, job = children.parent(forget_attempts)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for the parent, which decides
     lock = threading.Lock()
 
@@ -79,7 +79,6 @@ def main() -> None:
         else:
             answer(Done(shard.index))
 
-    job: Job = pipe.recv()
     device.share_cores(job.processes)
     try:
         worker = worker_for(Table(job.table))

@@ -19,6 +19,7 @@ NAMED = [
     for when in ("before", "after")
 ]
 RANDOM_KILLS = 200
+RANDOM_ENDS = 4
 
 
 def resumed(zygote: Zygote, table: Path) -> dict[str, bytes]:
@@ -163,7 +164,7 @@ def test_runs_killed_at_random_times_go_on_to_the_same_table(
     print(f"FAULTS_SEED={seed}")
     draw = random.Random(seed)
     kills, finished, longest = 0, 0, 1.0
-    while kills < RANDOM_KILLS:
+    while kills < RANDOM_KILLS or finished < RANDOM_ENDS:  # a slow machine needs more
         ready.unlink(missing_ok=True)
         pid = zygote.start("run", config=job_document(table), ready=str(ready))
         while not ready.exists():
@@ -179,4 +180,3 @@ def test_runs_killed_at_random_times_go_on_to_the_same_table(
             assert outcome(table) == whole, f"FAULTS_SEED={seed}"
             shutil.rmtree(table)
     assert resumed(zygote, table) == whole, f"FAULTS_SEED={seed}"
-    assert finished > 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from jobs import job_document, outcome
 from stores import WARNINGS, gcs, s3
+from toolbox import wait_until
 from zygote import Zygote
 
 from pipeline import verify_table
@@ -78,10 +78,10 @@ def test_workers_at_one_shard_have_one_winner_in_object_stores(
 
 
 def wait_until_stopped(pid: int) -> None:
-    deadline = time.monotonic() + 60
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(
+        lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", seconds=60
+    )
 
 
 def with_a_zombie(
