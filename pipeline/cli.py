@@ -14,7 +14,6 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, cast
 
 import typer
@@ -62,7 +61,7 @@ def _options(
     pass
 
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")]
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file.")]
 TableUri = Annotated[str, typer.Argument(metavar="TABLE", help="A table's directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Set = Annotated[
@@ -209,10 +208,7 @@ def run(
         if signals and not summary:
             sys.stderr.write(_progress_text(table, again))
             raise typer.Exit(_SIGNALLED + signals[0])
-    if not summary:
-        _say(f"{made.config.table.path}: handed over; featuretap status follows it")
-        return
-    for column, rows in summary["non_finite"].items():
+    for column, rows in summary.get("non_finite", {}).items():
         _say(
             f"featuretap: {rows} rows have NaN or infinite values in column {column}"
             ' (errors.non_finite = "quarantine" would set them apart)',
@@ -220,6 +216,9 @@ def run(
         )
     if as_json:
         _print_json({"table": made.config.table.path, **summary})
+        return
+    if not summary:
+        _say(f"{made.config.table.path}: handed over; featuretap status follows it")
         return
     bad = (
         f", {summary['quarantined']} bad rows set apart"
@@ -356,7 +355,7 @@ def _quiet_import() -> Iterator[None]:
 
 
 def _make_plan(
-    config: Path, overrides: list[str] | None, limit: int | None, *, compute: bool
+    config: str, overrides: list[str] | None, limit: int | None, *, compute: bool
 ) -> Plan:
     from pipeline.config import load_config
 

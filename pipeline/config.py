@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pydantic
 from pydantic import BaseModel
 
+from transforms import storage
 from transforms.lookup import ConfigError, explain
 from transforms.messages import holds_credentials, is_secret_name
 from transforms.spec import Config
@@ -27,7 +28,7 @@ def load_config(
     """Read and check a config.
 
     Args:
-      path: a TOML file.
+      path: a TOML file, anywhere fsspec reads.
       overrides: `a.b=value`, where the value is TOML, or text if it is not;
         `taps.0.path` names an entry of a list.
       limit: extract only the first so many rows.
@@ -36,7 +37,7 @@ def load_config(
       ConfigError: the file is missing, is not TOML, or says what cannot be.
     """
     try:
-        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        document = tomllib.loads(storage.read(str(path)).decode())
     except FileNotFoundError:
         raise ConfigError(
             f"CONFIG must be an existing file, got {str(path)!r} in the working"

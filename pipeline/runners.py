@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import (
     PortableOptions,
     SetupOptions,
     StandardOptions,
+    TestOptions,
     WorkerOptions,
 )
 
@@ -26,6 +27,7 @@ _DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _FULL_NAMES = {"DaskRunner": _DASK}  # Beam wants it in full
 _LONGEST_JOB_SECONDS = 30 * 24 * 3600
 _DASK_PARTITIONS = 64
+_JOB_SERVERS = {"FlinkRunner", "PortableRunner", "SparkRunner"}
 _DATAFLOW = "DataflowRunner"
 _DISK_GB = 100  # an image with CUDA, model, and parts on their way
 _SHARD_MINUTES = 120  # more than any shard takes; what hangs is tried again
@@ -60,6 +62,11 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
     if not given & {"--job_server_timeout", "--job-server-timeout"}:
         # Beam's five minutes end the wait for a job that runs longer.
         options.view_as(PortableOptions).job_server_timeout = _LONGEST_JOB_SECONDS
+    if runner in _JOB_SERVERS:
+        # Else Beam stages a list of packages, and workers on other machines look for it
+        # in the job server's directory.
+        debug = options.view_as(DebugOptions)
+        debug.add_experiment("disable_logging_submission_environment")
     if runner == _DATAFLOW:
         _supply_dataflow(options)
     if runner.endswith(LOCAL_RUNNER):
@@ -127,7 +134,7 @@ def complaints(options: PipelineOptions) -> list[str]:
             count and int(count[1]) > 1
         ),
         "--dry_run should be left out: any value of it, False too, means yes": (
-            options.get_all_options(drop_default=True).get("dry_run") == "False"
+            options.view_as(TestOptions).dry_run == "False"
         ),
     }
     return [text for text, holds in checks.items() if holds]
@@ -158,10 +165,16 @@ def _trailing_number(machine_type: str) -> int | None:
 
 
 def _runner(beam_args: Sequence[str]) -> str:
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--runner", default=LOCAL_RUNNER)
-    name: str = parser.parse_known_args(beam_args)[0].runner
+    name = _argument(beam_args, "--runner") or LOCAL_RUNNER
     return _FULL_NAMES.get(name, name)
+
+
+def _argument(beam_args: Sequence[str], name: str) -> str | None:
+    """The value of one argument, before Beam reads them all."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(name, dest="value")
+    value: str | None = parser.parse_known_args(beam_args)[0].value
+    return value
 
 
 def _import_dask() -> None:
@@ -184,7 +197,5 @@ def listings(options: PipelineOptions) -> int:
 
 def works_here(beam_args: Sequence[str]) -> bool:
     """Whether this process's own threads do the work."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--direct_running_mode")
-    mode = parser.parse_known_args(beam_args)[0].direct_running_mode
+    mode = _argument(beam_args, "--direct_running_mode")
     return _runner(beam_args).endswith(LOCAL_RUNNER) and mode != "multi_processing"

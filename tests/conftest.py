@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from dataflow_api import dataflow
 from jobs import whole, zygote
 from readers import prepare_tfds
 
@@ -22,7 +23,7 @@ from pipeline import Plan, make_plan, run_plan
 from pipeline.config import parse_config
 from transforms.spec import Config
 
-__all__ = ["whole", "zygote"]  # fixtures
+__all__ = ["dataflow", "whole", "zygote"]  # fixtures
 ROWS = 100
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import google_crc32c
+import pytest
 
 JOBS = re.compile(r"/v1b3/projects/([^/]+)/locations/([^/]+)/jobs(?:/([^/]+)(/\w+)?)?")
 OBJECT = re.compile(r"/storage/v1/b/([^/]+)(?:/o/(.+))?")
@@ -143,3 +146,13 @@ class _Handler(BaseHTTPRequestHandler):
             "currentState": state,
             "currentStateTime": TIME,
         }
+
+
+@pytest.fixture
+def dataflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataflowApi]:
+    """The server, and clients that find it."""
+    pytest.importorskip("google.cloud.storage")
+    with contextlib.closing(DataflowApi()) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        monkeypatch.setenv("NO_GCE_CHECK", "true")
+        yield server

@@ -11,18 +11,27 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
+from toolbox import wait_until
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 HOME = Path(os.environ.get("ENGINES_HOME", ROOT / ".venv" / "engines"))
 BIN = Path(sys.executable).parent
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # the pool runs `python`
+    "PYTHONPATH": os.pathsep.join(
+        map(str, [ROOT, ROOT / "tests", ROOT / "tests" / "faults", HERE])
+    ),
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 OPENS = [
     f"--add-opens=java.base/{name}=ALL-UNNAMED"
     for name in (
@@ -100,13 +109,6 @@ class Cluster:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        path = [ROOT, ROOT / "tests", ROOT / "tests" / "faults", HERE]
-        self.environment = {
-            **os.environ,
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # the pool runs `python`
-            "PYTHONPATH": os.pathsep.join(map(str, path)),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
 
     def start(self, name: str, *command: object, **environment: str) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:
@@ -115,18 +117,22 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
-                env={**self.environment, **environment},
+                env={**ENVIRONMENT, **environment},
                 start_new_session=True,
             )
 
     def until(self, name: str, holds: Callable[[], bool], seconds: float = 90) -> None:
         """Wait for what a process must bring about."""
-        end = time.monotonic() + seconds
-        while not holds():
-            log = (self.directory / f"{name}.log").read_text(errors="replace")[-3000:]
-            assert self.processes[name].poll() is None, f"{name} has ended:\n{log}"
-            assert time.monotonic() < end, f"{name} is not ready:\n{log}"
-            time.sleep(0.2)
+
+        def log() -> str:
+            text = (self.directory / f"{name}.log").read_text(errors="replace")
+            return f"{name} has ended or is not ready:\n{text[-3000:]}"
+
+        def ready() -> bool:
+            assert self.processes[name].poll() is None, log()
+            return holds()
+
+        wait_until(ready, log, seconds)
 
     def until_port(self, name: str, port: int) -> None:
         self.until(name, lambda: is_open(port))
@@ -177,17 +183,10 @@ def processes(_: Path) -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
-def direct(_: Path) -> Iterator[Engine]:
-    prism = HOME / "bin" / "prism"
-    need("prism", there=prism.exists())
-    yield Engine(["--runner=DirectRunner", f"--prism_location={prism}"])
-
-
-@contextlib.contextmanager
-def prism(_: Path) -> Iterator[Engine]:
+def prism(_: Path, *, runner: str = "PrismRunner") -> Iterator[Engine]:
     binary = HOME / "bin" / "prism"
     need("prism", there=binary.exists())
-    yield Engine(["--runner=PrismRunner", f"--prism_location={binary}"])
+    yield Engine([f"--runner={runner}", f"--prism_location={binary}"])
 
 
 @contextlib.contextmanager
@@ -203,14 +202,17 @@ def dask(directory: Path) -> Iterator[Engine]:
             options = ("--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1")
             cluster.start(name, BIN / "dask", "worker", address, *options)
         arguments = ["--runner=DaskRunner", f"--dask_client_address={address}"]
-        yield Engine(arguments, processes=cluster.processes)
+        yield Engine(arguments)
 
 
 @contextlib.contextmanager
-def flink(directory: Path, *, environment: str = "EXTERNAL") -> Iterator[Engine]:
+def flink(
+    directory: Path, *, environment: str = "EXTERNAL", pool: int | None = None
+) -> Iterator[Engine]:
+    """Start it; `pool` is the port of a pool of workers that is there already."""
     jars = need_java("flink")
     cluster = Cluster(directory)
-    rest, rpc, job, pool = (free_port() for _ in range(4))
+    rest, rpc, job = (free_port() for _ in range(3))
     conf = directory / "conf"
     conf.mkdir()
     (conf / "flink-conf.yaml").write_text(FLINK_CONF.format(rest=rest, rpc=rpc))
@@ -238,8 +240,8 @@ def flink(directory: Path, *, environment: str = "EXTERNAL") -> Iterator[Engine]
             f"--environment_type={environment}",
         ]
         if environment == "EXTERNAL":
+            pool = pool or start_pool(cluster)
             arguments.append(f"--environment_config=localhost:{pool}")
-            start_pool(cluster, pool)
         else:
             arguments.append(f"--environment_config={process_config(cluster)}")
 
@@ -256,16 +258,10 @@ def flink(directory: Path, *, environment: str = "EXTERNAL") -> Iterator[Engine]
 
 
 @contextlib.contextmanager
-def flink_process(directory: Path) -> Iterator[Engine]:
-    with flink(directory, environment="PROCESS") as engine:
-        yield engine
-
-
-@contextlib.contextmanager
 def spark(directory: Path) -> Iterator[Engine]:
     jars = need_java("spark")
     cluster = Cluster(directory)
-    master, job, pool = (free_port() for _ in range(3))
+    master, job = free_port(), free_port()
     url = f"spark://localhost:{master}"
     home = {"SPARK_HOME": str(jars.parent), "SPARK_SCALA_VERSION": "2.12"}
     java = ("java", *OPENS, "-Xmx512m", "-cp", f"{jars}/*")
@@ -300,7 +296,7 @@ def spark(directory: Path) -> Iterator[Engine]:
             *("--spark-master-url", url),
             **home,
         )
-        start_pool(cluster, pool)
+        pool = start_pool(cluster)
         cluster.until_port("job-server", job)
         yield Engine(
             [
@@ -309,24 +305,24 @@ def spark(directory: Path) -> Iterator[Engine]:
                 "--environment_type=EXTERNAL",
                 f"--environment_config=localhost:{pool}",
             ],
-            processes=cluster.processes,
             one_job=True,
         )
 
 
-def start_pool(cluster: Cluster, port: int) -> None:
+def start_pool(cluster: Cluster) -> int:
+    port = free_port()
     module = "apache_beam.runners.worker.worker_pool_main"
     cluster.start("pool", sys.executable, "-m", module, f"--service_port={port}")
     cluster.until_port("pool", port)
+    return port
 
 
 def process_config(cluster: Cluster) -> str:
     """A command that starts a worker, for environments of type PROCESS."""
     script = cluster.directory / "worker.sh"
-    environment = cluster.environment
     script.write_text(
         "#!/bin/sh\n"
-        f"export PATH={environment['PATH']} PYTHONPATH={environment['PYTHONPATH']}\n"
+        f"export PATH={ENVIRONMENT['PATH']} PYTHONPATH={ENVIRONMENT['PYTHONPATH']}\n"
         f'exec {sys.executable} {HERE / "boot.py"} "$@"\n'
     )
     script.chmod(0o755)
@@ -336,10 +332,10 @@ def process_config(cluster: Cluster) -> str:
 ENGINES = {
     "FnApiRunner": in_memory,
     "--workers": processes,
-    "DirectRunner": direct,
+    "DirectRunner": partial(prism, runner="DirectRunner"),
     "Prism": prism,
     "Flink, EXTERNAL": flink,
-    "Flink, PROCESS": flink_process,
+    "Flink, PROCESS": partial(flink, environment="PROCESS"),
     "Spark": spark,
     "Dask": dask,
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,33 +32,24 @@ ARGUMENTS = [
 GPU = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
 
 
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataflowApi]:
-    pytest.importorskip("google.cloud.storage")
-    with contextlib.closing(DataflowApi()) as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        monkeypatch.setenv("NO_GCE_CHECK", "true")
-        yield server
-
-
-def submitted(api: DataflowApi, table: Path, *more: str) -> dict[str, Any]:
+def submitted(dataflow: DataflowApi, table: Path, *more: str) -> dict[str, Any]:
     """Run a job, which the server calls done without having done it."""
     model = table.parent / "model.keras"
     toolbox.dict_model().save(model)
     plan = make_plan(parse_config(job(table, str(model))))
-    arguments = [*ARGUMENTS, "--no_auth", f"--dataflow_endpoint={api.url}", *more]
+    arguments = [*ARGUMENTS, "--no_auth", f"--dataflow_endpoint={dataflow.url}", *more]
     with pytest.raises(RuntimeError, match="must leave a _SUCCESS file"):
         run_plan(plan, beam_args=arguments)
-    assert api.unknown == []
-    (document,) = api.jobs
+    assert dataflow.unknown == []
+    (document,) = dataflow.jobs
     return document
 
 
 def test_a_gpu_job_is_submitted_with_what_it_needs(
-    api: DataflowApi, tmp_path: Path
+    dataflow: DataflowApi, tmp_path: Path
 ) -> None:
     table = tmp_path / "table"
-    document = submitted(api, table, "--machine_type=g2-standard-8")
+    document = submitted(dataflow, table, "--machine_type=g2-standard-8")
     environment = document["environment"]
     assert environment["serviceOptions"] == [GPU]
     assert {"no_use_multiple_sdk_containers", "use_runner_v2"} <= {
@@ -82,7 +71,7 @@ def test_a_gpu_job_is_submitted_with_what_it_needs(
     assert options["sdk_location"] == "container"
     assert not options.get("save_main_session")
     bucket, name = options["pipelineUrl"].removeprefix("gs://").split("/", 1)
-    proto = beam_runner_api_pb2.Pipeline.FromString(api.objects[bucket, name])
+    proto = beam_runner_api_pb2.Pipeline.FromString(dataflow.objects[bucket, name])
     names = {one.unique_name for one in proto.components.transforms.values()}
     steps = ("Listings", "PendingShards", "Spread", "ExtractShard")
     assert {f"ExtractShards/{step}" for step in steps} <= names
@@ -93,9 +82,9 @@ def test_a_gpu_job_is_submitted_with_what_it_needs(
     assert not any(hints)  # they would not go with the service option
 
 
-def test_what_the_user_says_is_kept(api: DataflowApi, tmp_path: Path) -> None:
+def test_what_the_user_says_is_kept(dataflow: DataflowApi, tmp_path: Path) -> None:
     document = submitted(
-        api,
+        dataflow,
         tmp_path / "table",
         "--machine_type=n1-standard-16",
         "--experiments=use_multiple_sdk_containers",
@@ -145,6 +134,7 @@ COMPLAINTS = {
         ["--machine_type=g2-standard-8", "--experiments=use_multiple_sdk_containers"],
         True,
     ),
+    "any value of it": (["--dry_run=False"], True),
     "one GPU for each VM": (["--machine_type=a2-highgpu-2g"], True),
 }
 

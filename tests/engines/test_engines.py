@@ -17,8 +17,9 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
 import toolbox
-from engines import ENGINES, HERE, Engine, flink, prism
+from engines import ENGINES, ENVIRONMENT, HERE, Engine, flink, prism
 from jobs import outcome
+from toolbox import wait_until
 
 from pipeline import make_plan, run_plan, table_status
 from pipeline.config import parse_config
@@ -93,7 +94,6 @@ def start(engine: Engine, document: dict[str, Any]) -> subprocess.Popen[bytes]:
     table = Path(document["table"]["path"])
     config, log = table.parent / "job.json", table.parent / "launcher.log"
     config.write_text(json.dumps(document))
-    path = [HERE, HERE.parent, HERE.parent / "faults", HERE.parents[1]]
     with log.open("ab") as output:
         return subprocess.Popen(
             [
@@ -102,15 +102,8 @@ def start(engine: Engine, document: dict[str, Any]) -> subprocess.Popen[bytes]:
             ],
             stdout=output,
             stderr=output,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))},
+            env=ENVIRONMENT,
         )
-
-
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.2)
 
 
 def committed(table: Path) -> int:
@@ -145,13 +138,13 @@ def test_resuming_after_the_launcher_was_killed(
     table, gate = tmp_path / "table", tmp_path / "gate"
     document = gated(table, model, gate)
     launcher = start(engine, document)
-    wait_until(lambda: committed(table) >= 2, log(tmp_path))
+    wait_until(lambda: committed(table) >= 2, log(tmp_path), 180)
     launcher.kill()
     launcher.wait()
     assert table_status(str(table)).committed < 8
     gate.touch()
     if engine.one_job:
-        wait_until((table / "_SUCCESS").exists, "the job has gone with its launcher")
+        wait_until((table / "_SUCCESS").exists, log(tmp_path), 180)
         time.sleep(5)
     assert run(engine, document)["rows"] == 128
     parts = [n for n in outcome(table) if n.startswith("part-")]
@@ -164,9 +157,9 @@ def test_shards_are_computed_at_the_same_time(
     table, gate = tmp_path / "table", tmp_path / "gate"
     launcher = start(engine, gated(table, model, gate, free=0))
     notes = table / "_featuretap" / "attempts"
-    wait_until(lambda: len([*notes.glob("*.json")]) >= 2, log(tmp_path))
+    wait_until(lambda: len([*notes.glob("*.json")]) >= 2, log(tmp_path), 180)
     gate.touch()
-    assert launcher.wait(180) == 0, log(tmp_path)
+    assert launcher.wait(180) == 0, log(tmp_path)()
 
 
 def test_metrics(engine: Engine, model: str, tmp_path: Path) -> None:
@@ -190,9 +183,8 @@ def gated(table: Path, model: str, gate: Path, free: int = 2) -> dict[str, Any]:
     return job(table, model, free=free, **reader)
 
 
-def log(directory: Path) -> str:
-    path = directory / "launcher.log"
-    return path.read_text()[-3000:] if path.exists() else ""
+def log(directory: Path) -> Callable[[], str]:
+    return lambda: (directory / "launcher.log").read_text()[-3000:]
 
 
 @pytest.mark.parametrize("victim", ["taskmanager", "worker"])
@@ -204,7 +196,7 @@ def test_flink_loses_a_process_half_way(
     document = gated(table, model, gate)
     with flink(tmp_path / "engine") as engine:
         launcher = start(engine, document)
-        wait_until(lambda: committed(table) >= 2, log(tmp_path))
+        wait_until(lambda: committed(table) >= 2, log(tmp_path), 180)
         before = {p.name: p.stat().st_mtime_ns for p in table.glob("*.parquet")}
         if victim == "taskmanager":
             os.kill(engine.processes["taskmanager-1"].pid, signal.SIGKILL)
@@ -213,7 +205,7 @@ def test_flink_loses_a_process_half_way(
             os.kill(json.loads(note.read_text())["pid"], signal.SIGKILL)
         time.sleep(2)
         gate.touch()
-        assert launcher.wait(400) == 0, log(tmp_path)
+        assert launcher.wait(400) == 0, log(tmp_path)()
     after = {p.name: p.stat().st_mtime_ns for p in table.glob("*.parquet")}
     assert before.items() <= after.items()
     assert len(after) == 8
