@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FAKE_GCS := v1.56.1
-PRISM := v2.77.0
+BEAM := v2.77.0
+GOOGLE := 16.12.1
+FLINK_OPERATOR := 1.10.0
 ENGINES := $(CURDIR)/$(VENV)/engines
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-models test-stores test-faults test-engines lint \
-  audit sbom bench bench-smoke constraints clean
+.PHONY: help install demo test test-models test-stores test-faults test-engines \
+  test-infra lint audit sbom bench bench-smoke constraints clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -54,12 +56,30 @@ $(ENGINES)/%/jars: tests/engines/%.xml
 
 $(ENGINES)/bin/prism: $(STAMP)
 	test -x $@ || \
-	  GOBIN=$(ENGINES)/bin go install github.com/apache/beam/sdks/v2/go/cmd/prism@$(PRISM)
+	  GOBIN=$(ENGINES)/bin go install github.com/apache/beam/sdks/v2/go/cmd/prism@$(BEAM)
+
+$(ENGINES)/bin/boot: $(STAMP)
+	test -x $@ || \
+	  GOBIN=$(ENGINES)/go go install github.com/apache/beam/sdks/v2/python/container@$(BEAM)
+	test -x $@ || mv $(ENGINES)/go/container $@
 
 # needs Go, Java and Maven
 test-engines: $(ENGINES)/flink/jars $(ENGINES)/spark/jars $(ENGINES)/bin/prism  ## Start Flink, Spark, Prism and Dask, and run on them
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[engines]'
 	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/engines -m heavy
+
+$(ENGINES)/schemas: $(STAMP)
+	mkdir -p $@.part
+	$(BIN)/python -m pip download -qq --no-deps -d $@.part \
+	  cdktf-cdktf-provider-google==$(GOOGLE)
+	mvn -q -B dependency:copy -DoutputDirectory=$@.part \
+	  -Dartifact=org.apache.flink:flink-kubernetes-operator-api:$(FLINK_OPERATOR)
+	rm -rf $@ && mv $@.part $@ && touch $@
+
+# needs Go, Java, Maven, buildah, debootstrap and root
+test-infra: $(ENGINES)/flink/jars $(ENGINES)/bin/boot $(ENGINES)/schemas  ## Build the images, run them, and check the files of infra/
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[engines,infra]'
+	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/infra -m heavy
 
 audit: $(STAMP)  ## Look for known faults of the pinned dependencies
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'

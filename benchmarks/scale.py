@@ -1,0 +1,374 @@
+"""Plan, follow, finish and submit tables of up to a million shards, nothing computed.
+
+The store is made up: documents are real, commit records and parts are what a listing
+and a read would show, and every request is counted. Each measurement is a process of
+its own, so that its peak of memory is its own.
+
+    python benchmarks/scale.py
+    python benchmarks/scale.py --only submit -- --runner=PrismRunner
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import fsspec
+import numpy as np
+
+PAGE = 1000  # names in one answer to a listing, of S3 and of GCS
+WIDTH = 768  # float32 values in a row, as those of a ViT-B
+PART_ROWS = 1000
+MILLION = 1_000_000
+
+
+class Store(fsspec.AbstractFileSystem):
+    """A table's directory: documents on disk, commit records and parts made up.
+
+    Attributes:
+      directory: of the documents.
+      shards: how many commit records there are.
+      listed: whether a listing shows them.
+      requests: how many a store would have got, by kind.
+    """
+
+    protocol = "madeup"
+    directory = Path()
+    shards = 0
+    listed = True
+    fingerprint = ""
+    requests: ClassVar[Counter[str]] = Counter()
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[dict[str, Any]]:
+        """List as an object store does, page by page."""
+        names = [p.name for p in self._local(path).glob("*") if p.is_file()]
+        if path.endswith("/commits") and self.listed:
+            names += (f"{i:05d}.json" for i in range(self.shards))
+        elif path.endswith("/table"):
+            names += (self._part(i) for i in range(self.shards))
+        self.requests["list"] += 1 + len(names) // PAGE
+        return [{"name": f"{path}/{n}", "size": 1, "type": "file"} for n in names]
+
+    def cat_file(self, path: str, *_: Any, **__: Any) -> bytes:
+        """Read a document, or make up a commit record."""
+        self.requests["read"] += 1
+        folder, name = os.path.split(path)
+        if not folder.endswith("/commits"):
+            return self._local(path).read_bytes()
+        index = int(name.partition(".")[0])
+        if index >= self.shards:
+            raise FileNotFoundError(path)
+        record = {
+            "shard": index,
+            "fingerprint": self.fingerprint,
+            "planned_rows": PART_ROWS,
+            "part": {
+                "path": self._part(index),
+                "rows": PART_ROWS,
+                "bytes": 4 * WIDTH * PART_ROWS,
+                "sha256": f"{index:064x}"[::-1],
+            },
+            "errors": None,
+            "rest_lost": False,
+            "piece_rows": None,
+            "non_finite": {},
+            "device_rows": 256,
+            "seconds": {"read": 1.5, "compute": 3.25, "write": 0.25, "total": 5.0},
+        }
+        return json.dumps(record, indent=2).encode()
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """Tell of a document."""
+        self.requests["head"] += 1
+        size = self._local(path).stat().st_size
+        return {"name": path, "size": size, "type": "file"}
+
+    def pipe_file(
+        self, path: str, value: bytes, mode: str = "overwrite", **_: Any
+    ) -> None:
+        """Write a document."""
+        self.requests["write"] += 1
+        target = self._local(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb" if mode == "create" else "wb") as stream:
+            stream.write(value)
+
+    def rm_file(self, path: str) -> None:
+        """Remove a document."""
+        self.requests["delete"] += 1
+        self._local(path).unlink()
+
+    def _local(self, path: str) -> Path:
+        return self.directory / self._strip_protocol(path)
+
+    def _part(self, index: int) -> str:
+        sha256 = f"{index:064x}"[::-1]
+        return f"part-{index:05d}-of-{self.shards:05d}-{sha256[:8]}.parquet"
+
+
+class Rows:
+    """A reader of one file with as many rows as asked for, which nobody reads."""
+
+    default_key: ClassVar[str | None] = None
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def files(self) -> Sequence[Any]:
+        """The one file."""
+        from transforms.sources import File
+
+        return [File("rows", "rows", self.rows, "1", (self.rows,))]
+
+    def describe(self) -> Mapping[str, Any]:
+        """One feature."""
+        from transforms.sources import Feature
+
+        return {"x": Feature("float32", (8,))}
+
+    def read(self, *_: Any) -> Any:
+        """Never needed."""
+        raise NotImplementedError
+
+
+def make_model() -> Any:
+    """Build a model with a feature of `WIDTH` values."""
+    import keras
+
+    x = keras.Input((8,), name="x")
+    return keras.Model(x, keras.layers.Dense(WIDTH, name="embedding")(x))
+
+
+def document(table: str, rows: int, rows_per_part: int | None) -> dict[str, Any]:
+    return {
+        "source": {"reader": "scale:Rows", "rows": rows},
+        "model": {"build": "scale:make_model"},
+        "taps": [{"path": "embedding"}],
+        "table": {"path": table, "rows_per_part": rows_per_part},
+    }
+
+
+def planned(shards: int) -> str:
+    """Store a plan of so many shards, none of which is committed; give its URI."""
+    from pipeline import make_plan, prepare_table
+    from pipeline.config import parse_config
+
+    Store.shards = 0
+    table = f"madeup://{shards}/table"
+    plan = make_plan(parse_config(document(table, shards * PART_ROWS, PART_ROWS)))
+    prepare_table(plan)
+    Store.fingerprint = plan.fingerprint
+    return table
+
+
+def measure_sizes(_: int, __: Sequence[str]) -> dict[str, Any]:
+    """Plan tables of 10^6 to 10^10 rows with parts of the default size."""
+    from pipeline import make_plan
+    from pipeline.config import parse_config
+    from transforms.table import to_parquet
+
+    found = {}
+    for power in range(6, 11):
+        with timed() as clock:
+            plan = make_plan(parse_config(document("madeup://table", 10**power, None)))
+        found[f"10^{power} rows"] = {
+            "shards": len(plan.shards),
+            "rows_per_part": plan.shards[0].rows,
+            "plan_bytes": len(to_parquet(plan.shards.table)),
+            "seconds": clock.seconds,
+        }
+    return found
+
+
+def measure_plan(shards: int, _: Sequence[str]) -> dict[str, Any]:
+    """Make and store a plan, and find what is left of it."""
+    from transforms.extract import pending_shards
+
+    planned(10)
+    before = peak_bytes()
+    with timed() as making:
+        table = planned(shards)
+    with timed() as finding:
+        assert sum(1 for _ in pending_shards(table)) == shards
+    stored = Store.directory / f"{shards}/table/_featuretap/plan.parquet"
+    return {
+        "plan_seconds": making.seconds,
+        "pending_seconds": finding.seconds,
+        "plan_bytes": stored.stat().st_size,
+        "more_memory_bytes": peak_bytes() - before,
+    }
+
+
+def measure_status(shards: int, _: Sequence[str]) -> dict[str, Any]:
+    """Tell the progress of a table whose shards are all committed but not finished."""
+    from pipeline import table_status
+
+    table = planned(shards)
+    Store.shards = shards
+    before = peak_bytes()
+    Store.requests.clear()
+    with timed() as clock:
+        status = table_status(table)
+    assert (status.committed, status.finished) == (shards, False)
+    return {
+        "seconds": clock.seconds,
+        "requests": dict(Store.requests),
+        "more_memory_bytes": peak_bytes() - before,
+    }
+
+
+def measure_finish(shards: int, _: Sequence[str]) -> dict[str, Any]:
+    """Check all commit records, write manifest and `_SUCCESS`."""
+    from transforms.commit import commit_table
+    from transforms.table import Table
+
+    table = planned(shards)
+    Store.shards = shards
+    before = peak_bytes()
+    Store.requests.clear()
+    with timed() as clock:
+        summary = commit_table(Table(table), 0.0)
+    assert (summary["parts"], summary["rows"]) == (shards, shards * PART_ROWS)
+    manifest = Store.directory / f"{shards}/table/_featuretap/manifest.parquet"
+    return {
+        "seconds": clock.seconds,
+        "requests": dict(Store.requests),
+        "manifest_bytes": manifest.stat().st_size,
+        "more_memory_bytes": peak_bytes() - before,
+    }
+
+
+def measure_submit(shards: int, beam_args: Sequence[str]) -> dict[str, Any]:
+    """Send every shard through a runner, to a worker that finds it committed.
+
+    Listings show no record, as a store may that shows late what was written: so each
+    shard comes to a worker, which looks for it, and the last step takes them all.
+    """
+    import apache_beam as beam
+
+    from pipeline.runners import pipeline_options
+    from transforms.commit import CommitTable
+    from transforms.extract import ExtractShards
+
+    sizes = {}
+    for n in (10, shards):
+        table = planned(n)
+        Store.shards, Store.listed = n, False
+        before = peak_bytes()
+        Store.requests.clear()
+        pipeline = beam.Pipeline(options=pipeline_options(beam_args))
+        _ = pipeline | ExtractShards(table) | CommitTable(table)
+        sizes[n] = len(pipeline.to_runner_api().SerializeToString())
+        with timed() as clock:
+            result = pipeline.run()
+            result.wait_until_finish()
+        success = Store.directory / f"{n}/table/_SUCCESS"
+        assert json.loads(success.read_text())["parts"] == n
+    return {
+        "pipeline_bytes": sizes,
+        "seconds": clock.seconds,
+        "requests": dict(Store.requests),
+        "more_memory_bytes": peak_bytes() - before,
+    }
+
+
+def measure_stragglers(_: int, __: Sequence[str]) -> dict[str, Any]:
+    """Simulate workers that take the next shard, against a split made beforehand.
+
+    A hundred workers, ten shards in each worker's share, whose times vary by a factor
+    of two either way now and then; one worker is three times slower. How much longer
+    than if nobody ever waited, and how long the first that is done waits for the last,
+    in shards.
+    """
+    random = np.random.default_rng(0)
+    workers, each = 100, 10
+    shards = random.lognormal(0, 0.35, workers * each)
+    speed = np.ones(workers)
+    speed[0] = 1 / 3
+    ideal = shards.sum() / speed.sum()
+    ends = [(0.0, w) for w in range(workers)]
+    for seconds in shards:
+        end, worker = heapq.heappop(ends)
+        heapq.heappush(ends, (end + seconds / speed[worker], worker))
+    taken = np.array([end for end, _ in ends])
+    split = shards.reshape(workers, each).sum(1) / speed
+    longest = float(shards.max() / speed.min())
+    return {
+        "next_shard": {
+            "over_ideal": round(float(taken.max() / ideal), 3),
+            "first_waits_shards": round(float(taken.max() - taken.min()), 2),
+        },
+        "split_beforehand": {
+            "over_ideal": round(float(split.max() / ideal), 3),
+            "first_waits_shards": round(float(split.max() - split.min()), 2),
+        },
+        "longest_shard": round(longest, 2),
+    }
+
+
+MEASURES: dict[str, Callable[[int, Sequence[str]], dict[str, Any]]] = {
+    "sizes": measure_sizes,
+    "plan": measure_plan,
+    "status": measure_status,
+    "finish": measure_finish,
+    "submit": measure_submit,
+    "stragglers": measure_stragglers,
+}
+
+
+class timed:  # noqa: N801  # reads as a verb
+    """Counts the seconds of a block."""
+
+    seconds = 0.0
+
+    def __enter__(self) -> timed:
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.seconds = round(time.perf_counter() - self._began, 1)
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Measure, each in a process of its own; print one JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, default=MILLION)
+    parser.add_argument("--only", choices=MEASURES)
+    parser.add_argument("beam_args", nargs="*", metavar="-- BEAM ARGS")
+    arguments = parser.parse_args()
+    if arguments.only:
+        fsspec.register_implementation("madeup", Store)
+        sys.modules["scale"] = sys.modules["__main__"]
+        with tempfile.TemporaryDirectory() as directory:
+            Store.directory = Path(directory)
+            measure = MEASURES[arguments.only]
+            print(json.dumps(measure(arguments.shards, arguments.beam_args)))
+        return
+    report = {}
+    for name in MEASURES:
+        command = [sys.executable, __file__, "--only", name]
+        command += ["--shards", str(arguments.shards), "--", *arguments.beam_args]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        report[name] = json.loads(done.stdout)
+    print(json.dumps({"shards": arguments.shards, **report}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
