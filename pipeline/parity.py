@@ -288,7 +288,7 @@ def _draw(
 
 def _sound_rows(table: Table, shard: Shard) -> list[tuple[Piece, int]]:
     """Where each row of a part came from: the shard's rows without the bad ones."""
-    commit = table.read_commits([shard.index])[0]
+    (commit,) = table.read_commits([shard.index])
     bad: set[tuple[str, int]] = set()
     if commit.errors:
         errors = table.read_parquet(commit.errors.path).select(["file", "row"])

@@ -8,11 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-import apache_beam as beam
-
 from pipeline.plan import Plan
 from pipeline.processes import extract_in_processes
-from pipeline.runners import complaints, listings, pipeline_options, works_here
+from pipeline.runners import (
+    complaints,
+    listings,
+    make_pipeline,
+    pipeline_options,
+    works_here,
+)
 from pipeline.verify import find_damage
 from transforms import device, storage
 from transforms.commit import CommitTable, commit_table
@@ -73,7 +77,7 @@ def run_plan(
     options = pipeline_options(beam_args)
     for complaint in complaints(options):
         _log.warning(complaint)
-    pipeline = beam.Pipeline(options=options)
+    pipeline = make_pipeline(options)
     commits = pipeline | ExtractShards(table.uri, listings(options))
     _ = commits | CommitTable(table.uri, budget)
     result = pipeline.run()

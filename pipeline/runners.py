@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
 
+import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
@@ -18,11 +19,18 @@ from apache_beam.options.pipeline_options import (
     TestOptions,
     WorkerOptions,
 )
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import (
+    EmbeddedPythonGrpcEnvironment,
+    python_sdk_capabilities,
+)
 
 from transforms import device
 from transforms.lookup import ConfigError
 
 LOCAL_RUNNER = "FnApiRunner"
+_THREADS = "multi_threading"
+_NEVER = -1  # zero would be Beam's default
 _DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _FULL_NAMES = {"DaskRunner": _DASK}  # Beam wants it in full
 _LONGEST_JOB_SECONDS = 30 * 24 * 3600
@@ -74,8 +82,27 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
         if "--direct_num_workers" not in given:
             direct.direct_num_workers = device.shards_in_flight()
         if "--direct_running_mode" not in given and direct.direct_num_workers != 1:
-            direct.direct_running_mode = "multi_threading"
+            direct.direct_running_mode = _THREADS
     return options
+
+
+def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
+    """Begin a pipeline with options that `pipeline_options` has made.
+
+    For threads of this process the environment is given here, since Beam 2.77 has no
+    option for it: with its own, a thread sends off each second what a bundle has put
+    out, be it half an element, which nobody can decode.
+    """
+    runner = options.view_as(StandardOptions).runner
+    direct = options.view_as(DirectOptions)
+    if not runner.endswith(LOCAL_RUNNER) or direct.direct_running_mode != _THREADS:
+        return beam.Pipeline(options=options)
+    direct.direct_running_mode = None  # Beam would take its own environment
+    environment = EmbeddedPythonGrpcEnvironment(
+        data_buffer_time_limit_ms=_NEVER, capabilities=python_sdk_capabilities()
+    )
+    local = FnApiRunner(default_environment=environment)
+    return beam.Pipeline(runner=local, options=options)
 
 
 def _supply_dataflow(options: PipelineOptions) -> None:

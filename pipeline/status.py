@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from transforms.shard import Commit
 from transforms.table import Table
+
+_PHASES = ("read", "compute", "write", "total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,11 @@ class Watch:
     """Follows one table; each commit record is read once."""
 
     table: Table
-    _commits: dict[int, Commit] = field(default_factory=dict)
+    _seen: set[int] = field(default_factory=set)
+    _sums: Counter[str] = field(default_factory=Counter)
+    _seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(_PHASES, 0.0)
+    )
     _layout: dict[str, Any] = field(default_factory=dict)
 
     def status(self) -> Status:
@@ -55,21 +62,28 @@ class Watch:
           FileNotFoundError: there is no table, or no plan for one.
         """
         self._layout = self._layout or self.table.read_json("schema.json")
-        new = [i for i in self.table.committed() if i not in self._commits]
-        self._commits.update(zip(new, self.table.read_commits(new), strict=True))
-        commits = self._commits.values()
-        phases = ("read", "compute", "write", "total")
+        new = [i for i in self.table.committed() if i not in self._seen]
+        for commit in self.table.read_commits(new):
+            self._add(commit)
         return Status(
             table=self.table.uri,
             finished=self.table.read_success() is not None,
             shards=self._layout["shards"],
-            committed=len(commits),
-            rows=sum(commit.part.rows for commit in commits),
+            committed=len(self._seen),
+            rows=self._sums["rows"],
             planned_rows=self._layout["rows"],
-            quarantined=sum(commit.quarantined for commit in commits),
-            bytes=sum(commit.part.bytes for commit in commits),
-            seconds={p: round(sum(c.seconds[p] for c in commits), 3) for p in phases},
+            quarantined=self._sums["quarantined"],
+            bytes=self._sums["bytes"],
+            seconds={phase: round(self._seconds[phase], 3) for phase in _PHASES},
         )
+
+    def _add(self, commit: Commit) -> None:
+        self._seen.add(commit.shard)
+        self._sums["rows"] += commit.part.rows
+        self._sums["quarantined"] += commit.quarantined
+        self._sums["bytes"] += commit.part.bytes
+        for phase in _PHASES:
+            self._seconds[phase] += commit.seconds[phase]
 
 
 def table_status(table: str) -> Status:

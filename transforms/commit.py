@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms import storage
 from transforms.keys import repeated_keys
 from transforms.planned import read_planned
-from transforms.shard import Commit
+from transforms.shard import Commit, Shards
 from transforms.table import Table, to_json, to_parquet
 
 _PARALLEL_LOOKS = 32
+_RECORDS_AT_A_TIME = 10_000
 MANIFEST_SCHEMA = pa.schema(
     [
         ("shard", pa.int64()),
@@ -53,38 +57,30 @@ def commit_table(
         return done
     plan = table.read_json("config.json", written=True)
     shards = table.shards(written=True)
-    commits = _all_commits(table, len(shards), known)
-    for shard, commit in zip(shards, commits, strict=True):
-        _check(commit, shard.rows, plan["fingerprint"])
-    _check_whole(commits, max_fraction)
-    rows = sum(commit.part.rows for commit in commits)
-    quarantined = sum(commit.quarantined for commit in commits)
-    _check_budget(table, rows, quarantined, max_fraction)
-    named = _files(commits)
-    stored = {*table.part_names(len(commits)), *table.error_names()}
+    found = _gather(_all_commits(table, shards, known, plan["fingerprint"]))
+    _check_whole(found.broken, max_fraction)
+    sums = {
+        name: pc.sum(found.manifest[name]).as_py()
+        for name in ("rows", "quarantined", "bytes")
+    }
+    _check_budget(table, sums["rows"], sums["quarantined"], max_fraction)
+    named = {*found.manifest["path"].to_pylist(), *found.errors}
+    stored = {*table.part_names(len(shards)), *table.error_names()}
     _check_present(table, named - stored)
     _tidy(table, stored - named)
-    _check_keys(table, commits)
-    manifest = to_parquet(manifest_table(commits))
+    _check_keys(table, found.manifest)
+    manifest = to_parquet(found.manifest)
     storage.replace(table.internal("manifest.parquet"), manifest)
     summary = {
-        "rows": rows,
-        "quarantined": quarantined,
-        "parts": len(commits),
-        "bytes": sum(commit.part.bytes for commit in commits),
-        "non_finite": non_finite(commits),
+        "rows": sums["rows"],
+        "quarantined": sums["quarantined"],
+        "parts": len(shards),
+        "bytes": sums["bytes"],
+        "non_finite": dict(sorted(found.non_finite.items())),
         "fingerprint": plan["fingerprint"],
     }
     storage.replace(table.path("_SUCCESS"), to_json(summary))
     return summary
-
-
-def non_finite(commits: Iterable[Commit]) -> dict[str, int]:
-    """Add up the rows that hold NaN or infinite values, by column."""
-    found: Counter[str] = Counter()
-    for commit in commits:
-        found.update(commit.non_finite)
-    return dict(sorted(found.items()))
 
 
 def manifest_table(commits: Sequence[Commit]) -> pa.Table:
@@ -138,10 +134,44 @@ def _finish(
     return commit_table(Table(table), max_fraction, set(indexes[1]))
 
 
-def _all_commits(table: Table, shards: int, known: Collection[int]) -> list[Commit]:
-    """Read every shard's record, also those that a listing leaves out."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What all commit records say, as columns: there may be a million.
+
+    Attributes:
+      manifest: of the parts.
+      errors: paths of the errors files.
+      broken: shards in which a file of unknown length broke off.
+      non_finite: rows that hold NaN or infinite values, by column.
+    """
+
+    manifest: pa.Table
+    errors: Sequence[str]
+    broken: Sequence[int]
+    non_finite: Counter[str]
+
+
+def _gather(commits: Iterator[Commit]) -> _Found:
+    errors: list[str] = []
+    broken: list[int] = []
+    non_finite: Counter[str] = Counter()
+    tables = [MANIFEST_SCHEMA.empty_table()]
+    while some := list(islice(commits, _RECORDS_AT_A_TIME)):
+        tables.append(manifest_table(some))
+        errors += [commit.errors.path for commit in some if commit.errors]
+        broken += [commit.shard for commit in some if commit.rest_lost]
+        for commit in some:
+            non_finite.update(commit.non_finite)
+    manifest = pa.concat_tables(tables).combine_chunks()
+    return _Found(manifest, errors, broken, non_finite)
+
+
+def _all_commits(
+    table: Table, shards: Shards, known: Collection[int], fingerprint: str
+) -> Iterator[Commit]:
+    """Yield every shard's record, checked, also those that a listing leaves out."""
     listed = set(table.committed())
-    unlisted = [index for index in range(shards) if index not in listed]
+    unlisted = [index for index in range(len(shards)) if index not in listed]
 
     def look(index: int) -> Commit | None:
         return table.read_commit(index, written=index in known)
@@ -151,12 +181,14 @@ def _all_commits(table: Table, shards: int, known: Collection[int]) -> list[Comm
     missing = [index for index, commit in late.items() if commit is None]
     if missing:
         raise RuntimeError(
-            f"all {shards} shards must be committed, {len(missing)} are not"
+            f"all {len(shards)} shards must be committed, {len(missing)} are not"
             f" (first: {missing[0]}); run the same command again to compute them"
         )
-    found = table.read_commits([i for i in range(shards) if i not in late])
-    commits = {c.shard: c for c in [*found, *late.values()] if c is not None}
-    return [commits[index] for index in range(shards)]
+    found = table.read_commits([i for i in range(len(shards)) if i in listed])
+    for shard in shards:
+        commit = late.get(shard.index) or next(found)
+        _check(commit, shard.rows, fingerprint)
+        yield commit
 
 
 def _check(commit: Commit, planned: int | None, fingerprint: str) -> None:
@@ -175,12 +207,11 @@ def _check(commit: Commit, planned: int | None, fingerprint: str) -> None:
         )
 
 
-def _check_whole(commits: list[Commit], max_fraction: float) -> None:
-    broken = [commit for commit in commits if commit.rest_lost]
+def _check_whole(broken: Sequence[int], max_fraction: float) -> None:
     if broken and max_fraction < 1:
         raise RuntimeError(
             f"files must be whole where only reading tells their rows, {len(broken)}"
-            f" broke off (first: shard {broken[0].shard}, see its rows in the errors"
+            f" broke off (first: shard {broken[0]}, see its rows in the errors"
             " table), so that nobody knows how many rows are lost. Replace them, or"
             " accept any loss with errors.max_fraction = 1"
         )
@@ -204,12 +235,13 @@ def _check_budget(
         )
 
 
-def _check_keys(table: Table, commits: list[Commit]) -> None:
+def _check_keys(table: Table, manifest: pa.Table) -> None:
     """See that no key comes twice; default keys cannot."""
     key = read_planned(table).columns[0]
     if not key.source:
         return
-    parts = [(commit.part.path, commit.part.rows) for commit in commits]
+    paths, rows = manifest["path"].to_pylist(), manifest["rows"].to_pylist()
+    parts = list(zip(paths, rows, strict=True))
     repeated = repeated_keys(table, key.name, parts)
     if repeated:
         named = "; ".join(f"{k!r} in {', '.join(p)}" for k, p in repeated.items())
@@ -255,9 +287,3 @@ def _tidy(table: Table, orphans: Collection[str]) -> None:
         storage.remove(uri)
     storage.remove_tree(table.internal("uploads"))
     storage.remove_empty(table.internal("attempts"))
-
-
-def _files(commits: Sequence[Commit]) -> set[str]:
-    """Paths of all that is committed."""
-    errors = {commit.errors.path for commit in commits if commit.errors}
-    return {commit.part.path for commit in commits} | errors

@@ -14,9 +14,10 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -26,6 +27,7 @@ from fsspec.implementations.local import LocalFileSystem
 from transforms.lookup import ConfigError
 
 _PARALLEL_REQUESTS = 32
+_FILES_AT_A_TIME = 4096
 _PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 Found = TypeVar("Found")
 
@@ -85,10 +87,12 @@ def size(uri: str, *, written: bool = False) -> int:
     return int(found["size"])
 
 
-def read_many(uris: list[str]) -> list[bytes]:
-    """Read many small files with parallel requests, in order."""
+def read_many(uris: Iterable[str]) -> Iterator[bytes]:
+    """Read many small files with parallel requests, in order, and hold few of them."""
+    rest = iter(uris)
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
-        return list(pool.map(read, uris))
+        while some := list(islice(rest, _FILES_AT_A_TIME)):
+            yield from pool.map(read, some)
 
 
 def exists(uri: str) -> bool:

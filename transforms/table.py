@@ -21,7 +21,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -118,14 +118,14 @@ class Table:
         matches = [_COMMIT.fullmatch(name) for name in names]
         return sorted(int(match[1]) for match in matches if match)
 
-    def read_commits(self, shards: Sequence[int]) -> list[Commit]:
-        """Read the commit records of some shards, in order.
+    def read_commits(self, shards: Collection[int]) -> Iterator[Commit]:
+        """Yield the commit records of some shards, in order.
 
         Raises:
           ValueError: one is no such record, or names files that are not its shard's.
         """
-        records = storage.read_many([self._commit(shard) for shard in shards])
-        return [_commit(s, data) for s, data in zip(shards, records, strict=True)]
+        records = storage.read_many(map(self._commit, shards))
+        yield from map(_commit, shards, records)
 
     def read_commit(self, shard: int, *, written: bool = False) -> Commit | None:
         """Read one commit record, None if the shard has none yet.

@@ -309,6 +309,16 @@ def spark(directory: Path) -> Iterator[Engine]:
         )
 
 
+def make_digits(directory: Path) -> Path:
+    """The digits example with its data and model, made by its own scripts."""
+    made = shutil.ignore_patterns("data", "out", "*.keras", "__pycache__")
+    shutil.copytree(ROOT / "examples" / "digits", directory, ignore=made)
+    for script in ("digits_dataset.py", "digits_model.py"):
+        command = [sys.executable, script]
+        subprocess.run(command, cwd=directory, check=True, capture_output=True)
+    return directory
+
+
 def start_pool(cluster: Cluster) -> int:
     port = free_port()
     module = "apache_beam.runners.worker.worker_pool_main"

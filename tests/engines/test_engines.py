@@ -9,22 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
 import toolbox
-from engines import ENGINES, ENVIRONMENT, HERE, Engine, flink, prism
+from engines import ENGINES, ENVIRONMENT, HERE, Engine, flink, make_digits, prism
 from jobs import outcome
 from toolbox import wait_until
 
 from pipeline import make_plan, run_plan, table_status
 from pipeline.config import parse_config
 from pipeline.run import prepare_table
-from pipeline.runners import pipeline_options
+from pipeline.runners import make_pipeline, pipeline_options
 from transforms.commit import CommitTable
 from transforms.extract import ExtractShards
 
@@ -167,7 +167,7 @@ def test_metrics(engine: Engine, model: str, tmp_path: Path) -> None:
         pytest.skip("no metrics there: docs/engines.md says so")
     table = tmp_path / "table"
     prepare_table(make_plan(parse_config(job(table, model))))
-    pipeline = beam.Pipeline(options=pipeline_options(engine.arguments))
+    pipeline = make_pipeline(pipeline_options(engine.arguments))
     _ = pipeline | ExtractShards(str(table)) | CommitTable(str(table))
     result = pipeline.run()
     result.wait_until_finish()
@@ -187,11 +187,14 @@ def log(directory: Path) -> Callable[[], str]:
     return lambda: (directory / "launcher.log").read_text()[-3000:]
 
 
-@pytest.mark.parametrize("victim", ["taskmanager", "worker"])
+@pytest.mark.parametrize("victim", ["taskmanager", "worker", "launcher"])
 def test_flink_loses_a_process_half_way(
     victim: str, model: str, expected: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
-    """It costs nothing but time: what was committed stays, the rest is done again."""
+    """It costs nothing but time: what was committed stays, the rest is done again.
+
+    Without its launcher the job goes on, and its last step finishes the table.
+    """
     table, gate = tmp_path / "table", tmp_path / "gate"
     document = gated(table, model, gate)
     with flink(tmp_path / "engine") as engine:
@@ -200,16 +203,50 @@ def test_flink_loses_a_process_half_way(
         before = {p.name: p.stat().st_mtime_ns for p in table.glob("*.parquet")}
         if victim == "taskmanager":
             os.kill(engine.processes["taskmanager-1"].pid, signal.SIGKILL)
+        elif victim == "launcher":
+            launcher.kill()
         else:
             (note, *_) = table.glob("_featuretap/attempts/*.json")
             os.kill(json.loads(note.read_text())["pid"], signal.SIGKILL)
         time.sleep(2)
         gate.touch()
-        assert launcher.wait(400) == 0, log(tmp_path)()
+        if victim == "launcher":
+            launcher.wait()
+            wait_until((table / "_SUCCESS").exists, log(tmp_path), 180)
+        else:
+            assert launcher.wait(400) == 0, log(tmp_path)()
     after = {p.name: p.stat().st_mtime_ns for p in table.glob("*.parquet")}
     assert before.items() <= after.items()
     assert len(after) == 8
     assert outcome(table)
+
+
+def test_flink_runs_the_digits_example_and_a_larger_job(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty shards of two thousand rows for the larger one."""
+    example = make_digits(tmp_path / "digits")
+    monkeypatch.chdir(example)
+    monkeypatch.syspath_prepend(str(example))
+    path = f"{example}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", path)
+    larger = job(Path(), model, sizes=[2000] * 60)
+    larger["table"]["rows_per_part"] = 2000
+    documents = {
+        "digits": tomllib.loads(Path("digits.toml").read_text()),
+        "larger": larger,
+    }
+    rows = {"digits": 1797, "larger": 120_000}
+    documents["digits"]["source"]["data_dir"] = str(example / "data")
+    documents["digits"]["model"]["path"] = str(example / "digits.keras")
+    with flink(tmp_path / "engine") as engine:
+        for name, document in documents.items():
+            tables = [tmp_path / name / one for one in ("flink", "memory")]
+            for table, runner in zip(tables, [engine, Engine()], strict=True):
+                document["table"]["path"] = str(table)
+                assert run(runner, document)["rows"] == rows[name]
+            flinks, memorys = map(outcome, tables)
+            assert flinks == memorys
 
 
 def test_a_job_may_take_longer_than_the_job_server_waits(

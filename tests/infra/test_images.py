@@ -13,13 +13,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from engines import HOME, flink, is_open, need
+from engines import HOME, flink, is_open, make_digits, need
 from schemas import ROOT
 from toolbox import wait_until
 
@@ -53,26 +52,28 @@ class Buildah:
         options += ["--target", target] if target else []
         self("bud", *options, "--file", file, "--tag", tag, context)
 
-    def start(self, image: str, work: Path, *command: str) -> subprocess.Popen[str]:
+    def start(
+        self, image: str, work: Path, *command: str, said: Path
+    ) -> subprocess.Popen[bytes]:
         """Start a program in a new container, as the image's user, `work` at /app."""
         container = self("from", "--pull-never", image)
-        return subprocess.Popen(
-            [
-                *(*self.command, "run", "--isolation", "chroot"),
-                *("--volume", f"{work}:/app", container, "--", *command),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with said.open("wb") as log:
+            return subprocess.Popen(
+                [
+                    *(*self.command, "run", "--isolation", "chroot"),
+                    *("--volume", f"{work}:/app", container, "--", *command),
+                ],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def run(self, image: str, work: Path, *command: str) -> str:
         """Run a program to its end; what it said."""
-        process = self.start(image, work, *command)
-        said, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, said
-        return said
+        said = self.directory / "said.log"
+        code = self.start(image, work, *command, said=said).wait(600)
+        assert code == 0, said.read_text()
+        return said.read_text()
 
     def close(self) -> None:
         self("rm", "--all")
@@ -141,16 +142,9 @@ def worker(buildah: Buildah) -> str:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """The digits example, made as its README says, for everybody to write to."""
-    directory = tmp_path / "digits"
-    shutil.copytree(
-        ROOT / "examples" / "digits",
-        directory,
-        ignore=shutil.ignore_patterns("data", "out", "*.keras"),
-    )
-    for script in ("digits_dataset.py", "digits_model.py"):
-        subprocess.run([sys.executable, script], cwd=directory, check=True)
-    for path in [tmp_path, *tmp_path.parents[:1], directory, *directory.rglob("*")]:
+    """The digits example, for everybody to write to."""
+    directory = make_digits(tmp_path / "digits")
+    for path in [directory, *directory.rglob("*")]:
         path.chmod(path.stat().st_mode | 0o777)
     return directory
 
@@ -172,17 +166,19 @@ def test_flink_runs_on_pools_and_launchers_from_the_image(
     """The pool is the image's own command; the job, that of infra/compose."""
     assert not is_open(POOL)
     image = json.loads(buildah("inspect", "--type", "image", worker))["OCIv1"]["config"]
-    pool = buildah.start(worker, work, *image["Entrypoint"], *image["Cmd"])
+    said = tmp_path / "pool.log"
+    start = [*image["Entrypoint"], *image["Cmd"]]
+    pool = buildah.start(worker, work, *start, said=said)
     try:
         wait_until(lambda: is_open(POOL) or pool.poll() is not None)
-        assert pool.poll() is None, pool.communicate()
+        assert pool.poll() is None, said.read_text()
         with flink(tmp_path / "engine", pool=POOL) as engine:
             command = ("featuretap", "run", "digits.toml", "--", *engine.arguments)
-            said = buildah.run(worker, work, *command)
+            launcher = buildah.run(worker, work, *command)
     finally:
         os.killpg(pool.pid, signal.SIGKILL)
         pool.wait()
-    assert "1797 rows in 8 parts" in said
+    assert "1797 rows in 8 parts" in launcher
     assert pq.read_table(work / "out" / "features").num_rows == 1797
 
 
