@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from pipeline import __version__, run_plan
 from pipeline.cli import app
+from transforms import storage
 
 TESTS = Path(__file__).parent
 CONFIG = """
@@ -359,6 +360,12 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(config: Path, job: Job) -
     different = {n for n in whole.keys() | resumed if whole.get(n) != resumed.get(n)}
     assert different == {"_featuretap/config.json"}  # it holds table.path
     assert pq.read_table(table)["example_id"].to_pylist() == list(range(ROWS))
+
+
+def test_a_config_may_lie_on_any_filesystem(config: Path) -> None:
+    storage.replace("memory://configs/job.toml", config.read_bytes())
+    document = json.loads(invoke("plan", "memory://configs/job.toml", "--json")[0])
+    assert document == json.loads(invoke("plan", str(config), "--json")[0])
 
 
 def test_ctrl_c_says_how_to_go_on_and_status_sees_it_from_outside(

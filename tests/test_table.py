@@ -15,7 +15,7 @@ from conftest import Job
 
 from pipeline import run_plan, table_status, verify_table
 from pipeline.run import prepare_table
-from transforms import storage
+from transforms import commit, storage
 from transforms.commit import commit_table
 from transforms.extract import extract_shard, worker_for
 from transforms.table import Table
@@ -52,6 +52,32 @@ def test_listing_and_removing_what_is_not_there_is_fine(root: str) -> None:
     assert storage.list_names(storage.join(root, "none")) == []
     storage.remove(storage.join(root, "none"))
     assert not storage.exists(storage.join(root, "none"))
+
+
+def test_many_files_are_read_in_order_and_only_as_they_are_asked_for(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_FILES_AT_A_TIME", 3)
+    uris = [storage.join(root, f"{i}") for i in range(8)]
+    for i, uri in enumerate(uris[:7]):
+        storage.replace(uri, str(i).encode())
+    found = storage.read_many(uris)
+    assert [next(found) for _ in range(6)] == [str(i).encode() for i in range(6)]
+    with pytest.raises(FileNotFoundError):
+        list(found)
+
+
+def test_the_manifest_does_not_depend_on_how_many_records_are_held(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.run()
+    manifest = job.table / "_featuretap" / "manifest.parquet"
+    summary, before = (job.table / "_SUCCESS").read_text(), manifest.read_bytes()
+    (job.table / "_SUCCESS").unlink()
+    monkeypatch.setattr(commit, "_RECORDS_AT_A_TIME", 2)
+    commit_table(Table(str(job.table)), 0.0)
+    assert manifest.read_bytes() == before
+    assert (job.table / "_SUCCESS").read_text() == summary
 
 
 def part(job: Job, index: int = 0) -> Path:
