@@ -21,7 +21,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -200,13 +201,13 @@ def measure_sizes(_: int, __: Sequence[str]) -> dict[str, Any]:
 
     found = {}
     for power in range(6, 11):
-        with timed() as clock:
+        with measured() as report:
             plan = make_plan(parse_config(document("madeup://table", 10**power, None)))
         found[f"10^{power} rows"] = {
             "shards": len(plan.shards),
             "rows_per_part": plan.shards[0].rows,
             "plan_bytes": len(to_parquet(plan.shards.table)),
-            "seconds": clock.seconds,
+            "seconds": report["seconds"],
         }
     return found
 
@@ -216,18 +217,13 @@ def measure_plan(shards: int, _: Sequence[str]) -> dict[str, Any]:
     from transforms.extract import pending_shards
 
     planned(10)
-    before = peak_bytes()
-    with timed() as making:
+    with measured() as making:
         table = planned(shards)
-    with timed() as finding:
+    with measured() as finding:
         assert sum(1 for _ in pending_shards(table)) == shards
     stored = Store.directory / f"{shards}/table/_featuretap/plan.parquet"
-    return {
-        "plan_seconds": making.seconds,
-        "pending_seconds": finding.seconds,
-        "plan_bytes": stored.stat().st_size,
-        "more_memory_bytes": peak_bytes() - before,
-    }
+    plan_bytes = stored.stat().st_size
+    return {"make": making, "find_pending": finding, "plan_bytes": plan_bytes}
 
 
 def measure_status(shards: int, _: Sequence[str]) -> dict[str, Any]:
@@ -236,16 +232,10 @@ def measure_status(shards: int, _: Sequence[str]) -> dict[str, Any]:
 
     table = planned(shards)
     Store.shards = shards
-    before = peak_bytes()
-    Store.requests.clear()
-    with timed() as clock:
+    with measured() as report:
         status = table_status(table)
     assert (status.committed, status.finished) == (shards, False)
-    return {
-        "seconds": clock.seconds,
-        "requests": dict(Store.requests),
-        "more_memory_bytes": peak_bytes() - before,
-    }
+    return report
 
 
 def measure_finish(shards: int, _: Sequence[str]) -> dict[str, Any]:
@@ -255,18 +245,11 @@ def measure_finish(shards: int, _: Sequence[str]) -> dict[str, Any]:
 
     table = planned(shards)
     Store.shards = shards
-    before = peak_bytes()
-    Store.requests.clear()
-    with timed() as clock:
+    with measured() as report:
         summary = commit_table(Table(table), 0.0)
     assert (summary["parts"], summary["rows"]) == (shards, shards * PART_ROWS)
     manifest = Store.directory / f"{shards}/table/_featuretap/manifest.parquet"
-    return {
-        "seconds": clock.seconds,
-        "requests": dict(Store.requests),
-        "manifest_bytes": manifest.stat().st_size,
-        "more_memory_bytes": peak_bytes() - before,
-    }
+    return {**report, "manifest_bytes": manifest.stat().st_size}
 
 
 def measure_shard(_: int, __: Sequence[str]) -> dict[str, Any]:
@@ -280,9 +263,9 @@ def measure_shard(_: int, __: Sequence[str]) -> dict[str, Any]:
         rows = n * PART_ROWS
         table = f"madeup://shard-{n}/table"
         plan = make_plan(parse_config(document(table, rows, PART_ROWS)))
-        Store.requests.clear()
-        run_plan(plan)
-        requests.append(Counter(Store.requests))
+        with measured() as report:
+            run_plan(plan)
+        requests.append(Counter(report["requests"]))
     each = requests[1] - requests[0]
     return {"requests": {kind: n / (more - few) for kind, n in each.items()}}
 
@@ -301,22 +284,14 @@ def measure_submit(shards: int, beam_args: Sequence[str]) -> dict[str, Any]:
     for n in (10, shards):
         table = planned(n)
         Store.shards, Store.hidden = n, 1
-        before = peak_bytes()
-        Store.requests.clear()
         pipeline = make_pipeline(pipeline_options(beam_args))
         _ = pipeline | ExtractShards(table) | CommitTable(table)
         sizes[n] = len(pipeline.to_runner_api().SerializeToString())
-        with timed() as clock:
-            result = pipeline.run()
-            result.wait_until_finish()
+        with measured() as report:
+            pipeline.run().wait_until_finish()
         success = Store.directory / f"{n}/table/_SUCCESS"
         assert json.loads(success.read_text())["parts"] == n
-    return {
-        "pipeline_bytes": sizes,
-        "seconds": clock.seconds,
-        "requests": dict(Store.requests),
-        "more_memory_bytes": peak_bytes() - before,
-    }
+    return {**report, "pipeline_bytes": sizes}
 
 
 def measure_stragglers(_: int, __: Sequence[str]) -> dict[str, Any]:
@@ -365,17 +340,16 @@ MEASURES: dict[str, Callable[[int, Sequence[str]], dict[str, Any]]] = {
 }
 
 
-class timed:  # noqa: N801  # reads as a verb
-    """Counts the seconds of a block."""
-
-    seconds = 0.0
-
-    def __enter__(self) -> timed:
-        self._began = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.seconds = round(time.perf_counter() - self._began, 1)
+@contextmanager
+def measured() -> Iterator[dict[str, Any]]:
+    """Fill a report of a block: seconds, requests, and how far the peak has moved."""
+    report: dict[str, Any] = {}
+    Store.requests.clear()
+    peak, began = peak_bytes(), time.perf_counter()
+    yield report
+    report["seconds"] = round(time.perf_counter() - began, 1)
+    report["requests"] = dict(Store.requests)
+    report["more_memory_bytes"] = peak_bytes() - peak
 
 
 def peak_bytes() -> int:

@@ -94,12 +94,14 @@ class Engine:
       workers: for `run --workers`, where the engine is featuretap's own.
       processes: of it, by name.
       one_job: it takes no second job while one is at work.
+      metrics: it tells Beam's.
     """
 
     arguments: list[str] = field(default_factory=list)
     workers: int | None = None
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     one_job: bool = False
+    metrics: bool = True
 
 
 class Cluster:

@@ -17,7 +17,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import toolbox
-from engines import ENGINES, ENVIRONMENT, HERE, Engine, flink, make_digits, prism
+from engines import (
+    ENGINES,
+    ENVIRONMENT,
+    HERE,
+    Engine,
+    flink,
+    make_digits,
+    need_java,
+    prism,
+)
 from jobs import outcome
 from toolbox import wait_until
 
@@ -34,6 +43,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # those of the engines' own clients
 ]
 DOCS = HERE.parents[1] / "docs" / "engines.md"
+WITHOUT_METRICS = {"--workers", "Dask"}
 STEPS = {"sound": [], "bad": ["toolbox:refuse_thirteen"]}
 
 
@@ -51,6 +61,7 @@ def engine(
 ) -> Iterator[Engine]:
     name = re.sub(r"\W+", "-", request.param)
     with ENGINES[request.param](tmp_path_factory.mktemp(name) / "engine") as started:
+        started.metrics = request.param not in WITHOUT_METRICS
         yield started
 
 
@@ -163,8 +174,8 @@ def test_shards_are_computed_at_the_same_time(
 
 
 def test_metrics(engine: Engine, model: str, tmp_path: Path) -> None:
-    if engine.workers or "--runner=DaskRunner" in engine.arguments:
-        pytest.skip("no metrics there: docs/engines.md says so")
+    if not engine.metrics:
+        pytest.skip("no metrics there: docs/engines.md says why")
     table = tmp_path / "table"
     prepare_table(make_plan(parse_config(job(table, model))))
     pipeline = make_pipeline(pipeline_options(engine.arguments))
@@ -267,5 +278,30 @@ def test_a_job_may_take_longer_than_the_job_server_waits(
 
 
 def test_the_table_of_engines_in_the_docs_is_that_of_these_tests() -> None:
-    rows = re.findall(r"^\| `([^|`]+)` \|", DOCS.read_text(), re.MULTILINE)
-    assert set(ENGINES) <= set(rows)
+    head, _, *rows = re.findall(r"^\|(.*)\|$", DOCS.read_text(), re.MULTILINE)
+    names = [cell.strip() for cell in head.split("|")]
+    cells = [map(str.strip, row.split("|")) for row in rows[: len(ENGINES)]]
+    table = [dict(zip(names, row, strict=True)) for row in cells]
+    assert [row["engine"].strip("`") for row in table] == list(ENGINES)
+    for row in table:
+        name = row["engine"].strip("`")
+        for tested in ("same table", "bad rows, budget", "killed launcher, resumed"):
+            assert row[tested] == "yes"
+        assert row["shards at the same time"] == "yes"
+        assert row["metrics"].startswith("no: " if name in WITHOUT_METRICS else "yes")
+
+
+@pytest.mark.parametrize(
+    ("engine_name", "jar"),
+    [("Flink", "flink-runtime-{}.jar"), ("Spark", "spark-core_2.12-{}.jar")],
+)
+def test_the_docs_name_the_versions_that_these_tests_run(
+    engine_name: str, jar: str
+) -> None:
+    jars = need_java(engine_name.lower())
+    named = set(re.findall(rf"{engine_name} (\d+\.\d+\.\d+)", DOCS.read_text()))
+    assert len(named) == 1
+    assert (jars / jar.format(*named)).exists()
+    servers = set(re.findall(r"job server (\d+\.\d+)", DOCS.read_text()))
+    assert len(servers) == 1
+    assert [*jars.glob(f"beam-runners-{engine_name.lower()}-*-{servers.pop()}.*.jar")]
