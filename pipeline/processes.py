@@ -7,6 +7,7 @@ are computed again.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,10 +18,10 @@ from transforms import children
 from transforms.extract import stopping
 from transforms.shard import Shard
 from transforms.spec import Config
-from transforms.worker_process import Done, Failed, Job, Ready
+from transforms.worker_process import Done, Job, Ready
 
+_log = logging.getLogger("featuretap")
 _PROGRAM = "transforms.worker_process"
-_TRIES = 3  # of a shard whose storage fails
 _DEATHS_BEYOND = 2  # errors.attempts: those of processes that isolate its rows
 
 
@@ -41,20 +42,21 @@ class _Pool:
     again: deque[Shard] = field(default_factory=deque)
     workers: list[_Worker] = field(default_factory=list)
     deaths: Counter[int] = field(default_factory=Counter)
-    failures: Counter[int] = field(default_factory=Counter)
     failure: str = ""
 
     def start(self) -> None:
         self.workers.append(_Worker(children.start(_PROGRAM, self.job)))
 
     def run(self) -> None:
-        while True:
+        while self.workers:
             exhausted = self._hand_out()
             if exhausted and not any(worker.at for worker in self.workers):
                 return
             pipes = {worker.child.pipe: worker for worker in self.workers}
-            for pipe in wait(list(pipes)):
+            for pipe in wait(list(pipes), children.LOOK_SECONDS):
                 self._hear(pipes[pipe])  # type: ignore[index]  # they are ours
+            for worker in [one for one in self.workers if one.child.has_ended()]:
+                self._bury(worker)
 
     def _hand_out(self) -> bool:
         """Send shards to whoever has room; say whether none are left to send."""
@@ -63,11 +65,12 @@ class _Pool:
                 shard = self._next()
                 if shard is None:
                     return True
-                worker.at[shard.index] = shard
                 try:
                     worker.child.pipe.send(shard)
-                except OSError:  # it has died: its pipe will say so
+                except OSError:  # it has died, as will be noticed
+                    self.again.append(shard)
                     break
+                worker.at[shard.index] = shard
         return bool(self.failure) or stopping.is_set()
 
     def _next(self) -> Shard | None:
@@ -77,35 +80,29 @@ class _Pool:
 
     def _hear(self, worker: _Worker) -> None:
         try:
-            message = worker.child.pipe.recv()
-        except (EOFError, OSError):
+            message = worker.child.receive()
+        except EOFError:
             self._bury(worker)
             return
         if isinstance(message, Ready):
             worker.room = message.shards
         elif isinstance(message, Done):
             del worker.at[message.shard]
+        elif message.shard is None:
+            self.workers.remove(worker)
+            worker.child.close()
+            self._do_without(message.message)
         else:
-            self._failed(worker, message)
-
-    def _failed(self, worker: _Worker, message: Failed) -> None:
-        if message.shard is None:
-            self.failure = self.failure or message.message
-            return
-        shard = worker.at.pop(message.shard)
-        self.failures[shard.index] += 1
-        if message.again and self.failures[shard.index] < _TRIES:
-            self.again.append(shard)
-        else:
+            del worker.at[message.shard]
             self.failure = self.failure or message.message
 
     def _bury(self, worker: _Worker) -> None:
-        """Replace a worker that has died; its shards are still to do."""
+        """Replace a worker that has died, if its shards or others are still to do."""
         self.workers.remove(worker)
         death = worker.child.death()
         worker.child.close()
         if not worker.room:
-            self.failure = self.failure or (
+            self._do_without(
                 f"a worker process must come to its first shard, one {death} before;"
                 " what it printed stands above"
             )
@@ -118,8 +115,18 @@ class _Pool:
                 f"at most {self.most_deaths} worker processes may die at one shard, as"
                 f" many did at shard {hopeless[0]}, and one more that {death}"
             )
-        elif not (self.failure or stopping.is_set()):
+            return
+        shard = self._next()
+        if shard is not None:
+            self.again.appendleft(shard)
             self.start()
+
+    def _do_without(self, complaint: str) -> None:
+        """Go on without a worker that cannot work, unless it was the last one."""
+        if self.workers:
+            _log.warning("one worker fewer: %s", complaint)
+        else:
+            self.failure = self.failure or complaint
 
 
 def extract_in_processes(

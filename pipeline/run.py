@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.plan import Plan
 from pipeline.processes import extract_in_processes
 from pipeline.runners import (
+    await_job_server,
     complaints,
     listings,
     make_pipeline,
@@ -77,6 +78,7 @@ def run_plan(
     options = pipeline_options(beam_args)
     for complaint in complaints(options):
         _log.warning(complaint)
+    await_job_server(options)
     pipeline = make_pipeline(options)
     commits = pipeline | ExtractShards(table.uri, listings(options))
     _ = commits | CommitTable(table.uri, budget)

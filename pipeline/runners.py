@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
@@ -29,19 +30,22 @@ from transforms import device
 from transforms.lookup import ConfigError
 
 LOCAL_RUNNER = "FnApiRunner"
+# runners as `_kind` names them
+_LOCAL, _DATAFLOW, _DASK = "fnapirunner", "dataflowrunner", "daskrunner"
+_JOB_SERVERS = {"flinkrunner", "portablerunner", "sparkrunner"}
+_LOOPBACK = {"directrunner", "prismrunner"}  # by default
 _THREADS = "multi_threading"
 _NEVER = -1  # zero would be Beam's default
-_DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
-_FULL_NAMES = {"DaskRunner": _DASK}  # Beam wants it in full
+_DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _LONGEST_JOB_SECONDS = 30 * 24 * 3600
+_ANSWER_SECONDS = 60
 _DASK_PARTITIONS = 64
-_JOB_SERVERS = {"FlinkRunner", "PortableRunner", "SparkRunner"}
-_DATAFLOW = "DataflowRunner"
 _DISK_GB = 100  # an image with CUDA, model, and parts on their way
 _SHARD_MINUTES = 120  # more than any shard takes; what hangs is tried again
 _SMALLEST_CPU_THREADS, _MOST_CPU_THREADS, _GPU_THREADS = 2, 8, 2  # as in `device`
 _OWN_GPUS = {  # machine types that come with GPUs, by what their names begin with
     "a2-highgpu-": "nvidia-tesla-a100",
+    "a2-megagpu-": "nvidia-tesla-a100",
     "a2-ultragpu-": "nvidia-a100-80gb",
     "a3-highgpu-": "nvidia-h100-80gb",
 }
@@ -60,13 +64,15 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
     """
     arguments = [*beam_args]
     given = {argument.partition("=")[0] for argument in beam_args}
-    runner = _runner(beam_args)
+    name = _argument(beam_args, "--runner") or LOCAL_RUNNER
+    runner = _kind(name)
     if runner == _DASK:
+        name = _DASK_RUNNER  # Beam wants it in full
         _import_dask()
         if not given & {"--dask_npartitions", "--dask_partition_size"}:
             arguments.append(f"--dask_npartitions={_DASK_PARTITIONS}")
     options = PipelineOptions(arguments, save_main_session=False)
-    options.view_as(StandardOptions).runner = runner
+    options.view_as(StandardOptions).runner = name
     if not given & {"--job_server_timeout", "--job-server-timeout"}:
         # Beam's five minutes end the wait for a job that runs longer.
         options.view_as(PortableOptions).job_server_timeout = _LONGEST_JOB_SECONDS
@@ -77,7 +83,7 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
         debug.add_experiment("disable_logging_submission_environment")
     if runner == _DATAFLOW:
         _supply_dataflow(options)
-    if runner.endswith(LOCAL_RUNNER):
+    if runner == _LOCAL:
         direct = options.view_as(DirectOptions)
         if "--direct_num_workers" not in given:
             direct.direct_num_workers = device.shards_in_flight()
@@ -92,17 +98,42 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
     For threads of this process the environment is given here, since Beam 2.77 has no
     option for it: with its own, a thread sends off each second what a bundle has put
     out, be it half an element, which nobody can decode.
+
+    Raises:
+      ConfigError: Beam refuses the options.
     """
-    runner = options.view_as(StandardOptions).runner
+    runner = _kind(options.view_as(StandardOptions).runner)
     direct = options.view_as(DirectOptions)
-    if not runner.endswith(LOCAL_RUNNER) or direct.direct_running_mode != _THREADS:
-        return beam.Pipeline(options=options)
+    if runner != _LOCAL or direct.direct_running_mode != _THREADS:
+        try:
+            return beam.Pipeline(options=options)
+        except (ValueError, NotImplementedError) as error:
+            raise ConfigError(f"arguments behind -- must suit Beam: {error}") from error
     direct.direct_running_mode = None  # Beam would take its own environment
     environment = EmbeddedPythonGrpcEnvironment(
         data_buffer_time_limit_ms=_NEVER, capabilities=python_sdk_capabilities()
     )
     local = FnApiRunner(default_environment=environment)
     return beam.Pipeline(runner=local, options=options)
+
+
+def await_job_server(options: PipelineOptions) -> None:
+    """See that a job server answers; the wait for its job has no end.
+
+    Raises:
+      RuntimeError: it does not.
+    """
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    if not endpoint or endpoint == "embed":
+        return
+    with grpc.insecure_channel(endpoint) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(_ANSWER_SECONDS)
+        except grpc.FutureTimeoutError:
+            raise RuntimeError(
+                f"a job server must answer at --job_endpoint={endpoint}, none did for"
+                f" {_ANSWER_SECONDS} seconds; start it, or correct the address"
+            ) from None
 
 
 def _supply_dataflow(options: PipelineOptions) -> None:
@@ -125,7 +156,8 @@ def _supply_dataflow(options: PipelineOptions) -> None:
     if debug.number_of_worker_harness_threads is None:
         cores = _trailing_number(worker.machine_type or "") or _SMALLEST_CPU_THREADS
         threads = min(cores, _MOST_CPU_THREADS)
-        gpu = bool(_accelerator(options))
+        hints = options.view_as(StandardOptions).resource_hints or []
+        gpu = _accelerator(options) or any("accelerator" in hint for hint in hints)
         debug.number_of_worker_harness_threads = _GPU_THREADS if gpu else threads
     if worker.sdk_container_image and setup.sdk_location == "default":
         setup.sdk_location = "container"
@@ -137,7 +169,7 @@ def _supply_dataflow(options: PipelineOptions) -> None:
 
 def complaints(options: PipelineOptions) -> list[str]:
     """Name combinations of options that are known to fail, a sentence each."""
-    if options.view_as(StandardOptions).runner != _DATAFLOW:
+    if _kind(options.view_as(StandardOptions).runner) != _DATAFLOW:
         return []
     debug, worker = options.view_as(DebugOptions), options.view_as(WorkerOptions)
     experiments = debug.experiments or []
@@ -187,13 +219,25 @@ def _own_gpus(machine_type: str) -> tuple[str, int] | None:
 
 
 def _trailing_number(machine_type: str) -> int | None:
-    found = re.search(r"-(\d+)g?$", machine_type)
-    return int(found[1]) if found else None
+    """How many vCPUs, or GPUs, a machine type says that it has.
+
+    >>> _trailing_number("c3-standard-8-lssd"), _trailing_number("a2-highgpu-2g")
+    (8, 2)
+    >>> _trailing_number("n2-custom-4-8192")
+    4
+    """
+    found = re.search(r"custom-(\d+)|-(\d+)g?(?:-lssd)?$", machine_type)
+    return int(found[1] or found[2]) if found else None
 
 
-def _runner(beam_args: Sequence[str]) -> str:
-    name = _argument(beam_args, "--runner") or LOCAL_RUNNER
-    return _FULL_NAMES.get(name, name)
+def _kind(runner: str) -> str:
+    """Which runner is meant, in one spelling, of the several that Beam takes.
+
+    >>> {_kind(name) for name in ("Dataflow", "apache_beam.runners.DataflowRunner")}
+    {'dataflowrunner'}
+    """
+    name = runner.rpartition(".")[2].lower()
+    return name if name.endswith("runner") else f"{name}runner"
 
 
 def _argument(beam_args: Sequence[str], name: str) -> str | None:
@@ -207,7 +251,7 @@ def _argument(beam_args: Sequence[str], name: str) -> str | None:
 def _import_dask() -> None:
     """Import Beam's runner for Dask, so that Beam knows its options."""
     try:
-        import_module(_DASK.rpartition(".")[0])
+        import_module(_DASK_RUNNER.rpartition(".")[0])
     except ImportError as error:
         raise ConfigError(
             "--runner=DaskRunner needs the package distributed, which cannot be"
@@ -217,12 +261,15 @@ def _import_dask() -> None:
 
 def listings(options: PipelineOptions) -> int:
     """How many elements a pipeline should begin with, for `ExtractShards`."""
-    if options.view_as(StandardOptions).runner != _DASK:
+    if _kind(options.view_as(StandardOptions).runner) != _DASK:
         return 1
     return int(options.get_all_options().get("npartitions") or _DASK_PARTITIONS)
 
 
 def works_here(beam_args: Sequence[str]) -> bool:
     """Whether this process's own threads do the work."""
-    mode = _argument(beam_args, "--direct_running_mode")
-    return _runner(beam_args).endswith(LOCAL_RUNNER) and mode != "multi_processing"
+    runner = _kind(_argument(beam_args, "--runner") or LOCAL_RUNNER)
+    if runner == _LOCAL:
+        return _argument(beam_args, "--direct_running_mode") != "multi_processing"
+    default = "LOOPBACK" if runner in _LOOPBACK else ""
+    return (_argument(beam_args, "--environment_type") or default) == "LOOPBACK"

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +54,15 @@ def test_a_worker_that_lags_holds_up_one_shard(tmp_path: Path) -> None:
     assert run_job(table, sizes=[16] * 8, **reader)["parts"] == 8
 
 
-@pytest.mark.parametrize("how", ["killed", "storage"])
-def test_what_fails_twice_is_done_by_another(
+@pytest.mark.parametrize("how", ["killed", "forked", "storage"])
+def test_what_fails_twice_is_done_in_the_end(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = tmp_path / "tries"
     reader = unlucky(monkeypatch, tries, 2, how)
     assert run_job(tmp_path / "table", reader=reader, sizes=[16, 16, 16])["rows"] == 48
     assert len(tries.read_text().split()) == 3
-    if how == "killed":
+    if how != "storage":
         assert len(set(tries.read_text().split())) == 3
 
 
@@ -78,6 +77,23 @@ def test_storage_that_always_fails_ends_the_run_and_keeps_the_rest(
     commits = {path.name for path in table.glob("_featuretap/commits/*")}
     assert "00000.json" in commits
     assert "00001.json" not in commits
+
+
+def test_code_that_ends_the_process_fails_its_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = unlucky(monkeypatch, tmp_path / "tries", 1000, "exit")
+    with pytest.raises(RuntimeError, match=r"shard 1 .* SystemExit: a library"):
+        run_job(tmp_path / "table", reader=reader, sizes=[16, 16, 16])
+
+
+def test_a_worker_that_cannot_work_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody else holds one of two GPUs."""
+    monkeypatch.setenv("TEST_PLACES", str(tmp_path / "places"))
+    made = run_job(tmp_path / "table", model="single_model", sizes=[16] * 6)
+    assert made["parts"] == 6
 
 
 def test_a_worker_that_cannot_start_is_not_started_for_ever(tmp_path: Path) -> None:
@@ -135,12 +151,16 @@ def test_workers_end_with_their_launcher(end: signal.Signals, tmp_path: Path) ->
     )
     commits = table / "_featuretap" / "commits"
     wait_until(lambda: len([*commits.glob("*")]) == 3)
-    (note,) = table.glob("_featuretap/attempts/*")
+    notes = table / "_featuretap" / "attempts"
+    wait_until(lambda: len([*notes.glob("*.json")]) == 1)
+    (note,) = notes.glob("*.json")
     worker = json.loads(note.read_text())["pid"]
     assert is_alive(worker)
     launcher.send_signal(end)
     if end == signal.SIGINT:
-        time.sleep(1)
+        assert launcher.stderr
+        while "once more to stop" not in launcher.stderr.readline():
+            assert launcher.poll() is None
         launcher.send_signal(end)
     _, said = launcher.communicate()
     wait_until(lambda: not is_alive(worker))
@@ -162,6 +182,8 @@ import sys
 import tensorflow as tf
 from transforms import device
 
+device._PATIENCE_SECONDS = 0
+device.borrow(sys.argv[2] or None)
 visible = []
 tf.config.list_physical_devices = lambda kind=None: ["gpu a", "gpu b"]
 tf.config.set_visible_devices = lambda devices, kind: visible.extend(devices)
@@ -183,9 +205,9 @@ def test_no_gpu_is_shared(tmp_path: Path) -> None:
     """With devices that are made up: what is true is the processes and their locks."""
     running: list[subprocess.Popen[str]] = []
 
-    def start(what: str = "compute", visible: str = "") -> str:
+    def start(what: str = "compute", visible: str = "", borrowed: str = "") -> str:
         process = subprocess.Popen(
-            [sys.executable, "-c", LEASE, what],
+            [sys.executable, "-c", LEASE, what, borrowed],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -202,6 +224,7 @@ def test_no_gpu_is_shared(tmp_path: Path) -> None:
     assert start("plan").startswith("[] ")
     assert start() == "['gpu a'] 2"
     assert start() == "['gpu b'] 2"
+    assert start(borrowed="1") == "['gpu b'] 2"  # in its parent's place
     assert "must have a GPU of its own, other processes hold all 2" in start()
     assert start(visible="1,7") == "['gpu b'] 2"
     running[1].kill()

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
+import pytest
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.runners import make_pipeline, pipeline_options
+from pipeline import runners
+from pipeline.runners import make_pipeline, pipeline_options, works_here
 from transforms.commit import CommitTable
 from transforms.extract import ExtractShards
+from transforms.lookup import ConfigError
 
 
 class Slow:
@@ -46,3 +49,37 @@ def test_nothing_is_staged_for_job_servers() -> None:
     environments = made.components.environments.values()
     assert "beam:env:external:v1" in {one.urn for one in environments}
     assert not [one for one in environments if one.dependencies]
+
+
+def test_a_job_server_that_does_not_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the launcher would wait for as long as the longest job may take."""
+    monkeypatch.setattr(runners, "_ANSWER_SECONDS", 0.5)
+    arguments = ["--runner=PortableRunner", "--job_endpoint=localhost:1"]
+    with pytest.raises(RuntimeError, match="must answer at --job_endpoint=localhost:1"):
+        runners.await_job_server(pipeline_options(arguments))
+    runners.await_job_server(pipeline_options([]))
+
+
+def test_a_runner_that_beam_does_not_know_is_misuse() -> None:
+    with pytest.raises(ConfigError, match=r"must suit Beam: Unexpected .*: Flonk"):
+        make_pipeline(pipeline_options(["--runner=Flonk"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "here"),
+    [
+        ([], True),
+        (["--runner=fnapi"], True),
+        (["--direct_running_mode=multi_processing"], False),
+        (["--runner=PrismRunner"], True),
+        (["--runner=DirectRunner"], True),
+        (["--runner=prism", "--environment_type=EXTERNAL"], False),
+        (["--runner=PortableRunner", "--environment_type=LOOPBACK"], True),
+        (["--runner=apache_beam.runners.dataflow.DataflowRunner"], False),
+    ],
+)
+def test_who_computes_holds_the_gpu(arguments: list[str], here: bool) -> None:
+    """A launcher that does not compute hides GPUs from itself."""
+    assert works_here(arguments) is here

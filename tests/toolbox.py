@@ -542,8 +542,14 @@ class UnluckyReader(CountingReader):
             with tries.open("a") as file:
                 file.write(f"{os.getpid()}\n")
             if len(tries.read_text().split()) <= int(os.environ["TEST_FAILURES"]):
-                if os.environ["TEST_FAILURE"] == "storage":
+                how = os.environ["TEST_FAILURE"]
+                if how == "storage":
                     raise OSError("the store is busy")
+                if how == "exit":
+                    sys.exit("a library gave up")
+                if how == "forked" and os.fork() == 0:
+                    time.sleep(60)  # holds whatever its parent had open
+                    os._exit(0)
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().read(pieces, *args)
 
@@ -552,6 +558,16 @@ def fatal_model() -> keras.Model:
     """Ends the process that builds it, unless that is a launcher."""
     if sys.argv[0] == "-c":
         os._exit(3)
+    return dict_model()
+
+
+def single_model() -> keras.Model:
+    """Refuses to be built by a second worker process."""
+    if sys.argv[0] == "-c":
+        with Path(os.environ["TEST_PLACES"]).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if Path(os.environ["TEST_PLACES"]).read_text().split()[0] != str(os.getpid()):
+            raise RuntimeError("somebody else has the only place")
     return dict_model()
 
 

@@ -20,9 +20,12 @@ from typing import Any
 
 import fsspec
 
+from transforms import device
 from transforms.messages import mask_logs
 
 _FAREWELL_SECONDS = 5
+LOOK_SECONDS = 1
+"""How long to wait for a message before looking whether its sender is alive."""
 # not -m: what a module sends has to be of the module's own name, not of __main__
 _MAIN = "from {} import main; main()"
 
@@ -33,11 +36,32 @@ class Child:
 
     Attributes:
       process: it.
-      pipe: sends it messages and gives its answers; `EOFError` when it has ended.
+      pipe: sends it messages and gives its answers.
     """
 
     process: subprocess.Popen[bytes]
     pipe: Connection
+
+    def has_ended(self) -> bool:
+        """Whether it has ended and all that it sent has been received.
+
+        The end of its pipe does not tell: a process that it has forked may hold that.
+        """
+        return self.process.poll() is not None and not self.pipe.poll()
+
+    def receive(self) -> Any:
+        """Wait for its next message.
+
+        Raises:
+          EOFError: it has ended.
+        """
+        try:
+            while not self.pipe.poll(LOOK_SECONDS):
+                if self.has_ended():
+                    raise EOFError
+            return self.pipe.recv()
+        except OSError as error:
+            raise EOFError from error
 
     def death(self) -> str:
         """Wait for it, and say how it ended.
@@ -82,7 +106,7 @@ def start(program: str, request: Any) -> Child:
         )
     with contextlib.suppress(OSError):  # it has died: its first answer will tell
         # fsspec's settings may hold credentials: they go through a pipe
-        ours.send((fsspec.config.conf, request))
+        ours.send((fsspec.config.conf, device.held(), request))
     return Child(process, ours)
 
 
@@ -105,8 +129,9 @@ def parent(
 
     threading.Thread(target=follow, daemon=True).start()
     pipe = Connection(int(sys.argv[1]))
-    settings, request = pipe.recv()
+    settings, gpu, request = pipe.recv()
     fsspec.config.conf.update(settings)
+    device.borrow(gpu)
     return pipe, request
 
 

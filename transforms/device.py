@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import Any
 
 from transforms import scratch
 
 _MAX_SHARDS_IN_FLIGHT = 8
 _GPU_SHARDS_IN_FLIGHT = 2
+_PATIENCE_SECONDS = 60  # a worker that an engine replaces takes a while to end
+_LOOK_SECONDS = 0.5
 _lock = threading.Lock()
 _processes = 1
-_leases: list[int] = []
+_leases: dict[str, int] = {}
+_borrowed: str | None = None
 _configured = False
 
 
@@ -79,7 +83,21 @@ def configure(*, compute: bool = True) -> None:
 def release() -> None:
     """Let another process have this one's GPU; it will not compute any more."""
     while _leases:
-        os.close(_leases.pop())
+        os.close(_leases.popitem()[1])
+
+
+def held() -> str | None:
+    """The GPU that this process holds, by name, for a child in its place."""
+    return next(iter(_leases), _borrowed)
+
+
+def borrow(gpu: str | None) -> None:
+    """In such a child: compute on the parent's GPU.
+
+    Must come before the first use of any other function here.
+    """
+    global _borrowed
+    _borrowed = gpu
 
 
 def _configure(*, compute: bool) -> None:
@@ -106,16 +124,23 @@ def _lease(gpus: list[Any]) -> Any:
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name.strip() for name in given.split(",")] if given else []
-    for index, gpu in enumerate(gpus):
-        name = names[index] if index < len(names) else str(index)
-        lease = scratch.hold(f"gpu-{name.replace('/', '-')}.lock")
-        if lease is not None:
-            _leases.append(lease)
-            return gpu
-    raise RuntimeError(
-        f"a process that computes must have a GPU of its own, other processes hold all"
-        f" {len(gpus)}; wait for them, or start as many workers as there are GPUs"
-    )
+    names = [*names, *map(str, range(len(names), len(gpus)))]
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        for name, gpu in zip(names, gpus, strict=False):
+            if name == _borrowed:
+                return gpu
+            lease = scratch.hold(f"gpu-{name.replace('/', '-')}.lock")
+            if lease is not None:
+                _leases[name] = lease
+                return gpu
+        if time.monotonic() > end:
+            raise RuntimeError(
+                "a process that computes must have a GPU of its own, other processes"
+                f" hold all {len(gpus)}; wait for them, or start as many workers as"
+                " there are GPUs"
+            )
+        time.sleep(_LOOK_SECONDS)
 
 
 def _gpus() -> list[Any]:

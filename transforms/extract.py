@@ -325,7 +325,7 @@ def pending_shards(
             yield shard
 
 
-def shard_error(shard: Shard, error: Exception) -> RuntimeError:
+def shard_error(shard: Shard, error: BaseException) -> RuntimeError:
     """Say at which rows a worker failed."""
     first, rows = shard.pieces[0], shard.rows or "all"
     return RuntimeError(

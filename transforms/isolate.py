@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 from transforms import children
@@ -113,7 +112,7 @@ def isolated_rows(
         row, began = None, behind
         request = Request(table.uri, shard, tuple(pieces), behind, careful)
         with contextlib.closing(children.start(_PROGRAM, request)) as child:
-            for message in _messages(child.pipe):
+            for message in _messages(child):
                 if isinstance(message, AtRow):
                     row = message.position
                 elif isinstance(message, Made):
@@ -143,10 +142,8 @@ def isolated_rows(
     )
 
 
-def _messages(pipe: Connection) -> Iterator[Any]:
+def _messages(child: children.Child) -> Iterator[Any]:
     """Yield what a process sends until it ends."""
-    try:
+    with contextlib.suppress(EOFError):
         while True:
-            yield pipe.recv()
-    except (EOFError, OSError):
-        return
+            yield child.receive()

@@ -8,13 +8,23 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from transforms import children, device
-from transforms.extract import extract_shard, forget_attempts, shard_error, worker_for
+from transforms.extract import (
+    Worker,
+    extract_shard,
+    forget_attempts,
+    shard_error,
+    worker_for,
+)
 from transforms.shard import Shard
 from transforms.table import Table
+
+_PAUSES_SECONDS = (1, 5)  # between tries
+_FINAL = (RuntimeError, FileNotFoundError, PermissionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +61,10 @@ class Failed:
     Attributes:
       shard: its index; None if the worker cannot work at all.
       message: what went wrong.
-      again: whether it may come out differently next time.
     """
 
     shard: int | None
     message: str
-    again: bool
 
 
 def main() -> None:
@@ -72,10 +80,9 @@ def main() -> None:
 
     def extract(shard: Shard) -> None:
         try:
-            extract_shard(worker, shard)
-        except Exception as error:
-            text = str(shard_error(shard, error))
-            answer(Failed(shard.index, text, isinstance(error, OSError)))
+            _extract_patiently(worker, shard)
+        except BaseException as error:  # the parent waits for an answer
+            answer(Failed(shard.index, str(shard_error(shard, error))))
         else:
             answer(Done(shard.index))
 
@@ -83,10 +90,24 @@ def main() -> None:
     try:
         worker = worker_for(Table(job.table))
     except Exception as error:
-        answer(Failed(None, f"{type(error).__name__}: {error}", again=False))
+        answer(Failed(None, f"{type(error).__name__}: {error}"))
         return
     shards = device.shards_in_flight()
     answer(Ready(shards))
     with ThreadPoolExecutor(shards) as pool, contextlib.suppress(EOFError):
         while True:
             pool.submit(extract, pipe.recv())
+
+
+def _extract_patiently(worker: Worker, shard: Shard) -> None:
+    """Try again where the store, the device or the user's code may do better."""
+    for seconds in _PAUSES_SECONDS:
+        try:
+            extract_shard(worker, shard)
+        except _FINAL:
+            raise
+        except Exception:
+            time.sleep(seconds)
+        else:
+            return
+    extract_shard(worker, shard)

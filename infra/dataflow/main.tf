@@ -34,8 +34,10 @@ provider "google" {
 resource "google_project_service" "api" {
   for_each = toset([
     "artifactregistry.googleapis.com",
+    "cloudresourcemanager.googleapis.com",
     "compute.googleapis.com",
     "dataflow.googleapis.com",
+    "iam.googleapis.com",
     "storage.googleapis.com",
   ])
   service            = each.key
@@ -48,6 +50,7 @@ resource "google_storage_bucket" "this" {
   location                    = var.region
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
+  depends_on                  = [google_project_service.api]
 
   # deleted temporary files would else be kept, and paid for, for a week
   soft_delete_policy {
@@ -75,6 +78,7 @@ resource "google_artifact_registry_repository" "this" {
 resource "google_service_account" "worker" {
   account_id   = "featuretap-worker"
   display_name = "Workers and launchers of featuretap"
+  depends_on   = [google_project_service.api]
 }
 
 resource "google_project_iam_member" "worker" {
@@ -110,10 +114,11 @@ resource "google_artifact_registry_repository_iam_member" "worker" {
 }
 
 resource "google_project_iam_member" "launcher" {
-  for_each = toset(var.launchers)
-  project  = var.project
-  role     = "roles/dataflow.developer"
-  member   = each.key
+  for_each   = toset(var.launchers)
+  project    = var.project
+  role       = "roles/dataflow.developer"
+  member     = each.key
+  depends_on = [google_project_service.api]
 }
 
 resource "google_service_account_iam_member" "launcher" {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Start a job from the Flex Template: run.sh gs://BUCKET/job.toml [name=value …]
 #   PROJECT  REGION  BUCKET  SERVICE_ACCOUNT  SUBNETWORK  as Terraform printed them; TAG
+#   LAUNCHER  machine type of the launcher, n1-standard-4 if unset
 # Each name=value is a parameter of metadata.json, such as machine_type=g2-standard-8.
 set -euo pipefail
 : "${PROJECT:?}" "${REGION:?}" "${BUCKET:?}" "${SERVICE_ACCOUNT:?}" "${SUBNETWORK:?}"
@@ -16,4 +17,5 @@ gcloud dataflow flex-template run "featuretap-$(date -u +%Y%m%d-%H%M%S)" \
   --parameters "^~^$parameters" \
   --temp-location "gs://$BUCKET/tmp" --staging-location "gs://$BUCKET/staging" \
   --service-account-email "$SERVICE_ACCOUNT" \
+  --launcher-machine-type "${LAUNCHER:-n1-standard-4}" \
   --subnetwork "$SUBNETWORK" --disable-public-ips

@@ -15,9 +15,10 @@ from test_engines import job
 
 from pipeline import make_plan, run_plan
 from pipeline.config import parse_config
-from pipeline.runners import complaints, pipeline_options
+from pipeline.runners import complaints, make_pipeline, pipeline_options
 from transforms.commit import CommitTable
 from transforms.extract import ExtractShards
+from transforms.lookup import ConfigError
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 IMAGE = "europe-west4-docker.pkg.dev/a-project/featuretap/gpu:1"
@@ -45,11 +46,13 @@ def submitted(dataflow: DataflowApi, table: Path, *more: str) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.parametrize("runner", ["DataflowRunner", "dataflow"])
 def test_a_gpu_job_is_submitted_with_what_it_needs(
-    dataflow: DataflowApi, tmp_path: Path
+    runner: str, dataflow: DataflowApi, tmp_path: Path
 ) -> None:
     table = tmp_path / "table"
-    document = submitted(dataflow, table, "--machine_type=g2-standard-8")
+    more = ("--machine_type=g2-standard-8", f"--runner={runner}")
+    document = submitted(dataflow, table, *more)
     environment = document["environment"]
     assert environment["serviceOptions"] == [GPU]
     assert {"no_use_multiple_sdk_containers", "use_runner_v2"} <= {
@@ -122,6 +125,13 @@ def test_a_job_renders_without_credentials_or_network(tmp_path: Path) -> None:
     assert options.view_as(SetupOptions).save_main_session is False
     assert pool.machine_type == "n1-standard-16"
     assert "no_use_multiple_sdk_containers" in made.experiments
+
+
+def test_what_a_job_lacks_is_named_before_it_is_submitted() -> None:
+    pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient")
+    given = [one for one in ARGUMENTS if "project=" not in one]
+    with pytest.raises(ConfigError, match=r"Missing required option: project\."):
+        make_pipeline(pipeline_options(given))
 
 
 COMPLAINTS = {

@@ -75,10 +75,10 @@ CHECKS: dict[Path, Callable[[str, Path], list[str]]] = {
     **dict.fromkeys(SCRIPTS, shell),
 }
 FAULTS = [
-    (INFRA / "flink" / "cluster.yaml", "readinessProbe", "readynessProbe"),
+    (INFRA / "flink" / "cluster.yaml", "startupProbe", "startProbe"),
     (INFRA / "flink" / "cluster.yaml", "v1_19", "v9_99"),
     (INFRA / "flink" / "cluster.yaml", 'numberOfTaskSlots: "2"', "slots: [2]"),
-    (INFRA / "flink" / "launcher.yaml", "backoffLimit: 3", "backoffLimit: three"),
+    (INFRA / "flink" / "launcher.yaml", "backoffLimit: 0", "backoffLimit: none"),
     (INFRA / "spark" / "cluster.yaml", "serviceName", "servicename"),
     (COMPOSE, "network_mode", "networkmode"),
     (TERRAFORM, "matches_prefix", "match_prefix"),
@@ -176,6 +176,7 @@ def called(script: str, *arguments: str, tmp_path: Path) -> list[str]:
         path.write_text(FAKE)
         path.chmod(0o755)
     calls = tmp_path / "calls"
+    calls.unlink(missing_ok=True)
     subprocess.run(
         [INFRA / "dataflow" / script, *arguments],
         check=True,
