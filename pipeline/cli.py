@@ -177,7 +177,12 @@ def run(
         )
     with _errors():
         with _quiet_import():
-            from pipeline.runners import works_here
+            from pipeline.runners import (
+                is_local,
+                make_pipeline,
+                pipeline_options,
+                works_here,
+            )
 
         in_threads = not workers and works_here(beam_args or ())
         made = _make_plan(config, overrides, limit, compute=in_threads)
@@ -185,6 +190,8 @@ def run(
             from pipeline.run import prepare_table, repair_table, run_plan
             from transforms.table import Table
 
+        if not workers:  # before anything is replaced
+            make_pipeline(pipeline_options(beam_args or ()))
         prepare_table(made, overwrite=overwrite)
         for difference in repair_table(made) if repair else ():
             _say(f"repairing: {difference}", err=True)
@@ -192,7 +199,7 @@ def run(
         finished = Table(table).read_success() is not None
         again = "Run the same command again"
         again += " without --overwrite to go on." if overwrite else " to go on."
-        finish = bool(workers) or in_threads
+        finish = bool(workers) or (in_threads and is_local(beam_args or ()))
         discreet = cast(TextIO, _Discreet(sys.stderr))
         with (
             redirect_stderr(discreet),

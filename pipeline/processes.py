@@ -65,12 +65,11 @@ class _Pool:
                 shard = self._next()
                 if shard is None:
                     return True
+                worker.at[shard.index] = shard
                 try:
                     worker.child.pipe.send(shard)
                 except OSError:  # it has died, as will be noticed
-                    self.again.append(shard)
                     break
-                worker.at[shard.index] = shard
         return bool(self.failure) or stopping.is_set()
 
     def _next(self) -> Shard | None:

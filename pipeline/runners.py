@@ -33,7 +33,12 @@ LOCAL_RUNNER = "FnApiRunner"
 # runners as `_kind` names them
 _LOCAL, _DATAFLOW, _DASK = "fnapirunner", "dataflowrunner", "daskrunner"
 _JOB_SERVERS = {"flinkrunner", "portablerunner", "sparkrunner"}
-_LOOPBACK = {"directrunner", "prismrunner"}  # by default
+# which by default have this process work for them
+_LOOPBACK = {"directrunner", "switchingdirectrunner", "prismrunner"}
+_MASTERS = {  # with a master of its own
+    "flinkrunner": ("--flink_master", ("[auto]", "[local]")),
+    "sparkrunner": ("--spark_master_url", ("local",)),
+}
 _THREADS = "multi_threading"
 _NEVER = -1  # zero would be Beam's default
 _DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
@@ -107,7 +112,7 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
     if runner != _LOCAL or direct.direct_running_mode != _THREADS:
         try:
             return beam.Pipeline(options=options)
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, ImportError, AttributeError) as error:
             raise ConfigError(f"arguments behind -- must suit Beam: {error}") from error
     direct.direct_running_mode = None  # Beam would take its own environment
     environment = EmbeddedPythonGrpcEnvironment(
@@ -123,16 +128,19 @@ def await_job_server(options: PipelineOptions) -> None:
     Raises:
       RuntimeError: it does not.
     """
-    endpoint = options.view_as(PortableOptions).job_endpoint
+    portable = options.view_as(PortableOptions)
+    endpoint, seconds = portable.job_endpoint, portable.job_server_timeout
     if not endpoint or endpoint == "embed":
         return
+    if seconds == _LONGEST_JOB_SECONDS:
+        seconds = _ANSWER_SECONDS
     with grpc.insecure_channel(endpoint) as channel:
         try:
-            grpc.channel_ready_future(channel).result(_ANSWER_SECONDS)
+            grpc.channel_ready_future(channel).result(seconds)
         except grpc.FutureTimeoutError:
             raise RuntimeError(
                 f"a job server must answer at --job_endpoint={endpoint}, none did for"
-                f" {_ANSWER_SECONDS} seconds; start it, or correct the address"
+                f" {seconds} seconds; start it, or correct the address"
             ) from None
 
 
@@ -266,10 +274,21 @@ def listings(options: PipelineOptions) -> int:
     return int(options.get_all_options().get("npartitions") or _DASK_PARTITIONS)
 
 
+def is_local(beam_args: Sequence[str]) -> bool:
+    """Whether Beam's local runner does the work, which can end in good order."""
+    return _kind(_argument(beam_args, "--runner") or LOCAL_RUNNER) == _LOCAL
+
+
 def works_here(beam_args: Sequence[str]) -> bool:
     """Whether this process's own threads do the work."""
     runner = _kind(_argument(beam_args, "--runner") or LOCAL_RUNNER)
     if runner == _LOCAL:
         return _argument(beam_args, "--direct_running_mode") != "multi_processing"
-    default = "LOOPBACK" if runner in _LOOPBACK else ""
+    if any("use_loopback_process_worker" in argument for argument in beam_args):
+        return False
+    loopback = runner in _LOOPBACK
+    if runner in _MASTERS:
+        option, own = _MASTERS[runner]
+        loopback = (_argument(beam_args, option) or own[0]).startswith(own)
+    default = "LOOPBACK" if loopback else ""
     return (_argument(beam_args, "--environment_type") or default) == "LOOPBACK"

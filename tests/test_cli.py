@@ -362,6 +362,14 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(config: Path, job: Job) -
     assert pq.read_table(table)["example_id"].to_pylist() == list(range(ROWS))
 
 
+def test_a_wrong_runner_is_misuse_before_a_table_is_replaced(config: Path) -> None:
+    invoke("run", config)
+    before = contents(config.parent / "table")
+    arguments = ("run", config, "--overwrite", "--", "--runner=Flonk")
+    assert "Unexpected pipeline runner: Flonk" in invoke(*arguments, code=2)[1]
+    assert contents(config.parent / "table") == before
+
+
 def test_a_config_may_lie_on_any_filesystem(config: Path) -> None:
     storage.replace("memory://configs/job.toml", config.read_bytes())
     document = json.loads(invoke("plan", "memory://configs/job.toml", "--json")[0])

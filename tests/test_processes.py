@@ -222,19 +222,20 @@ def test_no_gpu_is_shared(tmp_path: Path) -> None:
         return process.stdout.readline().strip()
 
     assert start("plan").startswith("[] ")
+    assert start(borrowed="1") == "['gpu b'] 2"  # with another one free
     assert start() == "['gpu a'] 2"
     assert start() == "['gpu b'] 2"
     assert start(borrowed="1") == "['gpu b'] 2"  # in its parent's place
     assert "must have a GPU of its own, other processes hold all 2" in start()
     assert start(visible="1,7") == "['gpu b'] 2"
-    running[1].kill()
-    running[1].wait()
+    running[2].kill()
+    running[2].wait()
     assert start() == "['gpu a'] 2"
-    assert running[2].stdin
-    assert running[2].stdout
-    running[2].stdin.write("release\n")
-    running[2].stdin.flush()
-    assert running[2].stdout.readline() == "released\n"
+    assert running[3].stdin
+    assert running[3].stdout
+    running[3].stdin.write("release\n")
+    running[3].stdin.flush()
+    assert running[3].stdout.readline() == "released\n"
     assert start() == "['gpu b'] 2"
     for process in running:
         process.kill()

@@ -59,6 +59,9 @@ def test_a_job_server_that_does_not_answer_is_named(
     arguments = ["--runner=PortableRunner", "--job_endpoint=localhost:1"]
     with pytest.raises(RuntimeError, match="must answer at --job_endpoint=localhost:1"):
         runners.await_job_server(pipeline_options(arguments))
+    given = [*arguments, "--job_server_timeout=1"]
+    with pytest.raises(RuntimeError, match="none did for 1 seconds"):
+        runners.await_job_server(pipeline_options(given))
     runners.await_job_server(pipeline_options([]))
 
 
@@ -78,6 +81,11 @@ def test_a_runner_that_beam_does_not_know_is_misuse() -> None:
         (["--runner=prism", "--environment_type=EXTERNAL"], False),
         (["--runner=PortableRunner", "--environment_type=LOOPBACK"], True),
         (["--runner=apache_beam.runners.dataflow.DataflowRunner"], False),
+        (["--runner=FlinkRunner"], True),
+        (["--runner=FlinkRunner", "--flink_master=host:8081"], False),
+        (["--runner=SparkRunner", "--spark_master_url=local[2]"], True),
+        (["--runner=SparkRunner", "--spark_master_url=spark://host:7077"], False),
+        (["--runner=prism", "--experiments=use_loopback_process_worker"], False),
     ],
 )
 def test_who_computes_holds_the_gpu(arguments: list[str], here: bool) -> None:

@@ -45,9 +45,13 @@ class Child:
     def has_ended(self) -> bool:
         """Whether it has ended and all that it sent has been received.
 
-        The end of its pipe does not tell: a process that it has forked may hold that.
+        The end of its pipe does not tell: what it has forked may hold that, and its
+        GPU, and so ends with it.
         """
-        return self.process.poll() is not None and not self.pipe.poll()
+        if self.process.poll() is None:
+            return False
+        self._kill()
+        return not self.pipe.poll()
 
     def receive(self) -> Any:
         """Wait for its next message.
@@ -56,10 +60,10 @@ class Child:
           EOFError: it has ended.
         """
         try:
-            while not self.pipe.poll(LOOK_SECONDS):
-                if self.has_ended():
-                    raise EOFError
-            return self.pipe.recv()
+            while not self.has_ended():
+                if self.pipe.poll(LOOK_SECONDS):
+                    return self.pipe.recv()
+            raise EOFError
         except OSError as error:
             raise EOFError from error
 
@@ -72,17 +76,23 @@ class Child:
         try:
             code = self.process.wait(_FAREWELL_SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self._kill()
             code = self.process.wait()
+        self._kill()
         return exit_text(code)
 
     def close(self) -> None:
-        """End it, at once."""
-        self.process.kill()
+        """End it and what it has forked, at once."""
+        self._kill()
         self.process.wait()
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.pipe.close()
+
+    def _kill(self) -> None:
+        """End all of its session, of which it is the first."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def start(program: str, request: Any) -> Child:

@@ -125,11 +125,11 @@ def _lease(gpus: list[Any]) -> Any:
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name.strip() for name in given.split(",")] if given else []
     names = [*names, *map(str, range(len(names), len(gpus)))]
+    if _borrowed in names[: len(gpus)]:
+        return gpus[names.index(_borrowed)]
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         for name, gpu in zip(names, gpus, strict=False):
-            if name == _borrowed:
-                return gpu
             lease = scratch.hold(f"gpu-{name.replace('/', '-')}.lock")
             if lease is not None:
                 _leases[name] = lease

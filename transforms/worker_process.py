@@ -82,7 +82,10 @@ def main() -> None:
         try:
             _extract_patiently(worker, shard)
         except BaseException as error:  # the parent waits for an answer
-            answer(Failed(shard.index, str(shard_error(shard, error))))
+            text = f"shard {shard.index} failed: {type(error).__name__}"
+            with contextlib.suppress(Exception):  # it may not say what it is
+                text = str(shard_error(shard, error))
+            answer(Failed(shard.index, text))
         else:
             answer(Done(shard.index))
 

@@ -211,7 +211,11 @@ def dask(directory: Path) -> Iterator[Engine]:
 def flink(
     directory: Path, *, environment: str = "EXTERNAL", pool: int | None = None
 ) -> Iterator[Engine]:
-    """Start it; `pool` is the port of a pool of workers that is there already."""
+    """Start it, with two TaskManagers.
+
+    Or one, where `pool` is the port of a pool of workers that is there already: Beam's
+    own serves one.
+    """
     jars = need_java("flink")
     cluster = Cluster(directory)
     rest, rpc, job = (free_port() for _ in range(3))
@@ -224,7 +228,9 @@ def flink(
     with contextlib.closing(cluster):
         session = f"{entry}.entrypoint.StandaloneSessionClusterEntrypoint"
         cluster.start("jobmanager", *java, session, *at)
-        for name in ("taskmanager-1", "taskmanager-2"):
+        names = ["taskmanager-1"] if pool else ["taskmanager-1", "taskmanager-2"]
+        expected = f'"taskmanagers":{len(names)}'.encode()
+        for name in names:
             runner = f"{entry}.taskexecutor.TaskManagerRunner"
             cluster.start(name, *java, runner, *at)
         cluster.start(
@@ -251,7 +257,7 @@ def flink(
             with contextlib.suppress(OSError):
                 overview = f"http://localhost:{rest}/overview"
                 with urllib.request.urlopen(overview) as answer:
-                    return b'"taskmanagers":2' in answer.read()
+                    return expected in answer.read()
             return False
 
         cluster.until("jobmanager", registered)
@@ -323,8 +329,7 @@ def make_digits(directory: Path) -> Path:
 
 def start_pool(cluster: Cluster) -> int:
     port = free_port()
-    module = "apache_beam.runners.worker.worker_pool_main"
-    cluster.start("pool", sys.executable, "-m", module, f"--service_port={port}")
+    cluster.start("pool", sys.executable, HERE / "pool.py", port)
     cluster.until_port("pool", port)
     return port
 
