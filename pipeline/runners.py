@@ -69,7 +69,7 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
     """
     arguments = [*beam_args]
     given = {argument.partition("=")[0] for argument in beam_args}
-    name = _argument(beam_args, "--runner") or LOCAL_RUNNER
+    name = _runner(beam_args)
     runner = _kind(name)
     if runner == _DASK:
         name = _DASK_RUNNER  # Beam wants it in full
@@ -164,8 +164,7 @@ def _supply_dataflow(options: PipelineOptions) -> None:
     if debug.number_of_worker_harness_threads is None:
         cores = _trailing_number(worker.machine_type or "") or _SMALLEST_CPU_THREADS
         threads = min(cores, _MOST_CPU_THREADS)
-        hints = options.view_as(StandardOptions).resource_hints or []
-        gpu = _accelerator(options) or any("accelerator" in hint for hint in hints)
+        gpu = _accelerator(options) or _hinted_accelerator(options)
         debug.number_of_worker_harness_threads = _GPU_THREADS if gpu else threads
     if worker.sdk_container_image and setup.sdk_location == "default":
         setup.sdk_location = "container"
@@ -181,7 +180,6 @@ def complaints(options: PipelineOptions) -> list[str]:
         return []
     debug, worker = options.view_as(DebugOptions), options.view_as(WorkerOptions)
     experiments = debug.experiments or []
-    hints = options.view_as(StandardOptions).resource_hints or []
     accelerator = _accelerator(options)
     count = re.search(r"count:(\d+)", accelerator)
     checks = {
@@ -191,7 +189,7 @@ def complaints(options: PipelineOptions) -> list[str]:
         ),
         "an accelerator as a service option and as a resource hint should not be"
         " combined: right-fitted pools leave the service option out": (
-            accelerator and any("accelerator" in hint for hint in hints)
+            accelerator and _hinted_accelerator(options)
         ),
         "a process for each vCPU (use_multiple_sdk_containers) should not be asked for"
         " with a GPU: each holds a model, and one GPU has room for few": (
@@ -211,6 +209,11 @@ def _accelerator(options: PipelineOptions) -> str:
     """The service option for GPUs, empty if there is none."""
     said = options.view_as(GoogleCloudOptions).dataflow_service_options or []
     return next((one for one in said if one.startswith(_ACCELERATOR)), "")
+
+
+def _hinted_accelerator(options: PipelineOptions) -> bool:
+    hints = options.view_as(StandardOptions).resource_hints or []
+    return any("accelerator" in hint for hint in hints)
 
 
 def _own_gpus(machine_type: str) -> tuple[str, int] | None:
@@ -248,6 +251,10 @@ def _kind(runner: str) -> str:
     return name if name.endswith("runner") else f"{name}runner"
 
 
+def _runner(beam_args: Sequence[str]) -> str:
+    return _argument(beam_args, "--runner") or LOCAL_RUNNER
+
+
 def _argument(beam_args: Sequence[str], name: str) -> str | None:
     """The value of one argument, before Beam reads them all."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
@@ -276,16 +283,16 @@ def listings(options: PipelineOptions) -> int:
 
 def is_local(beam_args: Sequence[str]) -> bool:
     """Whether Beam's local runner does the work, which can end in good order."""
-    return _kind(_argument(beam_args, "--runner") or LOCAL_RUNNER) == _LOCAL
+    return _kind(_runner(beam_args)) == _LOCAL
 
 
 def works_here(beam_args: Sequence[str]) -> bool:
     """Whether this process's own threads do the work."""
-    runner = _kind(_argument(beam_args, "--runner") or LOCAL_RUNNER)
-    if runner == _LOCAL:
+    if is_local(beam_args):
         return _argument(beam_args, "--direct_running_mode") != "multi_processing"
     if any("use_loopback_process_worker" in argument for argument in beam_args):
         return False
+    runner = _kind(_runner(beam_args))
     loopback = runner in _LOOPBACK
     if runner in _MASTERS:
         option, own = _MASTERS[runner]

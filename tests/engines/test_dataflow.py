@@ -127,9 +127,11 @@ def test_a_job_renders_without_credentials_or_network(tmp_path: Path) -> None:
     assert "no_use_multiple_sdk_containers" in made.experiments
 
 
-def test_what_a_job_lacks_is_named_before_it_is_submitted() -> None:
+def test_what_a_job_lacks_is_named_before_it_is_submitted(
+    dataflow: DataflowApi,
+) -> None:
     pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient")
-    given = [one for one in ARGUMENTS if "project=" not in one]
+    given = [one for one in [*ARGUMENTS, "--no_auth"] if "project=" not in one]
     with pytest.raises(ConfigError, match=r"Missing required option: project\."):
         make_pipeline(pipeline_options(given))
 

@@ -162,19 +162,25 @@ def _pascal(name: str) -> str:
 
 def template(document: dict[str, Any]) -> list[str]:
     """By Google's own types: the metadata, and the file that a template becomes."""
-    from google.cloud.dataflow_v1beta3 import types
     from google.protobuf import json_format
 
-    spec = {
-        "image": "image",
-        "sdkInfo": {"language": "PYTHON"},
-        "metadata": document,
-    }
     try:
-        json_format.ParseDict(spec, types.ContainerSpec.pb()())
+        container_spec(document, "an-image")
         for parameter in document["parameters"]:
             for regex in parameter.get("regexes", ()):
                 re.compile(regex)
     except (json_format.ParseError, re.error) as error:
         return [str(error)]
     return []
+
+
+def container_spec(metadata: dict[str, Any], image: str) -> Any:
+    """What `gcloud dataflow flex-template build` writes, in Google's own type."""
+    from google.cloud.dataflow_v1beta3 import types
+    from google.protobuf import json_format
+
+    language = {"language": "PYTHON"}
+    document = {"image": image, "sdkInfo": language, "metadata": metadata}
+    return types.ContainerSpec(
+        json_format.ParseDict(document, types.ContainerSpec.pb()())
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import toolbox
 from dataflow_api import DataflowApi
-from schemas import ROOT
+from schemas import ROOT, container_spec
 from test_dataflow import ARGUMENTS, GPU, IMAGE
 from test_engines import job
 
@@ -95,18 +95,10 @@ def test_a_wrong_config_ends_the_launcher_before_anything_is_rented(
 
 
 def test_the_container_spec_is_what_google_expects() -> None:
-    """As `gcloud dataflow flex-template build` writes it, and a launch of it."""
+    """And a launch of it."""
     from google.cloud.dataflow_v1beta3 import types
-    from google.protobuf import json_format
 
-    metadata = json.loads(TEMPLATE.read_text())
-    spec = types.ContainerSpec.pb()()
-    document = {
-        "image": IMAGE,
-        "sdkInfo": {"language": "PYTHON"},
-        "metadata": metadata,
-    }
-    json_format.ParseDict(document, spec)
+    spec = container_spec(json.loads(TEMPLATE.read_text()), IMAGE)
     assert spec.sdk_info.language == types.SDKInfo.Language.PYTHON
     needed = [one.name for one in spec.metadata.parameters if not one.is_optional]
     assert needed == ["config", "sdk_container_image"]
@@ -115,7 +107,7 @@ def test_the_container_spec_is_what_google_expects() -> None:
         location="europe-west4",
         launch_parameter=types.LaunchFlexTemplateParameter(
             job_name="a-job",
-            container_spec=types.ContainerSpec(spec),
+            container_spec=spec,
             parameters={"config": "gs://a-bucket/job.toml"},
         ),
     )
