@@ -74,7 +74,7 @@ def bare(files: Sequence[str], batch_rows: int) -> int:
 def featuretap(files: Sequence[str], out: Path, batch_rows: int) -> int:
     """The same as a job."""
     from pipeline import make_plan, run_plan
-    from pipeline.config import parse_config
+    from pipeline.config_file import parse_config
 
     steps: list[dict[str, Any]] = [
         {"step": "decode_image", "channels": 3},

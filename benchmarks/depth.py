@@ -25,11 +25,13 @@ import tensorflow as tf
 from keras import layers
 
 from transforms import device
-from transforms.activations import compile_taps, list_activations
-from transforms.models import Input, Model
-from transforms.models.layers import LayerForm
-from transforms.spec import TapSpec
-from transforms.taps import choose
+from transforms.config import TapSpec
+from transforms.models.inputs import Input
+from transforms.models.keras_layers import LayerForm
+from transforms.models.model import Model
+from transforms.taps.compile import compile_taps
+from transforms.taps.language import choose
+from transforms.taps.survey import list_activations
 
 RESNET_TAPS = (
     "pool1_pool",

@@ -56,8 +56,8 @@ def main() -> None:
 
 def _measure(out: str, rows_per_part: int | None) -> dict[str, Any]:
     from pipeline import make_plan, prepare_table
-    from pipeline.config import parse_config
-    from transforms.extract import pending_shards
+    from pipeline.config_file import parse_config
+    from transforms.table.plan_file import pending_shards
 
     decode = [
         {"step": "decode_image", "feature": "image", "channels": 3},

@@ -141,13 +141,13 @@ class Rows:
 
     def files(self) -> Sequence[Any]:
         """The one file."""
-        from transforms.sources import File
+        from transforms.sources.source import File
 
         return [File("rows", "rows", self.rows, "1", (self.rows,))]
 
     def describe(self) -> Mapping[str, Any]:
         """One feature."""
-        from transforms.sources import Feature
+        from transforms.dtypes import Feature
 
         return {"x": Feature("float32", (8,))}
 
@@ -183,7 +183,7 @@ def document(table: str, rows: int, rows_per_part: int | None) -> dict[str, Any]
 def planned(shards: int) -> str:
     """Store a plan of so many shards, none of which is committed; give its URI."""
     from pipeline import make_plan, prepare_table
-    from pipeline.config import parse_config
+    from pipeline.config_file import parse_config
 
     Store.shards = 0
     table = f"madeup://{shards}/table"
@@ -196,8 +196,8 @@ def planned(shards: int) -> str:
 def measure_sizes(_: int, __: Sequence[str]) -> dict[str, Any]:
     """Plan tables of 10^6 to 10^10 rows with parts of the default size."""
     from pipeline import make_plan
-    from pipeline.config import parse_config
-    from transforms.table import to_parquet
+    from pipeline.config_file import parse_config
+    from transforms.table.directory import to_parquet
 
     found = {}
     for power in range(6, 11):
@@ -214,7 +214,7 @@ def measure_sizes(_: int, __: Sequence[str]) -> dict[str, Any]:
 
 def measure_plan(shards: int, _: Sequence[str]) -> dict[str, Any]:
     """Make and store a plan, and find what is left of it."""
-    from transforms.extract import pending_shards
+    from transforms.table.plan_file import pending_shards
 
     planned(10)
     with measured() as making:
@@ -240,8 +240,8 @@ def measure_status(shards: int, _: Sequence[str]) -> dict[str, Any]:
 
 def measure_finish(shards: int, _: Sequence[str]) -> dict[str, Any]:
     """Check all commit records, write manifest and `_SUCCESS`."""
-    from transforms.commit import commit_table
-    from transforms.table import Table
+    from transforms.table.commit import commit_table
+    from transforms.table.directory import Table
 
     table = planned(shards)
     Store.shards = shards
@@ -255,7 +255,7 @@ def measure_finish(shards: int, _: Sequence[str]) -> dict[str, Any]:
 def measure_shard(_: int, __: Sequence[str]) -> dict[str, Any]:
     """Compute a few shards for real: how many requests each of them makes."""
     from pipeline import make_plan, run_plan
-    from pipeline.config import parse_config
+    from pipeline.config_file import parse_config
 
     few, more = 10, 30
     requests = []
@@ -277,8 +277,7 @@ def measure_submit(shards: int, beam_args: Sequence[str]) -> dict[str, Any]:
     goes to a worker, which looks for its record, and the last step takes them all.
     """
     from pipeline.runners import make_pipeline, pipeline_options
-    from transforms.commit import CommitTable
-    from transforms.extract import ExtractShards
+    from transforms.beam import CommitTable, ExtractShards
 
     sizes = {}
     for n in (10, shards):

@@ -116,7 +116,7 @@ def _one_in_flight(files: Sequence[str], out: Path, batch_rows: int) -> None:
 
 
 def _plan(files: Sequence[str], out: Path, batch_rows: int) -> Any:
-    from pipeline.config import parse_config
+    from pipeline.config_file import parse_config
     from pipeline.plan import make_plan
 
     steps = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.config import load_config
-    from pipeline.parity import check_parity
+    from pipeline.config_file import load_config
+    from pipeline.parity.certificate import check_parity
     from pipeline.plan import Plan, make_plan
     from pipeline.run import prepare_table, repair_table, run_plan
     from pipeline.status import table_status
@@ -27,8 +27,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Plan": "plan",
-    "check_parity": "parity",
-    "load_config": "config",
+    "check_parity": "parity.certificate",
+    "load_config": "config_file",
     "make_plan": "plan",
     "prepare_table": "run",
     "repair_table": "run",

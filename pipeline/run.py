@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from pipeline.differences import refusal
+from pipeline.local_workers import extract_in_processes
 from pipeline.plan import Plan
-from pipeline.processes import extract_in_processes
 from pipeline.runners import (
     await_job_server,
     complaints,
@@ -20,24 +20,14 @@ from pipeline.runners import (
 )
 from pipeline.verify import find_damage
 from transforms import device, storage
-from transforms.commit import CommitTable, commit_table
-from transforms.extract import ExtractShards, pending_shards, stopping
+from transforms.beam import CommitTable, ExtractShards
 from transforms.lookup import ConfigError
-from transforms.planned import versions
-from transforms.table import Table, to_json
+from transforms.stop import stopping
+from transforms.table.commit import commit_table
+from transforms.table.directory import Table, to_json
+from transforms.table.plan_file import pending_shards
 
 _log = logging.getLogger("featuretap")
-_NAMED_DIFFERENCES = 5
-_ABSENT = "nothing"
-_FREE = {
-    "errors.attempts",
-    "errors.crash",
-    "errors.max_fraction",
-    "model.path",
-    "model.trusted",
-    "model.weights",
-    "table.path",
-}
 
 
 def run_plan(
@@ -115,7 +105,7 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
         plan.claim(table)  # or somebody else has, just now
     there = table.read_json("config.json", written=True)
     if there["fingerprint"] != plan.fingerprint:
-        raise ConfigError(_refusal(table, plan, there))
+        raise ConfigError(refusal(table, plan, there))
     here = plan.config.model_dump(mode="json", exclude_none=True)
     if there["config"] != here:  # in what changes no byte, such as [errors]
         storage.replace(
@@ -148,71 +138,3 @@ def repair_table(plan: Plan) -> list[str]:
             if file:
                 storage.remove(table.path(file.path))
     return [*whole, *(text for texts in damage.shards.values() for text in texts)]
-
-
-def _refusal(table: Table, plan: Plan, there: Mapping[str, Any]) -> str:
-    """Say what differs between two plans, with both values where they are short."""
-    names = [
-        name
-        for name, digest in plan.ingredients.items()
-        if there["ingredients"].get(name) != digest
-    ]
-    changed = [*_changed_values(plan, there), *_changed_files(table, plan)]
-    if len(changed) > _NAMED_DIFFERENCES:
-        rest = len(changed) - _NAMED_DIFFERENCES
-        changed = [*changed[:_NAMED_DIFFERENCES], f"  and {rest} differences more"]
-    return "\n".join(
-        [
-            f"table.path must hold a table of this plan, {table.uri!r} holds another"
-            f" (different: {', '.join(names)})",
-            *changed,
-            "  fingerprint",
-            f"    there: {there['fingerprint']}",
-            f"    here:  {plan.fingerprint}",
-            "choose another table.path, or replace the table with --overwrite",
-        ]
-    )
-
-
-def _changed_values(plan: Plan, there: Mapping[str, Any]) -> Iterator[str]:
-    """Yield keys of the config, versions and digests that differ, with both values."""
-    config = plan.config.model_dump(mode="json", exclude_none=True)
-    here = {
-        **_flat(config),
-        **{f"version of {name}": v for name, v in _flat(versions()).items()},
-        "digest of the model": plan.model_digest,
-    }
-    before = {
-        **_flat(there["config"]),
-        **{f"version of {name}": v for name, v in _flat(there["versions"]).items()},
-        "digest of the model": there["model_digest"],
-    }
-    for name in [*before, *(name for name in here if name not in before)]:
-        one, other = before.get(name, _ABSENT), here.get(name, _ABSENT)
-        if one != other and name not in _FREE:
-            yield f"  {name}\n    there: {one}\n    here:  {other}"
-
-
-def _flat(values: Any, place: str = "") -> dict[str, str]:
-    """Lay nested values out under their dotted names, as JSON."""
-    if isinstance(values, dict | list) and values:
-        items = values.items() if isinstance(values, dict) else enumerate(values)
-        inner = place and f"{place}."
-        return {k: v for n, one in items for k, v in _flat(one, f"{inner}{n}").items()}
-    return {place: json.dumps(values, ensure_ascii=False)}
-
-
-def _changed_files(table: Table, plan: Plan) -> list[str]:
-    """Name the files of the source that are not those of the table."""
-    if not storage.exists(table.internal("plan.parquet")):
-        return []
-    there, here = table.shards().files(), plan.shards.files()
-    return [
-        *(f"  new: {uri}" for uri in here if uri not in there),
-        *(f"  gone: {uri}" for uri in there if uri not in here),
-        *(
-            f"  changed: {uri}\n    there: {there[uri]}\n    here:  {here[uri]}"
-            for uri in here
-            if there.get(uri, here[uri]) != here[uri]
-        ),
-    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,13 +11,9 @@ import grpc
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
-    GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
-    SetupOptions,
     StandardOptions,
-    TestOptions,
-    WorkerOptions,
 )
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import (
@@ -26,12 +21,13 @@ from apache_beam.transforms.environments import (
     python_sdk_capabilities,
 )
 
+from pipeline.dataflow import dataflow_complaints, supply_defaults
 from transforms import device
 from transforms.lookup import ConfigError
 
 LOCAL_RUNNER = "FnApiRunner"
 # runners as `_kind` names them
-_LOCAL, _DATAFLOW, _DASK = "fnapirunner", "dataflowrunner", "daskrunner"
+_LOCAL, DATAFLOW, _DASK = "fnapirunner", "dataflowrunner", "daskrunner"
 _JOB_SERVERS = {"flinkrunner", "portablerunner", "sparkrunner"}
 # which by default have this process work for them
 _LOOPBACK = {"directrunner", "switchingdirectrunner", "prismrunner"}
@@ -45,17 +41,6 @@ _DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _LONGEST_JOB_SECONDS = 30 * 24 * 3600
 _ANSWER_SECONDS = 60
 _DASK_PARTITIONS = 64
-_DISK_GB = 100  # an image with CUDA, model, and parts on their way
-_SHARD_MINUTES = 120  # more than any shard takes; what hangs is tried again
-_SMALLEST_CPU_THREADS, _MOST_CPU_THREADS, _GPU_THREADS = 2, 8, 2  # as in `device`
-_OWN_GPUS = {  # machine types that come with GPUs, by what their names begin with
-    "a2-highgpu-": "nvidia-tesla-a100",
-    "a2-megagpu-": "nvidia-tesla-a100",
-    "a2-ultragpu-": "nvidia-a100-80gb",
-    "a3-highgpu-": "nvidia-h100-80gb",
-}
-_L4S = {4: 1, 8: 1, 12: 1, 16: 1, 24: 2, 32: 1, 48: 4, 96: 8}  # g2-standard-N
-_ACCELERATOR = "worker_accelerator="
 
 
 def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
@@ -70,7 +55,7 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
     arguments = [*beam_args]
     given = {argument.partition("=")[0] for argument in beam_args}
     name = _runner(beam_args)
-    runner = _kind(name)
+    runner = runner_kind(name)
     if runner == _DASK:
         name = _DASK_RUNNER  # Beam wants it in full
         _import_dask()
@@ -86,8 +71,8 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
         # in the job server's directory.
         debug = options.view_as(DebugOptions)
         debug.add_experiment("disable_logging_submission_environment")
-    if runner == _DATAFLOW:
-        _supply_dataflow(options)
+    if runner == DATAFLOW:
+        supply_defaults(options)
     if runner == _LOCAL:
         direct = options.view_as(DirectOptions)
         if "--direct_num_workers" not in given:
@@ -107,7 +92,7 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
     Raises:
       ConfigError: Beam refuses the options.
     """
-    runner = _kind(options.view_as(StandardOptions).runner)
+    runner = runner_kind(options.view_as(StandardOptions).runner)
     direct = options.view_as(DirectOptions)
     if runner != _LOCAL or direct.direct_running_mode != _THREADS:
         try:
@@ -120,6 +105,12 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
     )
     local = FnApiRunner(default_environment=environment)
     return beam.Pipeline(runner=local, options=options)
+
+
+def complaints(options: PipelineOptions) -> list[str]:
+    """Name combinations of options that are known to fail, a sentence each."""
+    runner = runner_kind(options.view_as(StandardOptions).runner)
+    return dataflow_complaints(options) if runner == DATAFLOW else []
 
 
 def await_job_server(options: PipelineOptions) -> None:
@@ -144,104 +135,7 @@ def await_job_server(options: PipelineOptions) -> None:
             ) from None
 
 
-def _supply_dataflow(options: PipelineOptions) -> None:
-    """Set what a job on Dataflow needs and the user has not said.
-
-    One process for each VM, since each holds a model and a GPU, with as many threads as
-    shards are to be in flight.
-    """
-    debug, worker = options.view_as(DebugOptions), options.view_as(WorkerOptions)
-    setup, cloud = options.view_as(SetupOptions), options.view_as(GoogleCloudOptions)
-    said = debug.experiments or []
-    if not any("use_multiple_sdk_containers" in one for one in said):
-        debug.add_experiment("no_use_multiple_sdk_containers")
-    own = _own_gpus(worker.machine_type or "")
-    if own and not _accelerator(options):
-        cloud.dataflow_service_options = [
-            *(cloud.dataflow_service_options or []),
-            f"{_ACCELERATOR}type:{own[0]};count:{own[1]};install-nvidia-driver",
-        ]
-    if debug.number_of_worker_harness_threads is None:
-        cores = _trailing_number(worker.machine_type or "") or _SMALLEST_CPU_THREADS
-        threads = min(cores, _MOST_CPU_THREADS)
-        gpu = _accelerator(options) or _hinted_accelerator(options)
-        debug.number_of_worker_harness_threads = _GPU_THREADS if gpu else threads
-    if worker.sdk_container_image and setup.sdk_location == "default":
-        setup.sdk_location = "container"
-    if worker.disk_size_gb is None:
-        worker.disk_size_gb = _DISK_GB
-    if worker.element_processing_timeout_minutes is None:
-        worker.element_processing_timeout_minutes = _SHARD_MINUTES
-
-
-def complaints(options: PipelineOptions) -> list[str]:
-    """Name combinations of options that are known to fail, a sentence each."""
-    if _kind(options.view_as(StandardOptions).runner) != _DATAFLOW:
-        return []
-    debug, worker = options.view_as(DebugOptions), options.view_as(WorkerOptions)
-    experiments = debug.experiments or []
-    accelerator = _accelerator(options)
-    count = re.search(r"count:(\d+)", accelerator)
-    checks = {
-        "--sdk_container_image should name an image with featuretap (infra/docker has"
-        " one): Beam's own has neither it nor TensorFlow": (
-            not worker.sdk_container_image
-        ),
-        "an accelerator as a service option and as a resource hint should not be"
-        " combined: right-fitted pools leave the service option out": (
-            accelerator and _hinted_accelerator(options)
-        ),
-        "a process for each vCPU (use_multiple_sdk_containers) should not be asked for"
-        " with a GPU: each holds a model, and one GPU has room for few": (
-            accelerator and "use_multiple_sdk_containers" in experiments
-        ),
-        "one GPU for each VM is enough, the others would idle: a process uses one": (
-            count and int(count[1]) > 1
-        ),
-        "--dry_run should be left out: any value of it, False too, means yes": (
-            options.view_as(TestOptions).dry_run == "False"
-        ),
-    }
-    return [text for text, holds in checks.items() if holds]
-
-
-def _accelerator(options: PipelineOptions) -> str:
-    """The service option for GPUs, empty if there is none."""
-    said = options.view_as(GoogleCloudOptions).dataflow_service_options or []
-    return next((one for one in said if one.startswith(_ACCELERATOR)), "")
-
-
-def _hinted_accelerator(options: PipelineOptions) -> bool:
-    hints = options.view_as(StandardOptions).resource_hints or []
-    return any("accelerator" in hint for hint in hints)
-
-
-def _own_gpus(machine_type: str) -> tuple[str, int] | None:
-    """Which GPUs a machine type comes with, and how many.
-
-    >>> _own_gpus("g2-standard-24"), _own_gpus("n1-standard-8")
-    (('nvidia-l4', 2), None)
-    """
-    number = _trailing_number(machine_type)
-    if machine_type.startswith("g2-standard-") and number in _L4S:
-        return "nvidia-l4", _L4S[number]
-    kinds = [kind for name, kind in _OWN_GPUS.items() if machine_type.startswith(name)]
-    return (kinds[0], number) if kinds and number else None
-
-
-def _trailing_number(machine_type: str) -> int | None:
-    """How many vCPUs, or GPUs, a machine type says that it has.
-
-    >>> _trailing_number("c3-standard-8-lssd"), _trailing_number("a2-highgpu-2g")
-    (8, 2)
-    >>> _trailing_number("n2-custom-4-8192")
-    4
-    """
-    found = re.search(r"custom-(\d+)|-(\d+)g?(?:-lssd)?$", machine_type)
-    return int(found[1] or found[2]) if found else None
-
-
-def _kind(runner: str) -> str:
+def runner_kind(runner: str) -> str:
     """Which runner is meant, in one spelling, of the several that Beam takes.
 
     >>> {_kind(name) for name in ("Dataflow", "apache_beam.runners.DataflowRunner")}
@@ -276,14 +170,14 @@ def _import_dask() -> None:
 
 def listings(options: PipelineOptions) -> int:
     """How many elements a pipeline should begin with, for `ExtractShards`."""
-    if _kind(options.view_as(StandardOptions).runner) != _DASK:
+    if runner_kind(options.view_as(StandardOptions).runner) != _DASK:
         return 1
     return int(options.get_all_options().get("npartitions") or _DASK_PARTITIONS)
 
 
 def is_local(beam_args: Sequence[str]) -> bool:
     """Whether Beam's local runner does the work, which can end in good order."""
-    return _kind(_runner(beam_args)) == _LOCAL
+    return runner_kind(_runner(beam_args)) == _LOCAL
 
 
 def works_here(beam_args: Sequence[str]) -> bool:
@@ -292,7 +186,7 @@ def works_here(beam_args: Sequence[str]) -> bool:
         return _argument(beam_args, "--direct_running_mode") != "multi_processing"
     if any("use_loopback_process_worker" in argument for argument in beam_args):
         return False
-    runner = _kind(_runner(beam_args))
+    runner = runner_kind(_runner(beam_args))
     loopback = runner in _LOOPBACK
     if runner in _MASTERS:
         option, own = _MASTERS[runner]

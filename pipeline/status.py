@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from transforms.shard import Commit
-from transforms.table import Table
+from transforms.table.commit_record import Commit
+from transforms.table.directory import Table
 
 _PHASES = ("read", "compute", "write", "total")
 

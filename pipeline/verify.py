@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms import storage
-from transforms.commit import MANIFEST_SCHEMA, manifest_table
-from transforms.planned import Planned, read_planned
-from transforms.schema import Column
-from transforms.shard import Commit, Shard, StoredFile
-from transforms.table import Table
+from transforms.shard import Shard
+from transforms.table.columns import Column
+from transforms.table.commit_record import Commit, StoredFile
+from transforms.table.directory import Table
+from transforms.table.manifest import MANIFEST_SCHEMA, manifest_table
+from transforms.table.plan_file import Planned, read_planned
 
 _PARALLEL_PARTS = 4
 _SUMS = ("rows", "quarantined", "bytes")

@@ -20,8 +20,8 @@ from jobs import whole, zygote
 from readers import prepare_tfds
 
 from pipeline import Plan, make_plan, run_plan
-from pipeline.config import parse_config
-from transforms.spec import Config
+from pipeline.config_file import parse_config
+from transforms.config import Config
 
 __all__ = ["dataflow", "whole", "zygote"]  # fixtures
 ROWS = 100

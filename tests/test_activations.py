@@ -11,12 +11,15 @@ import tensorflow as tf
 import toolbox
 from conftest import vectors
 
-from transforms.activations import compile_taps, list_activations
+from transforms.config import ModelSpec, TapSpec
 from transforms.lookup import ConfigError
-from transforms.models import Input, Model, load_model
-from transforms.models.layers import LayerForm
-from transforms.spec import ModelSpec, TapSpec
-from transforms.taps import choose
+from transforms.models.inputs import Input
+from transforms.models.keras_layers import LayerForm
+from transforms.models.load import load_model
+from transforms.models.model import Model
+from transforms.taps.compile import compile_taps
+from transforms.taps.language import choose
+from transforms.taps.survey import list_activations
 
 FEATURES = {"vec": ((6,), "float32")}
 

@@ -220,7 +220,7 @@ def test_verify_recomputes_rows_on_demand(config: Path) -> None:
 def test_verify_fails_for_a_column_that_is_not_the_models(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import reference
+    from pipeline.parity import reference
 
     invoke("run", config)
     original = reference.Reference.values
@@ -337,9 +337,9 @@ def test_taps_are_listed_before_any_is_chosen(config: Path) -> None:
 def test_words_of_an_exception_are_found_in_any_form(
     text: str, words: str | None
 ) -> None:
-    from pipeline.cli import _last_words
+    from pipeline.show import last_words
 
-    found = _last_words(RuntimeError(text))
+    found = last_words(RuntimeError(text))
     assert found == f"{words or text}\nset FEATURETAP_DEBUG=1 to see where"
 
 

@@ -14,9 +14,9 @@ import pytest
 from readers import CASES, ROWS
 
 from pipeline import make_plan, run_plan
-from pipeline.config import parse_config
-from transforms.preprocess import PREPROCESSORS
-from transforms.sources import READERS
+from pipeline.config_file import parse_config
+from transforms.preprocess.steps import PREPROCESSORS
+from transforms.sources.readers import READERS
 
 PAGE = Path(__file__).parents[1] / "docs" / "sources.md"
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)

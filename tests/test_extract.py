@@ -25,11 +25,14 @@ from hypothesis.extra import numpy as hnp
 from pipeline import run_plan, table_status, verify_table
 from pipeline.run import prepare_table
 from transforms import CommitTable, ExtractShards
-from transforms.extract import extract_shard, pending_shards, worker_for
+from transforms.extract import extract_shard
 from transforms.lookup import ConfigError
-from transforms.schema import Column, to_array
-from transforms.table import Table
-from transforms.write import PartWriter
+from transforms.table.columns import Column
+from transforms.table.directory import Table
+from transforms.table.encode import to_array
+from transforms.table.parquet_writer import PartWriter
+from transforms.table.plan_file import pending_shards
+from transforms.worker import worker_for
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -189,7 +192,7 @@ def test_writing_and_reading_is_identity(tmp_path_factory: Any, values: Any) -> 
 def test_row_groups_are_written_as_they_fill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transforms.write.ROW_GROUP_BYTES", 1000)
+    monkeypatch.setattr("transforms.table.parquet_writer.ROW_GROUP_BYTES", 1000)
     column = Column("x", "feature", "float32", (10,))
     schema = pa.schema([pa.field("x", column.arrow_type, nullable=False)])
     values = np.random.default_rng(0).random((20, 10), np.float32)
@@ -325,15 +328,15 @@ def test_a_table_can_lie_in_any_filesystem(job: Job) -> None:
 
 
 def test_a_model_that_comes_out_differently_on_a_worker_is_refused(job: Job) -> None:
-    from transforms import extract
     from transforms.models import load as model
+    from transforms.worker import _workers
 
     plan = job.plan(
         model={"build": "toolbox:unseeded_model"}, taps=[{"path": "", "column": "y"}]
     )
     prepare_table(plan)
     model._models.clear()
-    extract._workers.clear()
+    _workers.clear()
     with pytest.raises(RuntimeError, match="must load the planned model\n  planned: "):
         worker_for(Table(str(job.table)))
 
@@ -434,7 +437,7 @@ def test_what_is_left_of_a_batch_does_not_hold_the_batch_in_memory(
 ) -> None:
     from conftest import write_parquet
 
-    from transforms.infer import infer
+    from transforms.taps.infer import infer
 
     values = vectors()
     values[::2, 0] = -1
@@ -467,7 +470,7 @@ def test_a_losing_attempt_leaves_nothing_behind(
     first = extract_shard(worker, plan.shards[0])
     before = contents(job.table)
     # A zombie that looked before the commit, and whose bytes came out differently.
-    monkeypatch.setattr("transforms.write._COMPRESSION_LEVEL", 9)
+    monkeypatch.setattr("transforms.table.parquet_writer._COMPRESSION_LEVEL", 9)
     answers = iter([None])
     read = Table.read_commit
     monkeypatch.setattr(

@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from transforms.activations import list_activations
-from transforms.models import Input, Model
-from transforms.models.layers import LayerForm
+from transforms.models.inputs import Input
+from transforms.models.keras_layers import LayerForm
+from transforms.models.model import Model
+from transforms.taps.survey import list_activations
 
 
 def flops(model: keras.Model, shape: tuple[int, ...]) -> dict[str, int | None]:

@@ -16,7 +16,7 @@ from conftest import vectors
 from transforms import ActivationModelHandler
 from transforms.handler import _compute
 from transforms.lookup import ConfigError
-from transforms.models import Input
+from transforms.models.inputs import Input
 
 MODEL = {"build": "toolbox:dict_model", "batch_rows": 8}
 TAPS = [{"path": "features:activation_1", "column": "hidden"}, {"path": "head"}]

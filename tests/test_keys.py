@@ -14,9 +14,9 @@ from conftest import Job, vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms import keys
-from transforms.keys import _hash
 from transforms.lookup import ConfigError
+from transforms.table import keys
+from transforms.table.keys import _hash
 
 
 def job_with(directory: Path, **columns: Any) -> Job:

@@ -18,12 +18,13 @@ import tensorflow as tf
 from conftest import Job, stacked, vectors
 
 from pipeline import check_parity, verify_table
-from pipeline.plan import list_taps
-from transforms.activations import compile_taps, list_activations
+from pipeline.list_taps import list_taps
+from transforms.config import ModelSpec, TapSpec
 from transforms.lookup import ConfigError
-from transforms.models import load_model
-from transforms.spec import ModelSpec, TapSpec
-from transforms.taps import choose
+from transforms.models.load import load_model
+from transforms.taps.compile import compile_taps
+from transforms.taps.language import choose
+from transforms.taps.survey import list_activations
 
 FEATURES = {"vec": ((6,), "float32")}
 

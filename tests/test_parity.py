@@ -17,16 +17,17 @@ import pytest
 from conftest import Job, stacked, vectors, write_tfrecord
 
 from pipeline import check_parity, run_plan
-from pipeline.parity import _Tally
-from pipeline.plan import list_taps
-from pipeline.reference import REDUCTIONS as REFERENCE_REDUCTIONS
-from pipeline.reference import STEPS as REFERENCE_STEPS
-from transforms import extract, models, preprocess
+from pipeline.list_taps import list_taps
+from pipeline.parity.deviations import Tally
+from pipeline.parity.reference_reductions import REDUCTIONS as REFERENCE_REDUCTIONS
+from pipeline.parity.reference_steps import STEPS as REFERENCE_STEPS
 from transforms.lookup import ConfigError
-from transforms.models import layers
-from transforms.preprocess import PREPROCESSORS
-from transforms.reductions import REDUCTIONS
-from transforms.schema import Column
+from transforms.models import keras_layers, load
+from transforms.preprocess import steps
+from transforms.preprocess.steps import PREPROCESSORS
+from transforms.table.columns import Column
+from transforms.taps.reductions import REDUCTIONS
+from transforms.worker import _workers
 
 TEXT = {"inputs": {"text": "text"}}
 STEPS = [
@@ -264,8 +265,8 @@ def test_a_certificate_is_stored_and_repeats(job: Job) -> None:
 
 
 def test_rows_are_found_again_behind_bad_ones(job: Job) -> None:
-    preprocess = ["toolbox:refuse_thirteen"]
-    job.run(source={"preprocess": preprocess}, errors={"max_fraction": 0.1})
+    steps = ["toolbox:refuse_thirteen"]
+    job.run(source={"preprocess": steps}, errors={"max_fraction": 0.1})
     assert check_parity(str(job.table), 100).passed
     assert check_parity(str(job.table), 100).rows == 99
 
@@ -301,38 +302,38 @@ def next_call(address: str) -> tuple[str, int, str]:
 
 def forget() -> None:
     """Make the process load models and compile taps anew."""
-    models.load._models.clear()
-    extract._workers.clear()
+    load._models.clear()
+    _workers.clear()
 
 
-_leaves, _parse = layers.leaves, layers._parse
+_leaves, _parse = keras_layers.leaves, keras_layers._parse
 Break = Callable[[pytest.MonkeyPatch], None]
 BREAKS: dict[str, tuple[Break, dict[str, Any], list[str]]] = {
     "wrong preprocessing": (
         lambda patch: (
-            patch.setitem(preprocess.BATCH_STEPS, "rescale", broken_rescale)
-            or patch.setitem(preprocess.PREPROCESSORS, "rescale", broken_rescale)
+            patch.setitem(steps.BATCH_STEPS, "rescale", broken_rescale)
+            or patch.setitem(steps.PREPROCESSORS, "rescale", broken_rescale)
         ),
         ARCHITECTURES["attention"],
         ["embed"],
     ),
     "batch normalization in training": (
-        lambda patch: patch.setattr(layers.LayerForm, "_call", in_training),
+        lambda patch: patch.setattr(keras_layers.LayerForm, "_call", in_training),
         ARCHITECTURES["training_matters"],
         ["bn"],
     ),
     "dropout in training": (
-        lambda patch: patch.setattr(layers.LayerForm, "_call", in_training),
+        lambda patch: patch.setattr(keras_layers.LayerForm, "_call", in_training),
         ARCHITECTURES["training_matters"],
         ["dropout"],
     ),
     "swapped leaves": (
-        lambda patch: patch.setattr(layers, "leaves", swapped),
+        lambda patch: patch.setattr(keras_layers, "leaves", swapped),
         ARCHITECTURES["several_inputs"] | {"build": "toolbox:dict_model", "inputs": {}},
         ["features:output"],
     ),
     "wrong call": (
-        lambda patch: patch.setattr(layers, "_parse", next_call),
+        lambda patch: patch.setattr(keras_layers, "_parse", next_call),
         ARCHITECTURES["shared"],
         ["again@1"],
     ),
@@ -381,7 +382,7 @@ def test_a_huge_value_does_not_hide_the_others(
 ) -> None:
     forget()
     with monkeypatch.context() as patch:
-        patch.setattr(layers, "leaves", swapped)
+        patch.setattr(keras_layers, "leaves", swapped)
         job.run(model=of("sink"), taps=[{"path": "sink:a", "column": "tapped"}])
     assert not check_parity(str(job.table), 20).passed
     forget()
@@ -399,7 +400,7 @@ def test_a_wrong_shape_is_caught(job: Job) -> None:
 
 
 def test_a_wrong_direction_is_caught_where_values_are_close(job: Job) -> None:
-    tally = _Tally(Column("c", "feature", "float32", (1000,)))
+    tally = Tally(Column("c", "feature", "float32", (1000,)))
     expected = np.zeros(1000, np.float32)
     expected[:10] = 1.0
     found = expected.copy()
@@ -425,7 +426,7 @@ def test_a_wrong_direction_is_caught_where_values_are_close(job: Job) -> None:
 def test_extreme_values_are_compared(
     stored: list[float], expected: list[float], passed: bool
 ) -> None:
-    tally = _Tally(Column("c", "feature", "float64", (2,)))
+    tally = Tally(Column("c", "feature", "float64", (2,)))
     tally.add(stored, np.array(expected), None)
     parity = tally.result("float32")
     assert parity.passed is passed

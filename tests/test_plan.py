@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import load_config, make_plan
-from pipeline.plan import cut_shards
+from pipeline.cut import cut_shards
 from transforms.lookup import ConfigError
 from transforms.shard import Shards, position
-from transforms.sources import File
+from transforms.sources.source import File
 
 blocks = st.lists(st.integers(0, 50), max_size=5).map(tuple)
 files = st.lists(st.tuples(blocks, st.booleans()), max_size=6)
@@ -264,7 +264,7 @@ def test_rows_per_part_does_not_matter_where_files_are_parts(
 @pytest.mark.parametrize("winner", ["first", "second"])
 def test_of_two_plans_for_one_directory_only_one_is_kept(job: Job, winner: str) -> None:
     from pipeline import prepare_table
-    from transforms.table import Table
+    from transforms.table.directory import Table
 
     table = Table(job.config().table.path)
     plans = [job.plan(), job.plan(model={"batch_rows": 8})]

@@ -17,17 +17,17 @@ from conftest import Job, stacked
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import reference
+from pipeline.parity import reference_steps
+from transforms.config import SourceSpec
 from transforms.lookup import ConfigError
-from transforms.preprocess import (
+from transforms.preprocess.images import image_size
+from transforms.preprocess.steps import (
     PREPROCESSORS,
     apply_to_batch,
     apply_to_example,
-    image_size,
     make_steps,
     split_steps,
 )
-from transforms.spec import SourceSpec
 
 
 def steps(*specs: Any) -> list[Any]:
@@ -106,7 +106,7 @@ def test_batch_step_gives_the_same_per_batch_and_per_example(name: str) -> None:
 @pytest.mark.parametrize("name", BATCHED)
 def test_the_reference_of_a_batch_step_is_independent_and_equal(name: str) -> None:
     options, given, expected = BATCHED[name]
-    step = reference.STEPS[name.partition(":")[0]]
+    step = reference_steps.STEPS[name.partition(":")[0]]
     ones = [np.asarray(step(one, **options)) for one in given]
     compared(np.stack(ones), expected)
 
@@ -117,7 +117,10 @@ def test_stack_makes_a_vector_of_numbers() -> None:
     batch = apply_to_batch(made, features)
     np.testing.assert_array_equal(batch["x"], [[3.5, 1], [4.5, 2]])
     one = {"a": 1, "b": 3.5}
-    assert reference.STEPS["stack"](one, "x", ["b", "a"])["x"].tolist() == [3.5, 1]
+    assert reference_steps.STEPS["stack"](one, "x", ["b", "a"])["x"].tolist() == [
+        3.5,
+        1,
+    ]
     assert split_steps(made) == ([], made)
 
 
@@ -144,7 +147,7 @@ def test_resizing_equals_that_of_keras(
         found = apply_to_example(made, {"x": tf.constant(image)})["x"].numpy()
         assert found.shape == (*size, shape[-1])
         np.testing.assert_allclose(found, np.asarray(layer(image)), atol=1e-3)
-        again = reference.STEPS["resize"](image, **options)
+        again = reference_steps.STEPS["resize"](image, **options)
         np.testing.assert_allclose(found, again, atol=1e-3)
 
 
@@ -177,7 +180,7 @@ def test_center_crop_equals_that_of_keras(shape: tuple[int, ...]) -> None:
     expected = np.asarray(keras.layers.CenterCrop(5, 6)(image))
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(
-        reference.STEPS["center_crop"](image, [5, 6]), expected
+        reference_steps.STEPS["center_crop"](image, [5, 6]), expected
     )
 
 
@@ -223,7 +226,7 @@ def test_every_image_format_is_decoded_to_the_channels_asked_for(
     made = steps({"step": "decode_image", "feature": "x", "channels": channels})
     found = apply_to_example(made, {"x": tf.constant(data)})["x"].numpy()
     assert found.shape == (13, 21, channels)
-    again = reference.STEPS["decode_image"](data, channels=channels)
+    again = reference_steps.STEPS["decode_image"](data, channels=channels)
     np.testing.assert_array_equal(found, again)
     if form in ("PNG", "BMP") or options.get("lossless"):
         expected = np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
@@ -267,7 +270,9 @@ def test_sequences_are_padded_truncated_and_masked(
     found = apply_to_example(made, row)
     assert found["x"].numpy().tolist() == expected
     assert found["m"].numpy().tolist() == [bool(n) for n in mask]
-    again = reference.STEPS["pad"]({"x": np.array(given)}, "x", mask="m", **options)
+    again = reference_steps.STEPS["pad"](
+        {"x": np.array(given)}, "x", mask="m", **options
+    )
     assert again["x"].tolist() == expected
     assert again["m"].tolist() == [bool(n) for n in mask]
 
@@ -276,7 +281,7 @@ def test_padding_of_text_and_of_rows_of_vectors() -> None:
     made = steps({"step": "pad", "feature": "x", "lengths": [3]})
     found = apply_to_example(made, {"x": tf.constant(["a"])})["x"]
     assert found.numpy().tolist() == [b"a", b"", b""]
-    assert reference.STEPS["pad"]({"x": np.array([b"a"], object)}, "x", [3])[
+    assert reference_steps.STEPS["pad"]({"x": np.array([b"a"], object)}, "x", [3])[
         "x"
     ].tolist() == [b"a", b"", b""]
     found = apply_to_example(made, {"x": tf.ones([1, 2])})["x"]

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from pipeline import make_plan, run_plan
 from pipeline.cli import app
-from pipeline.config import parse_config
-from transforms import extract
+from pipeline.config_file import parse_config
+from transforms.stop import stopping
 
 TESTS = str(Path(__file__).parent)
 
@@ -105,11 +105,11 @@ def test_stopping_leaves_the_rest_for_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
 ) -> None:
     table = tmp_path / "table"
-    extract.stopping.set()
+    stopping.set()
     try:
         assert run_job(table) == {}
     finally:
-        extract.stopping.clear()
+        stopping.clear()
     assert not (table / "_SUCCESS").exists()
     assert run_job(table)["rows"] == 40
     assert outcome(table) == whole

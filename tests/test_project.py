@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import parse_config
+from pipeline.config_file import parse_config
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -63,7 +63,7 @@ def test_the_python_of_the_api_document_runs(
 
 
 def test_documented_reductions_are_the_built_in_ones() -> None:
-    from transforms.reductions import REDUCTIONS
+    from transforms.taps.reductions import REDUCTIONS
 
     taps = (ROOT / "docs" / "taps.md").read_text()
     for name in REDUCTIONS:

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from readers import CASES, ROWS, Case, placed, vectors
 
 from pipeline import check_parity, prepare_table, run_plan
-from pipeline.plan import cut_shards
-from transforms.extract import extract_shard, worker_for
+from pipeline.cut import cut_shards
+from transforms.config import SourceSpec
+from transforms.extract import extract_shard
 from transforms.shard import Piece, position, split_positions
-from transforms.sources import READERS, make_source
+from transforms.sources.readers import READERS, make_source
 from transforms.sources.staging import readable
-from transforms.spec import SourceSpec
-from transforms.table import Table
+from transforms.table.directory import Table
+from transforms.worker import worker_for
 
 FILES_CHANGE = [name for name in CASES if name != "user"]
 

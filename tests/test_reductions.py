@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from transforms.lookup import ConfigError
-from transforms.reductions import REDUCTIONS, parse_reduction, reduce_chain
+from transforms.taps.chains import parse_reduction, reduce_chain
+from transforms.taps.reductions import REDUCTIONS
 
 VALUES = np.random.default_rng(0).standard_normal((3, 4, 5, 6)).astype(np.float32)
 

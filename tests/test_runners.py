@@ -13,8 +13,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline import runners
 from pipeline.runners import make_pipeline, pipeline_options, works_here
-from transforms.commit import CommitTable
-from transforms.extract import ExtractShards
+from transforms.beam import CommitTable, ExtractShards
 from transforms.lookup import ConfigError
 
 

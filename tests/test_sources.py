@@ -13,11 +13,12 @@ import soundfile
 from conftest import ROWS, Job, stacked, vectors, write_parquet, write_tfrecord
 
 from pipeline import make_plan
+from transforms.config import SourceSpec
 from transforms.lookup import ConfigError
 from transforms.shard import Piece, position
-from transforms.sources import File, make_source
+from transforms.sources.readers import make_source
+from transforms.sources.source import File
 from transforms.sources.staging import readable
-from transforms.spec import SourceSpec
 
 READERS = ["tfrecord", "gzip", "parquet", "tfds", "user"]
 
@@ -515,12 +516,12 @@ def test_audio_that_cannot_be_is_refused(
 
 
 def test_shards_of_large_files_hold_at_most_a_gigabyte() -> None:
-    from pipeline.plan import _default_rows_per_part
+    from pipeline.cut import default_rows_per_part
 
     files = [File(f"{i}.jpg", f"{i}.jpg", 10 << 20, "", (1,)) for i in range(1000)]
-    assert _default_rows_per_part(files, 4, 16) == 96
+    assert default_rows_per_part(files, 4, 16) == 96
     small = [File(f"{i}.jpg", f"{i}.jpg", 1000, "", (1,)) for i in range(1000)]
-    assert _default_rows_per_part(small, 4, 16) > 1000
+    assert default_rows_per_part(small, 4, 16) > 1000
 
 
 def test_one_of_several_npy_files_that_changes_is_noticed(tmp_path: Path) -> None:

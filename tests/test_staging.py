@@ -15,10 +15,10 @@ from conftest import Job
 from readers import write_tfrecords
 
 from transforms import scratch
+from transforms.config import SourceSpec
 from transforms.shard import Piece
-from transforms.sources import make_source
+from transforms.sources.readers import make_source
 from transforms.sources.staging import readable
-from transforms.spec import SourceSpec
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from stores import WARNINGS, gcs, s3
 from test_readers import is_the_same_elsewhere, job_of, sections, written
 
 from pipeline import prepare_table, run_plan, verify_table
-from transforms.extract import extract_shard, worker_for
-from transforms.table import Table
+from transforms.extract import extract_shard
+from transforms.table.directory import Table
+from transforms.worker import worker_for
 
 __all__ = ["gcs", "s3", "written"]  # fixtures
 pytestmark = [pytest.mark.heavy, *WARNINGS]

@@ -15,10 +15,12 @@ from conftest import Job
 
 from pipeline import run_plan, table_status, verify_table
 from pipeline.run import prepare_table
-from transforms import commit, storage
-from transforms.commit import commit_table
-from transforms.extract import extract_shard, worker_for
-from transforms.table import Table
+from transforms import storage
+from transforms.extract import extract_shard
+from transforms.table import commit
+from transforms.table.commit import commit_table
+from transforms.table.directory import Table
+from transforms.worker import worker_for
 
 
 @pytest.fixture(params=["local", "memory"])

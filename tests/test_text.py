@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from readers import STACK, rows, write_csv
 
-from pipeline.plan import cut_shards
+from pipeline.cut import cut_shards
+from transforms.config import SourceSpec
 from transforms.lookup import ConfigError
-from transforms.sources import make_source, text
+from transforms.sources import lines
+from transforms.sources.readers import make_source
 from transforms.sources.staging import readable
-from transforms.spec import SourceSpec
 
 NAMES = ["id", *(f"v{i}" for i in range(6)), "text"]
 words = st.text(
@@ -31,8 +32,8 @@ words = st.text(
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Cut files and read them in such small pieces that every border is met."""
-    monkeypatch.setattr(text, "_CHUNK_BYTES", 16)
-    monkeypatch.setattr(text, "_SPAN_BYTES", 40)
+    monkeypatch.setattr(lines, "_CHUNK_BYTES", 16)
+    monkeypatch.setattr(lines, "_SPAN_BYTES", 40)
     return
 
 
@@ -99,13 +100,13 @@ def test_spans_cover_a_file_and_keys_do_not_depend_on_them(
     source = {"reader": "csv", "path": str(tmp_path)}
     whole, keys = read(**source)
     for size in (50, 777, 5000):
-        monkeypatch.setattr(text, "_SPAN_BYTES", size)
+        monkeypatch.setattr(lines, "_SPAN_BYTES", size)
         found, same = read(**source)
         assert same == keys
         assert [row["id"] for row in found] == [row["id"] for row in whole]
     files = make_source(SourceSpec(**source)).files()
     assert files[0].spans == ((0, files[0].bytes),)
-    monkeypatch.setattr(text, "_SPAN_BYTES", 500)
+    monkeypatch.setattr(lines, "_SPAN_BYTES", 500)
     spans = make_source(SourceSpec(**source)).files()[0].spans
     assert len(spans) > 2
     assert [start for start, _ in spans[1:]] == [stop for _, stop in spans[:-1]]

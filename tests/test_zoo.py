@@ -15,11 +15,12 @@ import zoo
 from conftest import Job, stacked
 
 from pipeline import check_parity
-from pipeline.plan import list_taps
-from transforms.activations import compile_taps, list_activations
-from transforms.models import cached_model
-from transforms.spec import TapSpec
-from transforms.taps import Activation, choose
+from pipeline.list_taps import list_taps
+from transforms.config import TapSpec
+from transforms.models.load import cached_model
+from transforms.taps.compile import compile_taps
+from transforms.taps.language import Activation, choose
+from transforms.taps.survey import list_activations
 
 ROWS = 9
 DEPTHS = (0.2, 0.5, 0.9)

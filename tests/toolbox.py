@@ -18,8 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from transforms.dtypes import Feature
 from transforms.shard import Piece, position
-from transforms.sources import Feature, File
+from transforms.sources.source import File
 
 if TYPE_CHECKING:
     from elsewhere import NotImported

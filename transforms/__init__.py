@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transforms.commit import CommitTable
-    from transforms.extract import ExtractShards
+    from transforms.beam import CommitTable, ExtractShards
     from transforms.handler import ActivationModelHandler
 
 __all__ = ["ActivationModelHandler", "CommitTable", "ExtractShards"]
 
 _HOMES = {
     "ActivationModelHandler": "handler",
-    "CommitTable": "commit",
-    "ExtractShards": "extract",
+    "CommitTable": "beam",
+    "ExtractShards": "beam",
 }
 
 

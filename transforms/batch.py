@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -134,36 +134,3 @@ class Extracted:
     rows: pa.RecordBatch
     positions: np.ndarray
     non_finite: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A row that failed.
-
-    Attributes:
-      position: in the shard.
-      stage: `read`, `preprocess`, `infer`, `encode`, or `crash` if the process died.
-      error: what was raised.
-      passed: features for the table as far as they are known, `{name: tensor [...]}`.
-      rest_lost: whether an unknown number of rows behind it cannot be read either.
-    """
-
-    position: int
-    stage: str
-    error: Exception
-    passed: Mapping[str, Any] = field(default_factory=dict)
-    rest_lost: bool = False
-
-
-def read_errors() -> tuple[type[Exception], ...]:
-    """Exceptions of a reader that speak of a row, not of the storage."""
-    import tensorflow as tf
-
-    return (tf.errors.InvalidArgumentError, tf.errors.DataLossError)
-
-
-def preprocess_errors() -> tuple[type[Exception], ...]:
-    """Exceptions of preprocessing that speak of a row; users' Python may raise any."""
-    import tensorflow as tf
-
-    return (*read_errors(), tf.errors.UnknownError)

@@ -10,18 +10,16 @@ import pyarrow as pa
 import pydantic
 from apache_beam.ml.inference.base import ModelHandler
 
-from transforms.activations import (
-    CompiledTaps,
-    Values,
-    compile_taps,
-    in_pieces,
-    list_activations,
-)
-from transforms.lookup import ConfigError, explain, shape_text
-from transforms.models import Input, load_model
-from transforms.models.base import Shape
-from transforms.spec import ModelSpec, TapSpec
-from transforms.taps import choose
+from transforms.config import ModelSpec, TapSpec
+from transforms.lookup import ConfigError, explain
+from transforms.messages import shape_text
+from transforms.models.inputs import Input, Shape
+from transforms.models.load import load_model
+from transforms.taps.compile import CompiledTaps, compile_taps
+from transforms.taps.language import choose
+from transforms.taps.padding import in_pieces
+from transforms.taps.survey import list_activations
+from transforms.values import Values
 
 Example = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pydantic
 
-from transforms.messages import mask
+from transforms.credentials import mask
 
 _OWN_PACKAGES = ("pipeline", "transforms")
 
@@ -202,15 +202,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; nearest is {close[0]!r}" if close else ""
-
-
-def shape_text(shape: Iterable[object]) -> str:
-    """Show a shape; `?` stands for a length that is not known.
-
-    >>> shape_text((None, 3))
-    '[?, 3]'
-    """
-    return f"[{', '.join('?' if n is None else str(n) for n in shape)}]"
 
 
 def source_digest(names: Iterable[str]) -> str:

@@ -1,11 +1,11 @@
-"""The values that cross stage borders: pieces, shards, parts and commits."""
+"""Say which stored rows make up a shard: pieces, shards, positions."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
@@ -200,99 +200,3 @@ def piece_from_json(document: dict[str, Any]) -> Piece:
 
 def _shard(row: dict[str, Any]) -> Shard:
     return Shard(row["shard"], tuple(map(piece_from_json, row["pieces"])))
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that could not be read, preprocessed, inferred or encoded.
-
-    Attributes:
-      example_id: the row's key as text, None where it could not be read.
-      shard: index of the row's shard.
-      file: URI of the row's file.
-      row: row within the file; of text that is read in spans of bytes, within the span.
-      stage: `read`, `preprocess`, `infer`, `encode` or `crash`.
-      exception: type of the exception.
-      message: what it said, without graph node names.
-    """
-
-    example_id: str | None
-    shard: int
-    file: str
-    row: int
-    stage: str
-    exception: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """One immutable file of the table.
-
-    Attributes:
-      path: relative to the table's directory; holds 8 digits of the content's hash.
-      rows: rows in the Parquet footer.
-      bytes: size.
-      sha256: hash of the content, 64 hex digits.
-    """
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """The record that makes one shard count: what was written, and what it cost.
-
-    Attributes:
-      shard: index of the shard.
-      fingerprint: of the plan under which it was computed.
-      planned_rows: rows the shard had to account for.
-      part: the feature rows.
-      errors: the quarantined rows, None if there are none.
-      rest_lost: whether a file of unknown length broke off, so that more rows than
-        `planned_rows` may have been meant.
-      piece_rows: rows found in each piece, bad ones included, where the plan did not
-        know them.
-      non_finite: rows that hold NaN or infinite values, by column, where
-        `errors.non_finite` is `warn`.
-      device_rows: rows that went through the model at a time at the end; fewer than
-        `model.batch_rows` where the device had run out of memory.
-      seconds: wall-clock seconds by phase: `read` and `write` are what the loop waited
-        for reader and writer, `compute` is the model, `total` is everything.
-    """
-
-    shard: int
-    fingerprint: str
-    planned_rows: int
-    part: StoredFile
-    errors: StoredFile | None
-    rest_lost: bool = False
-    piece_rows: tuple[int, ...] | None = None
-    non_finite: dict[str, int] = field(default_factory=dict)
-    device_rows: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def quarantined(self) -> int:
-        """Rows that are in the errors table instead of the part."""
-        return self.errors.rows if self.errors else 0
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as a JSON document."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Commit:
-        """Undo `to_json`."""
-        errors, found = document["errors"], document["piece_rows"]
-        return cls(
-            **{
-                **document,
-                "part": StoredFile(**document["part"]),
-                "errors": StoredFile(**errors) if errors else None,
-                "piece_rows": None if found is None else tuple(found),
-            }
-        )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pipeline import make_plan, run_plan
-from pipeline.config import parse_config
+from pipeline.config_file import parse_config
 
 if __name__ == "__main__":
     config, workers, *beam_args = sys.argv[1:]

@@ -14,10 +14,9 @@ from dataflow_api import DataflowApi
 from test_engines import job
 
 from pipeline import make_plan, run_plan
-from pipeline.config import parse_config
+from pipeline.config_file import parse_config
 from pipeline.runners import complaints, make_pipeline, pipeline_options
-from transforms.commit import CommitTable
-from transforms.extract import ExtractShards
+from transforms.beam import CommitTable, ExtractShards
 from transforms.lookup import ConfigError
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]

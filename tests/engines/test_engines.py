@@ -32,11 +32,10 @@ from jobs import outcome
 from toolbox import wait_until
 
 from pipeline import make_plan, run_plan, table_status
-from pipeline.config import parse_config
+from pipeline.config_file import parse_config
 from pipeline.run import prepare_table
 from pipeline.runners import make_pipeline, pipeline_options
-from transforms.commit import CommitTable
-from transforms.extract import ExtractShards
+from transforms.beam import CommitTable, ExtractShards
 
 pytestmark = [
     pytest.mark.heavy,

@@ -20,11 +20,13 @@ import tensorflow as tf  # noqa: F401
 import toolbox  # noqa: F401
 
 from pipeline import make_plan, prepare_table, run_plan
-from pipeline.config import parse_config
-from transforms import commit, extract, storage, table, write
-from transforms.extract import extract_shard, worker_for
-from transforms.read import InputPipeline
-from transforms.table import Table
+from pipeline.config_file import parse_config
+from transforms import extract, storage
+from transforms.extract import extract_shard
+from transforms.sources.batches import InputPipeline
+from transforms.table import commit, directory, parquet_writer
+from transforms.table.directory import Table
+from transforms.worker import worker_for
 
 Event = Callable[[str], None]
 
@@ -123,7 +125,7 @@ def one_shard(
     _enter(stores, 0)
     checked = parse_config(config)
     if level:
-        write._COMPRESSION_LEVEL = level
+        parquet_writer._COMPRESSION_LEVEL = level
     worker = worker_for(Table(checked.table.path))
     if plant:
         PLANTED[plant]()
@@ -160,10 +162,10 @@ def instrument(event: Event, power: _Power | None = None) -> None:
         (os, "rmdir"),
         (os, "mkdir"),
         (InputPipeline, "batches"),
-        (write.PartWriter, "write"),
+        (parquet_writer.PartWriter, "write"),
         (extract, "check_part"),
         (storage, "publish"),
-        (table.Table, "create_commit"),
+        (directory.Table, "create_commit"),
         (commit, "_tidy"),
         (commit, "_check_keys"),
         (storage, "replace"),
@@ -303,7 +305,7 @@ def _skip_fsync_of_the_root() -> None:
 
 def _commit_before_upload() -> None:
     publish = storage.publish
-    create = table.Table.create_commit
+    create = directory.Table.create_commit
     waiting: list[tuple[Path, str]] = []
 
     def later(source: Path, uri: str) -> None:
@@ -318,7 +320,7 @@ def _commit_before_upload() -> None:
         return won
 
     storage.publish = later  # type: ignore[assignment]
-    table.Table.create_commit = early  # type: ignore[method-assign]
+    directory.Table.create_commit = early  # type: ignore[method-assign]
 
 
 def _drop_create_only() -> None:

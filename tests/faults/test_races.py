@@ -18,7 +18,7 @@ from zygote import Zygote
 
 from pipeline import verify_table
 from transforms import storage
-from transforms.table import Table
+from transforms.table.directory import Table
 
 __all__ = ["gcs", "s3"]  # fixtures
 pytestmark = WARNINGS

@@ -17,11 +17,12 @@ from jobs import job_document, outcome
 from zygote import Zygote
 
 from pipeline import make_plan, prepare_table, repair_table, run_plan, verify_table
-from pipeline.config import parse_config
-from transforms.commit import commit_table
-from transforms.extract import extract_shard, worker_for
+from pipeline.config_file import parse_config
+from transforms.extract import extract_shard
 from transforms.lookup import ConfigError
-from transforms.table import Table
+from transforms.table.commit import commit_table
+from transforms.table.directory import Table
+from transforms.worker import worker_for
 
 
 @pytest.fixture
@@ -143,14 +144,14 @@ def saved(job: Job, tmp_path: Path, units: int) -> Any:
 def test_a_model_that_changes_during_a_run_is_refused_with_both_digests(
     job: Job, tmp_path: Path
 ) -> None:
-    from transforms import extract
     from transforms.models import load
+    from transforms.worker import _workers
 
     plan = saved(job, tmp_path, 1)
     prepare_table(plan)
     other = saved(job, tmp_path, 2)
     load._models.clear()  # a worker that starts now
-    extract._workers.clear()
+    _workers.clear()
     with pytest.raises(RuntimeError) as caught:
         worker_for(Table(str(job.table)))
     assert f"planned: {plan.model_digest}" in str(caught.value)
@@ -183,17 +184,18 @@ def test_a_changed_plan_is_refused_with_both_values(
 def test_another_version_of_a_library_is_refused_with_both(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transforms import extract, planned
+    from transforms.table import plan_file
+    from transforms.worker import _workers
 
     prepare_table(job.plan())
     keras_version = keras.__version__
-    later = {**planned.versions(), "keras": "99.0"}
-    extract._workers.clear()
-    monkeypatch.setattr("transforms.extract.versions", lambda: later)
+    later = {**plan_file.versions(), "keras": "99.0"}
+    _workers.clear()
+    monkeypatch.setattr("transforms.worker.versions", lambda: later)
     with pytest.raises(RuntimeError) as worker:
         worker_for(Table(str(job.table)))
     assert f"planned: keras {keras_version}\n  here:    keras 99.0" in str(worker.value)
-    for module in ("pipeline.plan", "pipeline.run"):
+    for module in ("pipeline.plan", "pipeline.fingerprint", "pipeline.differences"):
         monkeypatch.setattr(f"{module}.versions", lambda: later)
     with pytest.raises(ConfigError) as launcher:
         prepare_table(job.plan())

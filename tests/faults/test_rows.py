@@ -16,9 +16,10 @@ from jobs import job_document
 from zygote import Zygote
 
 from pipeline import run_plan, table_status, verify_table
-from transforms.extract import extract_shard, worker_for
-from transforms.fitting import FittingTaps
-from transforms.table import Table
+from transforms.extract import extract_shard
+from transforms.table.directory import Table
+from transforms.taps.device_memory import FittingTaps
+from transforms.worker import worker_for
 
 CRASHES = {
     "preprocessing": {"source": {"preprocess": ["toolbox:die_of_thirteen"]}},

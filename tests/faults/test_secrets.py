@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 
 from pipeline import run_plan
 from pipeline.cli import app
-from pipeline.config import parse_config
+from pipeline.config_file import parse_config
 from transforms import storage
+from transforms.credentials import mask
 from transforms.lookup import ConfigError
-from transforms.messages import mask, plain, shown
+from transforms.messages import plain, shown
 from transforms.sources.staging import target_in
 
 tf_keras = pytest.importorskip("tf_keras")
@@ -279,11 +280,11 @@ def test_names_from_data_cannot_escape(tmp_path: Path, data: Path) -> None:
 
 
 def test_json_output_is_printable_and_unchanged() -> None:
-    from pipeline import cli
+    from pipeline import show
 
     runner = CliRunner()
     with runner.isolation() as streams:
-        cli._print_json({"key": EVIL})
+        show.print_json({"key": EVIL})
         text = streams[0].getvalue().decode()
     assert text.replace("\n", "").isprintable()
     assert json.loads(text) == {"key": EVIL}
@@ -300,7 +301,7 @@ def test_staged_copies_keep_no_name(uri: str, tmp_path: Path) -> None:
 
 
 def test_records_cannot_name_files_outside(job: Job) -> None:
-    from transforms.table import Table
+    from transforms.table.directory import Table
 
     job.run()
     record = job.table / "_featuretap" / "commits" / "00000.json"

@@ -22,7 +22,7 @@ from stores import WARNINGS, gcs, s3
 from zygote import Zygote
 
 from pipeline import make_plan, run_plan, verify_table
-from pipeline.config import parse_config
+from pipeline.config_file import parse_config
 from transforms import storage
 
 __all__ = ["gcs", "s3"]  # fixtures

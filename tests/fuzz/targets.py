@@ -14,17 +14,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from pipeline.config import load_config
-from transforms.batch import Failure, read_errors
+from pipeline.config_file import load_config
+from transforms.config import TapSpec
+from transforms.errors.failure import Failure
+from transforms.errors.stages import read_errors
 from transforms.lookup import ConfigError
-from transforms.read import InputPipeline
-from transforms.reductions import parse_reduction
 from transforms.shard import Piece
-from transforms.sources.text import Csv, Jsonl
+from transforms.sources.batches import InputPipeline
+from transforms.sources.csv import Csv
+from transforms.sources.jsonl import Jsonl
 from transforms.sources.tfrecord import TfRecord
 from transforms.sources.webdataset import WebDataset
-from transforms.spec import TapSpec
-from transforms.taps import Activation, choose_one
+from transforms.taps.chains import parse_reduction
+from transforms.taps.language import Activation, choose_one
 
 _MOST_ROWS = 200
 _ACTIVATIONS = [

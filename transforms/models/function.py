@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from transforms.lookup import ConfigError
-from transforms.models.base import Declared, Input, Recorded, misfit, trace_once
-from transforms.models.layers import leaves
+from transforms.models.inputs import Declared, Input
+from transforms.models.model import Recorded, leaves, misfit, trace_once
 
 
 class FunctionForm:

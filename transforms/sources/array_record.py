@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transforms import storage
+from transforms.dtypes import Feature
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.base import Feature, File
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.examples import FIRST_RECORDS, Examples
-from transforms.sources.listing import list_files
+from transforms.sources.files import list_files
+from transforms.sources.source import File
 from transforms.sources.staging import copied, readable_copy
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.sources.base import Feature
+from transforms.dtypes import Feature
 from transforms.sources.blocks import Block, nothing
 
 _TEXT = {"string": pa.string(), "bytes": pa.binary()}

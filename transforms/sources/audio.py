@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from transforms import device, storage
+from transforms.dtypes import Feature
 from transforms.lookup import ConfigError
 from transforms.shard import Piece, position
-from transforms.sources.base import Feature, File
+from transforms.sources.files import list_files
 from transforms.sources.images import folder_of
-from transforms.sources.listing import list_files
+from transforms.sources.source import File
 from transforms.sources.staging import copied
 
 if TYPE_CHECKING:

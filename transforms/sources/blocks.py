@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from transforms.dtypes import Feature
 from transforms.shard import Piece, position
-from transforms.sources.base import Feature
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest
-from transforms.sources.base import Feature, given_features
+from transforms.sources.source import given_features
 
 if TYPE_CHECKING:
     import tensorflow as tf

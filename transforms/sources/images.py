@@ -8,9 +8,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from transforms import device
+from transforms.dtypes import Feature
 from transforms.shard import Piece, position
-from transforms.sources.base import Feature, File
-from transforms.sources.listing import list_files
+from transforms.sources.files import list_files
+from transforms.sources.source import File
 from transforms.sources.staging import copied
 
 if TYPE_CHECKING:

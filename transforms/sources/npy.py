@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from transforms import storage
+from transforms.dtypes import DTYPES, Feature
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.base import DTYPES, Feature, File
 from transforms.sources.blocks import Block, dataset
-from transforms.sources.listing import check_unchanged, find_file, list_files
+from transforms.sources.files import check_unchanged, find_file, list_files
+from transforms.sources.source import File
 
 if TYPE_CHECKING:
     import tensorflow as tf

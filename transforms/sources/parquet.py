@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +14,16 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from transforms import storage
+from transforms.dtypes import Feature
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.arrow import blocks_of, features_of, list_lengths
-from transforms.sources.base import Feature, File
 from transforms.sources.blocks import Block, dataset
-from transforms.sources.listing import list_files
+from transforms.sources.files import list_files
+from transforms.sources.row_groups import RowGroups, open_groups
+from transforms.sources.source import File
 from transforms.sources.staging import in_place
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 _PARALLEL_FOOTERS = 16
 _SAMPLE_ROWS = 1000
-_IPC_SUFFIXES = (".arrow", ".feather", ".ipc")
 _ROW_ID = "row_id"
 _HIVE = re.compile(r"([^=/]+)=([^/]*)")
 
@@ -73,7 +71,7 @@ class Parquet:
 
     def describe(self) -> Mapping[str, Feature]:
         """Take the features' types from the first file's schema."""
-        with closing(_open(self._files[0].uri)) as opened:
+        with closing(open_groups(self._files[0].uri)) as opened:
             lengths = list_lengths(opened.head(_SAMPLE_ROWS))
         for name, length in (self.lengths or {}).items():
             if name not in lengths:
@@ -101,7 +99,7 @@ class Parquet:
         batch_rows: int | None,
     ) -> tf.data.Dataset:
         """Read rows through Arrow; buffers become tensors without Python values."""
-        opened: dict[str, _Opened] = {}
+        opened: dict[str, RowGroups] = {}
 
         def close() -> None:
             for file in opened.values():
@@ -111,7 +109,7 @@ class Parquet:
         def read_piece(piece: Piece) -> Iterator[Block]:
             if piece.file not in opened:
                 close()
-                opened[piece.file] = _open(piece.file)
+                opened[piece.file] = open_groups(piece.file)
             dtypes = self._filtered_dtypes | {n: f.dtype for n, f in features.items()}
             constants = _constants(piece.name, dtypes)
             return self._blocks(opened[piece.file], piece, features, constants)
@@ -148,7 +146,7 @@ class Parquet:
             ) from None
 
     def _with_row_groups(self, file: File) -> File:
-        with closing(_open(file.uri)) as opened:
+        with closing(open_groups(file.uri)) as opened:
             if not self.filter:
                 return replace(file, blocks=tuple(opened.groups), divisible=False)
             constants = _constants(file.name, self._partitions)
@@ -165,7 +163,7 @@ class Parquet:
 
     def _blocks(
         self,
-        opened: _Opened,
+        opened: RowGroups,
         piece: Piece,
         features: Mapping[str, Feature],
         constants: Mapping[str, pa.Scalar],
@@ -213,141 +211,6 @@ class Parquet:
             whole = all(isinstance(one, int | float) for one in values)
             found[column] = "int64" if whole else "string"
         return found
-
-
-class _Opened:
-    """An open file of row groups.
-
-    Attributes:
-      schema: of the columns.
-      groups: rows of each.
-    """
-
-    schema: pa.Schema
-    groups: list[int]
-    _streams: list[Any]
-
-    def close(self) -> None:
-        """Close what has been opened."""
-        for stream in self._streams:
-            stream.close()
-
-    def bounds(self) -> list[tuple[int, int]]:
-        """First row and end of each row group."""
-        return list(itertools.pairwise(itertools.accumulate(self.groups, initial=0)))
-
-    def head(self, rows: int) -> pa.Table:
-        """Read the first rows of the columns of lists, none if they are damaged."""
-        names = [field.name for field in self.schema if pa.types.is_list(field.type)]
-        try:
-            return self.read(0, names)[:rows] if self.groups and names else pa.table({})
-        except ValueError:
-            return self.schema.empty_table()
-
-    def read(self, group: int, names: Sequence[str]) -> pa.Table:
-        """Read a row group; columns that the file lacks are left out.
-
-        Raises:
-          ValueError: its bytes are damaged.
-        """
-        raise NotImplementedError
-
-    def matching(self, expression: Any, constants: Mapping[str, Any]) -> list[int]:
-        """Give the row groups that may hold rows for which an expression holds."""
-        return list(range(len(self.groups)))
-
-
-class _ParquetFile(_Opened):
-    def __init__(self, uri: str) -> None:
-        fs, path = storage.filesystem(uri)
-        self._streams = [fs.open(path, "rb")]
-        try:
-            self._file = pq.ParquetFile(
-                self._streams[0], pre_buffer=True, page_checksum_verification=True
-            )
-        except (pa.ArrowInvalid, OSError):
-            self.close()
-            raise
-        self.schema = self._file.schema_arrow
-        metadata = self._file.metadata
-        self.groups = [
-            metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
-        ]
-
-    def read(self, group: int, names: Sequence[str]) -> pa.Table:
-        try:
-            return self._file.read_row_group(group, columns=list(names))
-        except OSError as error:
-            if _is_damage(error):
-                raise ValueError(f"row group {group} is damaged: {error}") from error
-            raise
-
-    def matching(self, expression: Any, constants: Mapping[str, Any]) -> list[int]:
-        known = pads.scalar(True)
-        for name, value in constants.items():
-            known = known & (pads.field(name) == value)
-        fragment = pads.ParquetFileFormat().make_fragment(
-            self._streams[0], partition_expression=known
-        )
-        schema = self.schema
-        for name, value in constants.items():
-            if name not in schema.names:
-                schema = schema.append(pa.field(name, value.type))
-        return [group.id for group in fragment.subset(expression, schema).row_groups]
-
-
-class _IpcFile(_Opened):
-    def __init__(self, uri: str) -> None:
-        self._fs, self._path = storage.filesystem(uri)
-        self._streams = []
-        try:
-            self.schema = self._open(None).schema
-            narrow = self._open([0])
-            self.groups = [
-                narrow.get_batch(i).num_rows for i in range(narrow.num_record_batches)
-            ]
-        except (pa.ArrowInvalid, OSError):
-            self.close()
-            raise
-
-    def read(self, group: int, names: Sequence[str]) -> pa.Table:
-        fields = sorted(
-            {i for n in names for i in self.schema.get_all_field_indices(n)}
-        )
-        try:
-            batch = self._open(fields or [0]).get_batch(group)
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, OSError) and not _is_damage(error):
-                raise
-            raise ValueError(f"record batch {group} is damaged: {error}") from error
-        return pa.Table.from_batches([batch])
-
-    def _open(self, fields: list[int] | None) -> Any:
-        self._streams.append(self._fs.open(self._path, "rb"))
-        options = pa.ipc.IpcReadOptions(included_fields=fields)
-        return pa.ipc.open_file(self._streams[-1], options=options)
-
-
-def _open(uri: str) -> _Opened:
-    is_ipc = uri.endswith(_IPC_SUFFIXES)
-    try:
-        return _IpcFile(uri) if is_ipc else _ParquetFile(uri)
-    except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and not _is_damage(error):
-            raise
-        kind, part = ("Arrow IPC", "footer") if is_ipc else ("Parquet", "footer")
-        raise ConfigError(
-            f"source.path must hold {kind} files, cannot read the {part} of {uri!r}:"
-            f" {error}; remove or replace the file"
-        ) from error
-
-
-def _is_damage(error: OSError) -> bool:
-    """Whether Arrow means bytes that make no sense.
-
-    An error with a number, or of another class, is the storage's.
-    """
-    return type(error) is OSError and error.errno is None
 
 
 def _constants(name: str, dtypes: Mapping[str, str]) -> dict[str, pa.Scalar]:

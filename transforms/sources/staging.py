@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from transforms import scratch, storage
+from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.base import Localizes, Source
-from transforms.sources.listing import check_unchanged
+from transforms.sources.files import check_unchanged
+from transforms.sources.source import Localizes, Source
 
 _PARALLEL_COPIES = 16
 _CHUNK_BYTES = 8 << 20
@@ -116,3 +118,27 @@ def _check_room(directory: Path, needed: int, uri: str) -> None:
             f" {free} bytes free; set TMPDIR to a larger disk, or lower"
             " table.rows_per_part"
         )
+
+
+@contextlib.contextmanager
+def local_copy(uri: str, option: str) -> Iterator[Path]:
+    """Give a local path to a file, a directory or a checkpoint from anywhere."""
+    uri = uri.rstrip("/")
+    fs, path = storage.filesystem(uri)
+    whole = fs.exists(path)
+    if not whole and not fs.exists(f"{path}.index"):
+        raise ConfigError(
+            f"{option} must be an existing file, got {uri!r} in the working directory"
+            f" {str(Path.cwd())!r}"
+        )
+    local = storage.local_path(uri)
+    if local is not None:
+        yield local
+        return
+    with tempfile.TemporaryDirectory(prefix="featuretap-") as directory:
+        copy = Path(directory) / uri.rpartition("/")[2]
+        if whole:
+            fs.get(path, str(copy), recursive=fs.isdir(path))
+        else:
+            fs.get(fs.glob(f"{path}.*"), directory)
+        yield copy

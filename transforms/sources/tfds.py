@@ -10,12 +10,13 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transforms import scratch, storage
+from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest, resolve
 from transforms.shard import Piece
 from transforms.sources.array_record import array_records
-from transforms.sources.base import Feature, File
-from transforms.sources.listing import find_file
+from transforms.sources.files import find_file
 from transforms.sources.parquet import Parquet
+from transforms.sources.source import File
 from transforms.sources.staging import copied
 from transforms.sources.tfrecord import tfrecords
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from transforms import storage
+from transforms.dtypes import Feature
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.base import REST_LOST, Feature, File, numbered_records
 from transforms.sources.examples import FIRST_RECORDS, Examples
-from transforms.sources.listing import check_unchanged, list_files
+from transforms.sources.files import check_unchanged, list_files
+from transforms.sources.source import REST_LOST, File, numbered_records
 from transforms.sources.staging import copied, copy_range, readable_copy, target_in
 
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from transforms import storage
+from transforms.dtypes import Feature
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.base import REST_LOST, Feature, File, given_features
 from transforms.sources.blocks import Block, dataset, nothing
-from transforms.sources.listing import list_files
+from transforms.sources.files import list_files
+from transforms.sources.source import REST_LOST, File, given_features
 from transforms.sources.staging import in_place
 
 if TYPE_CHECKING:

@@ -1,0 +1,131 @@
+"""Turn a TOML file and overrides into a checked `Config`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pydantic
+from pydantic import BaseModel
+
+from transforms import storage
+from transforms.config import Config
+from transforms.credentials import holds_credentials, is_secret_name
+from transforms.lookup import ConfigError, explain
+
+_NAMED_BY_DATA = ("source.features", "model.inputs")
+_REMEDY = (
+    "which is written into the table: give credentials to every worker through its"
+    " environment, or the configuration of fsspec"
+)
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), limit: int | None = None
+) -> Config:
+    """Read and check a config.
+
+    Args:
+      path: a TOML file, anywhere fsspec reads.
+      overrides: `a.b=value`, where the value is TOML, or text if it is not;
+        `taps.0.path` names an entry of a list.
+      limit: extract only the first so many rows.
+
+    Raises:
+      ConfigError: the file is missing, is not TOML, or says what cannot be.
+    """
+    try:
+        document = tomllib.loads(storage.read(str(path)).decode())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"CONFIG must be an existing file, got {str(path)!r} in the working"
+            f" directory {str(Path.cwd())!r}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} must be TOML: {error}") from None
+    for override in overrides:
+        _set(document, override)
+    if limit is not None:
+        document["limit"] = limit
+    return parse_config(document)
+
+
+def parse_config(document: Mapping[str, Any]) -> Config:
+    """Check a config that is a document already.
+
+    Raises:
+      ConfigError: it says what cannot be; every fault is named, a line each.
+    """
+    _refuse_credentials(document)
+    try:
+        return Config.model_validate(document)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(explain(error, known=_known_keys))) from None
+
+
+def _refuse_credentials(value: Any, place: str = "") -> None:
+    """Refuse what would be written, as it is, into the plan that all workers read."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            where = f"{place}.{name}".lstrip(".")
+            secret = is_secret_name(str(name)) and isinstance(inner, str)
+            if secret and place not in _NAMED_BY_DATA:
+                raise ConfigError(f"{where} must not stand in the config, {_REMEDY}")
+            _refuse_credentials(inner, where)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _refuse_credentials(inner, f"{place}[{index}]")
+    elif isinstance(value, str) and holds_credentials(value):
+        raise ConfigError(
+            f"{place} must not hold credentials, got {value!r}; {_REMEDY}"
+        )
+
+
+def _known_keys(place: Sequence[str | int]) -> list[str]:
+    """The keys that a config knows at a place."""
+    section: type[BaseModel] = Config
+    for part in place:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            inner = [annotation, *get_args(annotation)]
+            section = next(
+                kind
+                for kind in inner
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            )
+    return list(section.model_fields)
+
+
+def _set(document: dict[str, Any], override: str) -> None:
+    """Apply one `a.b=value`."""
+    place, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set must be a.b=value, got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = place.strip().split(".")
+    target: Any = document
+    for part in parents:
+        if isinstance(target, dict):
+            target = target.setdefault(part, {})
+        else:
+            target = _entry(target, part, override)
+    if isinstance(target, dict):
+        target[last] = value
+    elif isinstance(target, list):
+        _entry(target, last, override)
+        target[int(last)] = value
+    else:
+        raise ConfigError(f"--set must name a key of a section, got {override!r}")
+
+
+def _entry(target: Any, part: str, override: str) -> Any:
+    if not isinstance(target, list) or not part.isdigit() or int(part) >= len(target):
+        raise ConfigError(
+            f"--set must name an existing entry, got {part!r} in {override!r}"
+        )
+    return target[int(part)]

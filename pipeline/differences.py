@@ -1,0 +1,84 @@
+"""Say in words how a plan differs from the one that a table holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline.fingerprint import FREE
+from pipeline.plan import Plan
+from transforms import storage
+from transforms.table.directory import Table
+from transforms.table.plan_file import versions
+
+_NAMED_DIFFERENCES = 5
+_ABSENT = "nothing"
+
+
+def refusal(table: Table, plan: Plan, there: Mapping[str, Any]) -> str:
+    """Say what differs between two plans, with both values where they are short."""
+    names = [
+        name
+        for name, digest in plan.ingredients.items()
+        if there["ingredients"].get(name) != digest
+    ]
+    changed = [*_changed_values(plan, there), *_changed_files(table, plan)]
+    if len(changed) > _NAMED_DIFFERENCES:
+        rest = len(changed) - _NAMED_DIFFERENCES
+        changed = [*changed[:_NAMED_DIFFERENCES], f"  and {rest} differences more"]
+    return "\n".join(
+        [
+            f"table.path must hold a table of this plan, {table.uri!r} holds another"
+            f" (different: {', '.join(names)})",
+            *changed,
+            "  fingerprint",
+            f"    there: {there['fingerprint']}",
+            f"    here:  {plan.fingerprint}",
+            "choose another table.path, or replace the table with --overwrite",
+        ]
+    )
+
+
+def _changed_values(plan: Plan, there: Mapping[str, Any]) -> Iterator[str]:
+    """Yield keys of the config, versions and digests that differ, with both values."""
+    config = plan.config.model_dump(mode="json", exclude_none=True)
+    here = {
+        **_flat(config),
+        **{f"version of {name}": v for name, v in _flat(versions()).items()},
+        "digest of the model": plan.model_digest,
+    }
+    before = {
+        **_flat(there["config"]),
+        **{f"version of {name}": v for name, v in _flat(there["versions"]).items()},
+        "digest of the model": there["model_digest"],
+    }
+    for name in [*before, *(name for name in here if name not in before)]:
+        one, other = before.get(name, _ABSENT), here.get(name, _ABSENT)
+        if one != other and name not in FREE:
+            yield f"  {name}\n    there: {one}\n    here:  {other}"
+
+
+def _flat(values: Any, place: str = "") -> dict[str, str]:
+    """Lay nested values out under their dotted names, as JSON."""
+    if isinstance(values, dict | list) and values:
+        items = values.items() if isinstance(values, dict) else enumerate(values)
+        inner = place and f"{place}."
+        return {k: v for n, one in items for k, v in _flat(one, f"{inner}{n}").items()}
+    return {place: json.dumps(values, ensure_ascii=False)}
+
+
+def _changed_files(table: Table, plan: Plan) -> list[str]:
+    """Name the files of the source that are not those of the table."""
+    if not storage.exists(table.internal("plan.parquet")):
+        return []
+    there, here = table.shards().files(), plan.shards.files()
+    return [
+        *(f"  new: {uri}" for uri in here if uri not in there),
+        *(f"  gone: {uri}" for uri in there if uri not in here),
+        *(
+            f"  changed: {uri}\n    there: {there[uri]}\n    here:  {here[uri]}"
+            for uri in here
+            if there.get(uri, here[uri]) != here[uri]
+        ),
+    ]

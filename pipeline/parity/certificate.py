@@ -1,0 +1,148 @@
+"""Certify a table: draw rows, compute them a second way, compare every value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.parity.deviations import TOLERANCES, ColumnParity, Tally
+from pipeline.parity.draw import draw_rows
+from pipeline.parity.reference import Reference
+from transforms import storage
+from transforms.shard import Piece
+from transforms.table.columns import Column
+from transforms.table.directory import Table, to_json
+from transforms.table.plan_file import read_planned
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """A certificate: `rows` drawn rows of a table against the reference.
+
+    Attributes:
+      rows: how many were drawn.
+      seed: of the draw.
+      fingerprint: of the table.
+      tolerances: `{type: [relative, cosine]}`.
+      columns: the key and every feature column.
+    """
+
+    rows: int
+    seed: int
+    fingerprint: str
+    tolerances: Mapping[str, Sequence[float]]
+    columns: Mapping[str, ColumnParity]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every column is within its tolerance."""
+        return all(column.passed for column in self.columns.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The certificate as a JSON document."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def check_parity(table: str, rows: int, seed: int = 0) -> Parity:
+    """Recompute some rows of a finished table independently, and store how far it is.
+
+    The certificate goes to `_featuretap/parity.json`, its verdict into `_SUCCESS`.
+    Source, model and the user's code must be where they were.
+
+    Args:
+      table: its URI.
+      rows: how many to draw, all if there are fewer.
+      seed: of the draw.
+
+    Raises:
+      FileNotFoundError: there is no finished table.
+      RuntimeError: model or source are not what they were.
+    """
+    place = Table(table)
+    plan = read_planned(place)
+    summary = place.read_success()
+    if summary is None:
+        raise FileNotFoundError(
+            f"a table must be finished to be checked, {table!r} has no _SUCCESS;"
+            " go on with featuretap run CONFIG"
+        )
+    if summary["rows"] == 0:
+        raise RuntimeError(f"a table must have rows to be checked, {table!r} has none")
+    reference = Reference(plan.config, plan.features, plan.columns, plan.model_digest)
+    checked = [c for c in plan.columns if c.role != "shape" and c.dtype != "timestamp"]
+    tallies = {column.name: Tally(column) for column in checked}
+    drawn = 0
+    for stored, places in draw_rows(place, rows, seed):
+        examples = reference.read(places)
+        for values, where, example in zip(stored, places, examples, strict=True):
+            prepared = reference.prepare(example)
+            expected = dict(reference.values(prepared))
+            for column in checked:
+                if column.role != "feature":
+                    expected[column.name] = _expected_passed(
+                        column, example, prepared, where
+                    )
+                shape = values.get(f"{column.name}_shape")
+                tally = tallies[column.name]
+                tally.add(values[column.name], expected[column.name], shape)
+            drawn += 1
+    parity = Parity(
+        rows=drawn,
+        seed=seed,
+        fingerprint=plan.fingerprint,
+        tolerances=TOLERANCES,
+        columns={
+            name: tally.result(reference.precision, reference.magnitudes.get(name, 0.0))
+            for name, tally in tallies.items()
+        },
+    )
+    storage.replace(place.internal("parity.json"), to_json(parity.to_json()))
+    deviations = [c.relative for c in parity.columns.values() if c.relative is not None]
+    verdict = {
+        "rows": drawn,
+        "seed": seed,
+        "passed": parity.passed,
+        "worst_relative": max(deviations, default=0.0),
+    }
+    storage.replace(place.path("_SUCCESS"), to_json({**summary, "parity": verdict}))
+    return parity
+
+
+def _expected_passed(
+    column: Column,
+    example: Mapping[str, Any],
+    prepared: Mapping[str, Any],
+    where: tuple[Piece, int],
+) -> Any:
+    """What a key or kept feature should be: as read, else as preprocessing made it."""
+    if not column.source:
+        return f"{where[0].name}#{where[1]}"
+    return example.get(column.source, prepared.get(column.source))
+
+
+PARITY_HEAD = ("column", "precision", "max abs", "relative", "1-cos", "unequal", "ok")
+
+
+def describe(parity: Parity) -> list[tuple[str, ...]]:
+    """Lay a certificate out in rows of text, a row a column (`PARITY_HEAD`)."""
+    return [
+        (
+            name,
+            column.precision if _has_error(column) else "exact",
+            _number(column.max_abs),
+            _number(column.relative),
+            _number(column.cosine),
+            str(column.mismatched),
+            "yes" if column.passed else "NO",
+        )
+        for name, column in parity.columns.items()
+    ]
+
+
+def _has_error(column: ColumnParity) -> bool:
+    return column.relative is not None or column.precision != "float32"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"

@@ -1,0 +1,151 @@
+"""Measure how far a column lies from the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from transforms.table.columns import Column
+
+TOLERANCES = {
+    "float32": (1e-2, 1e-4, 0.0),
+    "float16": (5e-2, 1e-3, 0.05),
+    "bfloat16": (2e-1, 1e-2, 0.05),
+}
+"""Largest relative deviation, largest cosine deviation, and largest share of whole
+numbers that differ (such as the place of a maximum), by the shortest type on the way
+from model to column. Those of float32 leave room for the TF32 of GPUs; on CPUs
+deviations of 1e-6 are usual (docs/models.md)."""
+_TYPICAL = 1e-3
+_ROUNDING = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnParity:
+    """How far one column lies from the reference, over all rows drawn.
+
+    Attributes:
+      precision: the shortest type on the way from model to column; names the tolerance.
+      max_abs: largest absolute deviation; None for what is no floating-point number.
+      relative: largest deviation of a value in terms of that value plus a typical one,
+        so that a few large values do not hide what happens to the others.
+      cosine: largest of 1 - cos between a row's vectors; None for scalars.
+      mismatched: values that should be equal and are not: whole numbers, text, keys,
+        kept features, shapes, and what is finite on one side only.
+      passed: whether all that lies within the tolerance.
+    """
+
+    precision: str
+    max_abs: float | None
+    relative: float | None
+    cosine: float | None
+    mismatched: int
+    passed: bool
+
+
+class Tally:
+    """Gathers one column of the rows drawn, and tells how far it is off."""
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self._kinds = {column.dtype}
+        self._rows: list[tuple[np.ndarray, np.ndarray]] = []
+        self._misshapen = 0
+
+    def add(self, stored: Any, expected: Any, shape: list[int] | None) -> None:
+        """Take a row: what the table holds, and what it should hold."""
+        column = self._column
+        wanted = np.asarray(expected)
+        fits = shape is None or tuple(shape) == wanted.shape
+        if column.width is not None:
+            fits = column.shape == wanted.shape
+        found = np.asarray(stored if isinstance(stored, list) else [stored])
+        if not fits or len(found) != wanted.size:
+            self._misshapen += 1
+            return
+        self._kinds.add(wanted.dtype.name)
+        wanted = wanted.reshape(-1)
+        if column.dtype == "string":
+            wanted = np.array([_plain(value) for value in wanted.tolist()])
+        elif column.dtype == "bytes":
+            found, wanted = found.astype(object), wanted.astype(object)
+        self._rows.append((found, wanted))
+
+    def result(self, precision: str, magnitude: float = 0.0) -> ColumnParity:
+        """Compare all rows taken.
+
+        Args:
+          precision: the shortest type in which the model computes.
+          magnitude: the largest value before reductions, whose float error is left
+            where reductions cancel the rest out.
+        """
+        kinds = {*self._kinds, precision if self._column.role == "feature" else ""}
+        kind = next((k for k in ("bfloat16", "float16") if k in kinds), "float32")
+        if self._column.dtype.startswith("float"):
+            return self._deviations(kind, magnitude)
+        unequal = sum(int((a != b).sum()) for a, b in self._rows) + self._misshapen
+        values = sum(len(a) for a, _ in self._rows)
+        whole = self._column.dtype not in ("string", "bytes")
+        allowed = TOLERANCES[kind][2] * values if whole else 0
+        passed = self._misshapen == 0 and unequal <= allowed
+        return ColumnParity(kind, None, None, None, unequal, passed)
+
+    def _deviations(self, kind: str, magnitude: float) -> ColumnParity:
+        mismatched = self._misshapen
+        pairs = []
+        for stored, expected in self._rows:
+            one, other = stored.astype(np.float64), expected.astype(np.float64)
+            finite = np.isfinite(one) & np.isfinite(other)
+            same = (one == other) | (np.isnan(one) & np.isnan(other))
+            mismatched += int((~finite & ~same).sum())
+            pairs.append((np.where(finite, one, 0), np.where(finite, other, 0)))
+        typical = _typical([other for _, other in pairs])
+        typical = max(typical, _ROUNDING * magnitude)
+        max_abs = relative = cosine = 0.0
+        for one, other in pairs:
+            apart = np.abs(one / 2 - other / 2)  # halves do not overflow
+            scale = np.abs(other) / 2 + typical / 2
+            max_abs = max(max_abs, 2 * float(apart.max(initial=0)))
+            relative = max(relative, float((apart / scale).max(initial=0)))
+            cosine = max(cosine, _cosine_deviation(one, other, typical))
+        relative_most, cosine_most, _ = TOLERANCES[kind]
+        within = relative <= relative_most and cosine <= cosine_most
+        largest = float(np.finfo(np.float64).max)
+        return ColumnParity(
+            precision=kind,
+            max_abs=min(max_abs, largest),
+            relative=min(relative, largest),
+            cosine=cosine if self._column.width != 1 else None,
+            mismatched=mismatched,
+            passed=mismatched == 0 and within,
+        )
+
+
+def _typical(rows: Sequence[np.ndarray]) -> float:
+    """The median of what is not zero, but no less than a share of the largest values.
+
+    The share keeps float error of large values from counting against tiny ones.
+    """
+    values = np.abs(np.concatenate([row[row != 0] for row in rows] or [np.zeros(0)]))
+    if not len(values):
+        return float(np.finfo(np.float32).tiny)
+    largest = float(values.max())
+    spread = largest * float(np.sqrt(np.mean((values / largest) ** 2)))
+    return max(float(np.median(values)), _TYPICAL * spread)
+
+
+def _cosine_deviation(one: np.ndarray, other: np.ndarray, typical: float) -> float:
+    """Give 1 - cos; 0 where both are next to nothing."""
+    largest = max(np.abs(one).max(initial=0), np.abs(other).max(initial=0))
+    if len(one) < 2 or largest <= _TYPICAL * typical:
+        return 0.0
+    one, other = one / largest, other / largest
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return max(0.0, 1.0 - float(one @ other) / lengths) if lengths else 1.0
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value

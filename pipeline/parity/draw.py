@@ -1,0 +1,72 @@
+"""Draw rows of a finished table, and say where each came from."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms import storage
+from transforms.shard import Piece, Shard
+from transforms.table.directory import Table
+
+
+def draw_rows(
+    table: Table, rows: int, seed: int
+) -> Iterator[tuple[list[dict[str, Any]], list[tuple[Piece, int]]]]:
+    """Draw rows of the table without repetition.
+
+    Yields:
+      For each part that has some: the stored rows, and where they came from: the piece
+      and the row within its file.
+    """
+    manifest = table.read_parquet("_featuretap/manifest.parquet").to_pylist()
+    ends = np.cumsum([part["rows"] for part in manifest])
+    total = int(ends[-1]) if len(ends) else 0
+    generator = np.random.default_rng(seed)
+    chosen = np.sort(generator.choice(total, min(rows, total), replace=False))
+    shards = table.shards()
+    for index in np.unique(np.searchsorted(ends, chosen, side="right")):
+        start = int(ends[index]) - manifest[index]["rows"]
+        inside = chosen[(chosen >= start) & (chosen < ends[index])] - start
+        places = _sound_rows(table, shards[int(index)])
+        stored = _read_rows(table, manifest[index]["path"], inside)
+        yield stored, [places[int(row)] for row in inside]
+
+
+def _sound_rows(table: Table, shard: Shard) -> list[tuple[Piece, int]]:
+    """Where each row of a part came from: the shard's rows without the bad ones."""
+    (commit,) = table.read_commits([shard.index])
+    bad: set[tuple[str, int]] = set()
+    if commit.errors:
+        errors = table.read_parquet(commit.errors.path).select(["file", "row"])
+        bad = {(row["file"], row["row"]) for row in errors.to_pylist()}
+    found = commit.piece_rows or [piece.rows or 0 for piece in shard.pieces]
+    places = [
+        (piece, piece.start + row)
+        for piece, rows in zip(shard.pieces, found, strict=True)
+        for row in range(rows)
+    ]
+    return [(piece, row) for piece, row in places if (piece.file, row) not in bad]
+
+
+def _read_rows(table: Table, name: str, rows: np.ndarray) -> list[dict[str, Any]]:
+    """Read some rows of a part, one row group at a time."""
+    found: list[dict[str, Any]] = []
+    data = io.BytesIO(storage.read(table.path(name)))
+    with pq.ParquetFile(data) as file:
+        counts = [
+            file.metadata.row_group(group).num_rows
+            for group in range(file.metadata.num_row_groups)
+        ]
+        starts = np.cumsum([0, *counts])
+        for group, (start, end) in enumerate(itertools.pairwise(starts)):
+            inside = rows[(rows >= start) & (rows < end)] - start
+            if len(inside):
+                found += file.read_row_group(group).take(pa.array(inside)).to_pylist()
+    return found

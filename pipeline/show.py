@@ -1,0 +1,221 @@
+"""Show plans, taps and progress as text for people, or as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from pipeline.quiet import TRACEBACK
+from transforms.credentials import mask
+from transforms.messages import plain, shape_text, shown
+
+if TYPE_CHECKING:
+    from pipeline.list_taps import TapListing
+    from pipeline.plan import Plan
+    from pipeline.status import Status
+    from transforms.table.columns import Column
+    from transforms.taps.language import Activation
+
+
+def size_text(count: int | None) -> str:
+    """Say a number of bytes; `?` if it is not known.
+
+    >>> size_text(1536)
+    '1.5 KiB'
+    """
+    if count is None:
+        return "?"
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Align columns to the left, as wide as they need, so that a pipe loses nothing."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        line = "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
+        yield line.rstrip()
+
+
+HEAD = (
+    "",
+    "address",
+    "shape",
+    "dtype",
+    "a row",
+    "dataset",
+    "FLOPs",
+    "column, or why not",
+)
+
+
+def table_rows(listing: TapListing) -> Iterator[tuple[str, ...]]:
+    """Give a row of text for each activation, in the order of `HEAD`."""
+    for one in listing.activations:
+        yield _row(one.address or "'' (the model's result)", one, listing)
+
+
+def tree_rows(listing: TapListing) -> Iterator[tuple[str, ...]]:
+    """Give the same rows as a tree of layers, with a row for what only holds others."""
+    root: dict[str | None, Any] = {}
+    for one in listing.activations:
+        path, colon, leaf = one.address.partition(":")
+        segments = path.split("/") if path else []
+        if colon or not segments:
+            segments.append(f":{leaf}" if leaf else "'' (the model's result)")
+        node = root
+        for segment in segments:
+            node = node.setdefault(segment, {})
+        node[None] = one
+    yield from _branches(root, "", listing)
+
+
+def documents(listing: TapListing) -> list[dict[str, Any]]:
+    """Give a JSON document for each activation."""
+    return [
+        {
+            "address": one.address,
+            "shape": list(one.shape),
+            "dtype": one.dtype,
+            "rows": listing.rows,
+            "bytes_per_row": one.bytes_per_row,
+            "bytes": listing.bytes(one),
+            "flops_per_row": one.flops,
+            "flops_share": one.flops_share,
+            "refusal": one.refusal,
+            "columns": list(listing.columns.get(one.address, ())),
+        }
+        for one in listing.activations
+    ]
+
+
+def _branches(
+    node: Mapping[Any, Any],
+    before: str,
+    listing: TapListing,
+) -> Iterator[tuple[str, ...]]:
+    below = [(name, child) for name, child in node.items() if name is not None]
+    for index, (name, child) in enumerate(below):
+        last = index == len(below) - 1
+        label = f"{before}{'└─ ' if last else '├─ '}{name}"
+        if None in child:
+            yield _row(label, child[None], listing)
+        else:
+            yield ("", label, "", "", "", "", "", "")
+        further = f"{before}{'   ' if last else '│  '}"
+        yield from _branches(child, further, listing)
+
+
+def _row(
+    label: str,
+    one: Activation,
+    listing: TapListing,
+) -> tuple[str, ...]:
+    share, columns = one.flops_share, listing.columns.get(one.address, ())
+    return (
+        "*" if columns else "",
+        label,
+        shape_text(one.shape),
+        one.dtype,
+        size_text(one.bytes_per_row),
+        size_text(listing.bytes(one)),
+        "?" if share is None else f"{share:.0%}",
+        one.refusal or ", ".join(columns),
+    )
+
+
+def fail(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        say(f"featuretap: {line}", err=True)
+    raise typer.Exit(code)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print text that may hold anything."""
+    typer.echo(shown(text), err=err)
+
+
+def column_origin(column: Column) -> str:
+    if column.is_computed and not column.source:
+        return "the model's result"
+    return repr(column.source) if column.source else ""
+
+
+def plan_json(made: Plan) -> dict[str, Any]:
+    rows = made.rows
+    return {
+        "table": made.config.table.path,
+        "fingerprint": made.fingerprint,
+        "shards": len(made.shards),
+        "rows": rows,
+        "bytes_per_row": made.bytes_per_row,
+        "bytes": None if rows is None else rows * made.bytes_per_row,
+        "columns": [
+            {**column.to_json(), "bytes_per_row": column.bytes_per_row}
+            for column in made.columns
+        ],
+    }
+
+
+def time_line(found: Status) -> str:
+    total = found.seconds["total"] or 1.0
+    shares = [
+        f"{name} {found.seconds[phase] / total:.0%}"
+        for phase, name in (
+            ("read", "waiting for the reader"),
+            ("compute", "computing"),
+            ("write", "waiting for the writer"),
+        )
+    ]
+    return f"workers spent {total:.1f} s: {', '.join(shares)}"
+
+
+def print_json(document: Any) -> None:
+    text = json.dumps(_masked(document), indent=2, ensure_ascii=False)
+    typer.echo(
+        "".join(
+            c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text
+        )
+    )
+
+
+def _masked(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {_masked(name): _masked(value) for name, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_masked(value) for value in document]
+    return mask(document) if isinstance(document, str) else document
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    cells = [[plain(cell) for cell in row] for row in rows]
+    typer.echo(mask("\n".join(table_lines(head, cells))))
+
+
+def last_words(error: Exception) -> str:
+    """What an exception says at its end, below the worker's tracebacks."""
+    lines = str(error).strip().splitlines()
+    if not isinstance(error, RuntimeError) or not lines:
+        lines = (
+            [f"{type(error).__name__}: {lines[0]}", *lines[1:]]
+            if lines
+            else [type(error).__name__]
+        )
+    heads = [i for i, line in enumerate(lines) if line.startswith(TRACEBACK)]
+    if heads:
+        # Frames are indented, what was raised is not.
+        below = range(heads[-1] + 1, len(lines))
+        start = next((i for i in below if lines[i][:1].strip()), 0)
+        lines = lines[start:]
+    text = "\n".join(lines).removeprefix("RuntimeError: ")
+    text = re.sub(r"\s*\[while running '[^']*'\]|\[\[.*?\]\] \[Op:.*", "", text)
+    text = "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    return f"{text}\nset FEATURETAP_DEBUG=1 to see where"

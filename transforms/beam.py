@@ -1,0 +1,106 @@
+"""Run a planned table's shards on any Beam runner, and finish the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from transforms.extract import extract_shard, shard_error
+from transforms.shard import Shard
+from transforms.stop import stopping
+from transforms.table.commit import commit_table
+from transforms.table.commit_record import Commit
+from transforms.table.directory import Table
+from transforms.table.plan_file import pending_shards
+from transforms.worker import worker_for
+
+
+class ExtractShards(beam.PTransform):
+    """Extract the shards of a planned table that have no commit record yet.
+
+    Takes a pipeline, gives a PCollection of `Commit`. Its own state is a URI; workers
+    read the plan from the table's directory.
+
+    Args:
+      table: its URI.
+      listings: how many elements the pipeline begins with, each of which lists its
+        share of the shards. Engines that keep the partitions that they begin with,
+        as Dask does, need as many as are to work at the same time.
+    """
+
+    def __init__(self, table: str, listings: int = 1) -> None:
+        super().__init__()
+        self._table = table
+        self._listings = listings
+
+    def expand(self, pipeline: Any) -> Any:
+        """Read the plan on a worker, spread its shards, extract them."""
+        n = self._listings
+        listings = [(self._table, listing, n) for listing in range(n)]
+        return (
+            pipeline
+            | "Listings" >> beam.Create(listings)  # (uri, listing, listings)
+            | "PendingShards" >> beam.FlatMapTuple(pending_shards)  # Shard
+            | "Spread" >> beam.Reshuffle()  # Shard
+            | "ExtractShard" >> beam.ParDo(_ExtractShard(self._table))  # Commit
+        )
+
+
+class _ExtractShard(beam.DoFn):
+    def __init__(self, table: str) -> None:
+        self._table = table
+
+    def setup(self) -> None:
+        self._worker = worker_for(Table(self._table))
+
+    def process(self, shard: Shard) -> Iterator[Commit]:
+        if stopping.is_set():
+            return
+        try:
+            commit = extract_shard(self._worker, shard)
+        except Exception as error:
+            raise shard_error(shard, error) from error
+        Metrics.counter("featuretap", "shards").inc()
+        Metrics.counter("featuretap", "rows").inc(commit.part.rows)
+        Metrics.counter("featuretap", "quarantined_rows").inc(commit.quarantined)
+        Metrics.counter("featuretap", "part_bytes").inc(commit.part.bytes)
+        yield commit
+
+
+class CommitTable(beam.PTransform):
+    """Finish the table when all its commit records have come in.
+
+    Takes the PCollection of `ExtractShards`, gives one of the summary that `_SUCCESS`
+    holds. Runs also when no shard was left to do.
+    """
+
+    def __init__(self, table: str, max_fraction: float = 0.0) -> None:
+        super().__init__()
+        self._table = table
+        self._max_fraction = max_fraction
+
+    def expand(self, commits: Any) -> Any:
+        """Gather all records, then finish."""
+        always = commits.pipeline | "Always" >> beam.Create(
+            [(None, -1)]
+        )  # (None, shard)
+        indexes = commits | "Index" >> beam.Map(_index)  # (None, shard)
+        return (
+            (indexes, always)
+            | beam.Flatten()  # (None, shard)
+            | "AllShards" >> beam.GroupByKey()  # (None, [shard])
+            | "Finish" >> beam.Map(_finish, self._table, self._max_fraction)  # summary
+        )
+
+
+def _index(commit: Commit) -> tuple[None, int]:
+    return None, commit.shard
+
+
+def _finish(
+    indexes: tuple[Any, Iterable[int]], table: str, max_fraction: float
+) -> dict[str, Any]:
+    return commit_table(Table(table), max_fraction, set(indexes[1]))

@@ -1,0 +1,1 @@
+"""`[errors]`: what becomes of rows that cannot be read, computed or stored."""

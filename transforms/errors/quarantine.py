@@ -1,0 +1,121 @@
+"""Collect the rows of a shard that failed, and tell bad rows from a bad config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+
+from transforms.errors.failure import BadRow, Failure, bad_row
+from transforms.shard import Shard, split_positions
+
+ERROR_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("shard", pa.int64()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("stage", pa.string()),
+        ("exception", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+_DAMAGE = ("DataLossError", "EOFError")
+
+
+class Quarantine:
+    """Collects a shard's bad rows, and stops when they are not the rows' fault.
+
+    Attributes:
+      rows: the bad rows so far.
+      sound: how many rows came through.
+      rest_lost: whether a file of unknown length broke off, so that nobody knows how
+        many rows it held.
+    """
+
+    def __init__(
+        self, shard: Shard, key: str, batch_rows: int, hopeless: Callable[[], bool]
+    ) -> None:
+        """Start with nothing.
+
+        Args:
+          shard: whose rows.
+          key: feature that identifies an example; empty for file and row.
+          batch_rows: so many rows that fail alike before any is sound may speak of
+            the config and not of the data.
+          hopeless: whether nothing else speaks for the config; asked when it matters.
+        """
+        self.rows: list[BadRow] = []
+        self.sound = 0
+        self.rest_lost = False
+        self._shard = shard
+        self._key = key
+        self._batch_rows = batch_rows
+        self._hopeless = hopeless
+        self._ends = np.zeros(len(shard.pieces), np.int64)
+
+    def add(self, failure: Failure) -> None:
+        """Take a row that failed.
+
+        Raises:
+          RuntimeError: all rows so far failed alike, and they fill a batch.
+        """
+        row = bad_row(self._shard, self._key, failure)
+        self.take(failure.position, row, rest_lost=failure.rest_lost)
+
+    def take(self, position: int, row: BadRow, *, rest_lost: bool) -> None:
+        """Take what is known of a row that failed; otherwise as `add`."""
+        self._saw(np.array([position]))
+        self.rows.append(row)
+        self.rest_lost = self.rest_lost or rest_lost
+        if len(self.rows) == self._batch_rows:
+            self._stop_if_alike()
+
+    def passed(self, rows: int, positions: np.ndarray) -> None:
+        """Count rows that came through, of those at some positions."""
+        self.sound += rows
+        self._saw(positions)
+
+    def piece_rows(self) -> tuple[int, ...] | None:
+        """Rows found in each piece, None if that was known before."""
+        return None if self._shard.rows is not None else tuple(self._ends.tolist())
+
+    def close(self) -> None:
+        """Check the shard as a whole.
+
+        Raises:
+          RuntimeError: all rows failed alike, or they are not the planned ones.
+        """
+        self._stop_if_alike()
+        found = self.sound + len(self.rows)
+        if self._shard.rows not in (None, found):
+            raise RuntimeError(
+                f"shard {self._shard.index} must account for {self._shard.rows} planned"
+                f" rows, got {self.sound} sound and {len(self.rows)} bad ones; the"
+                " source has changed since it was planned, or its reader loses rows"
+            )
+
+    def table(self) -> pa.Table:
+        """The bad rows as a table (`ERROR_SCHEMA`), by file and row."""
+        ordered = sorted(self.rows, key=lambda bad: (bad.file, bad.row))
+        return pa.Table.from_pylist([asdict(bad) for bad in ordered], ERROR_SCHEMA)
+
+    def _saw(self, positions: np.ndarray) -> None:
+        pieces, rows = split_positions(positions)
+        np.maximum.at(self._ends, pieces, rows + 1)
+
+    def _stop_if_alike(self) -> None:
+        kinds = {(bad.stage, bad.exception) for bad in self.rows}
+        if self.sound or len(self.rows) < 2 or len(kinds) > 1:
+            return
+        ((stage, exception),) = kinds
+        if stage == "crash" or exception in _DAMAGE or not self._hopeless():
+            return
+        first = self.rows[0]
+        raise RuntimeError(
+            f"all {len(self.rows)} rows of the first batch failed alike in {stage},"
+            f" which means a wrong config or model rather than bad rows: {exception}:"
+            f" {first.message} (first: row {first.row} of {first.file})"
+        )

@@ -1,0 +1,99 @@
+"""Recognize which form of model is stored, or was built, and load it as such."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from transforms.config import ModelSpec
+from transforms.lookup import ConfigError, resolve
+from transforms.models.explain import explain_sequential, whole_tracebacks
+from transforms.models.function import function_form
+from transforms.models.keras_files import load_layers
+from transforms.models.keras_layers import LayerForm
+from transforms.models.model import ModelForm
+from transforms.models.saved_model import choose_signature, load_saved
+from transforms.models.trust import check_layers, check_saved
+
+_SEED = 0
+
+
+def load_form(spec: ModelSpec, path: Path) -> ModelForm:
+    """Load a stored model by what it is: its content, then its name."""
+    uri = str(spec.path)
+    if (path / "saved_model.pb").exists():
+        if not spec.trusted:
+            check_saved(path, uri)
+        return load_saved(path, spec.signature, uri)
+    if spec.signature:
+        raise ConfigError(
+            f"model.signature is for SavedModel directories, {uri!r} is none;"
+            " leave it out"
+        )
+    if (path / "config.json").exists() or path.suffix in (".keras", ".h5", ".hdf5"):
+        if not spec.trusted:
+            check_layers(path, uri)
+        return load_layers(path, uri, trusted=spec.trusted)
+    raise ConfigError(
+        "model.path must be a .keras or .h5 file or a SavedModel directory, got"
+        f" {uri!r}; save the model with model.save('name.keras'), or use model.build"
+        " and model.weights"
+    )
+
+
+def build_form(spec: ModelSpec) -> ModelForm:
+    assert spec.build is not None
+    if ":" not in spec.build:
+        raise ConfigError(
+            f"model.build must be 'package.module:function', got {spec.build!r}"
+        )
+    function = resolve(spec.build, {}, "model.build")
+    try:
+        with _afresh(), whole_tracebacks(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            built = function()
+    except Exception as error:
+        raise ConfigError(
+            explain_sequential(error)
+            or f"model.build must give a model, {spec.build!r} failed with"
+            f" {type(error).__name__}: {error}"
+        ) from error
+    if hasattr(built, "signatures"):
+        return choose_signature(built, spec.signature, spec.build)
+    if spec.signature:
+        raise ConfigError(
+            f"model.signature is for SavedModels, {spec.build!r} returned a"
+            f" {type(built).__name__}; leave it out"
+        )
+    if hasattr(built, "_flatten_layers"):  # of Keras 3 or 2
+        return LayerForm(built)
+    return function_form(built, list(spec.inputs), f"model.build {spec.build!r}")
+
+
+@contextlib.contextmanager
+def _afresh() -> Iterator[None]:
+    """Count the names and seeds of unnamed layers from the start.
+
+    Otherwise a layer would be `dense` in one process and `dense_1` in another that has
+    built something before. The random numbers of whoever calls go on as they were.
+    """
+    import keras
+
+    states = random.getstate(), np.random.get_state()
+    policy = keras.config.dtype_policy()
+    keras.utils.clear_session(free_memory=False)
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(_SEED)
+    if "tf_keras" in sys.modules:
+        sys.modules["tf_keras"].backend.reset_uids()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

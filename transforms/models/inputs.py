@@ -1,0 +1,155 @@
+"""Find the feature that goes into each input of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from transforms.config import ModelSpec
+from transforms.lookup import ConfigError, nearest
+from transforms.messages import shape_text
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """An input as the model declares it.
+
+    Attributes:
+      name: of the input.
+      shape: with the batch axis in front; None if the model does not say.
+      dtype: empty if the model does not say.
+    """
+
+    name: str
+    shape: Shape | None
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What the model takes under one name.
+
+    Attributes:
+      name: of the model's input.
+      feature: the example feature that goes in.
+      shape: without the batch axis; None for lengths that differ between rows.
+      dtype: that the model wants; the feature is cast to it on the device.
+      feature_dtype: that the feature has.
+    """
+
+    name: str
+    feature: str
+    shape: Shape
+    dtype: str
+    feature_dtype: str
+
+
+def wire(
+    spec: ModelSpec,
+    declared: Sequence[Declared],
+    features: Mapping[str, tuple[Shape, str]],
+) -> tuple[Input, ...]:
+    """Wire inputs to features, by the config or by name.
+
+    Args:
+      spec: the config's `[model]`.
+      declared: the model's inputs; if it declares none, the config names them.
+      features: what preprocessing makes, `{name: (shape without batch, dtype)}`.
+
+    Raises:
+      ConfigError: an input has no feature, or one that does not fit.
+    """
+    names = [one.name for one in declared] or list(spec.inputs)
+    for name in spec.inputs:
+        if name not in names:
+            raise ConfigError(
+                f"model.inputs must name inputs of the model, got {name!r}"
+                f"{nearest(name, names)} (the model has {', '.join(names)})"
+            )
+    if not names:
+        raise ConfigError(
+            "model.inputs is required for a model that does not declare its inputs;"
+            ' give inputs = { inputs = "<feature>" }'
+        )
+    wired = []
+    for one in declared or [Declared(name, None, "") for name in names]:
+        name = one.name
+        feature = spec.inputs.get(name, name)
+        if name not in spec.inputs and name not in features:
+            if len(names) == len(features) == 1:
+                (feature,) = features
+            else:
+                raise ConfigError(
+                    f"model.inputs must say which feature goes into {name!r}, since no"
+                    f" feature has that name (features: {', '.join(sorted(features))});"
+                    f' give inputs = {{ "{name}" = "<feature>" }}'
+                )
+        if feature not in features:
+            raise ConfigError(
+                f"model.inputs.{name} must name a feature, got {feature!r}"
+                f"{nearest(feature, features)}"
+                f" (features: {', '.join(sorted(features))})"
+            )
+        found_shape, found_dtype = features[feature]
+        expected = found_shape if one.shape is None else one.shape[1:]
+        wired.append(
+            Input(
+                name,
+                feature,
+                _merge(name, feature, expected, found_shape),
+                one.dtype or found_dtype,
+                found_dtype,
+            )
+        )
+        _check_type(wired[-1])
+    return tuple(wired)
+
+
+def declared_features(
+    spec: ModelSpec, declared: Sequence[Declared]
+) -> dict[str, tuple[Shape, str]]:
+    """Give the features that a model's own declaration asks for.
+
+    Raises:
+      ConfigError: it does not say enough.
+    """
+    if not declared or any(d.shape is None or None in d.shape[1:] for d in declared):
+        raise ConfigError(
+            "features are required for a model that does not declare the shapes of its"
+            " inputs; give {name: (shape without batch, dtype)}"
+        )
+    return {
+        spec.inputs.get(one.name, one.name): ((one.shape or ())[1:], one.dtype)
+        for one in declared
+    }
+
+
+def _check_type(wired: Input) -> None:
+    text = (wired.dtype == "string") != (wired.feature_dtype == "string")
+    truncated = "int" in wired.dtype and "float" in wired.feature_dtype
+    if text or truncated:
+        raise ConfigError(
+            f"model input {wired.name!r} must be {wired.dtype}, feature"
+            f" {wired.feature!r} is {wired.feature_dtype}; decode or cast it in"
+            " source.preprocess"
+        )
+
+
+def _merge(
+    name: str,
+    feature: str,
+    expected: Shape,
+    found: Shape,
+) -> Shape:
+    fits = len(expected) == len(found) and all(
+        e is None or f is None or e == f for e, f in zip(expected, found, strict=True)
+    )
+    if not fits:
+        raise ConfigError(
+            f"model input {name!r} must have shape {shape_text(expected)}, feature"
+            f" {feature!r} has {shape_text(found)}; reshape or resize it in"
+            " source.preprocess"
+        )
+    return tuple(e or f for e, f in zip(expected, found, strict=True))

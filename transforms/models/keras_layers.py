@@ -1,0 +1,270 @@
+"""Keras models, of Keras 3 and of Keras 2 (tf_keras): what each layer returns.
+
+While a graph is traced, every layer's `call` is wrapped on the instance, so that what
+the layer really returns is seen with its structure. Addresses come from the tree of
+layers: it names sublayers of nested models apart, where Keras's own `path` may be
+absent or the same twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from transforms.lookup import ConfigError
+from transforms.models.explain import explain_sequential, whole_tracebacks
+from transforms.models.inputs import Declared, Input
+from transforms.models.model import INSIDE, Recorded, leaves, misfit, trace_once
+
+_UNCLEAR = "stands for more than one activation; name the layers apart"
+
+
+class LayerForm:
+    """A Keras model: functional, sequential or subclassed.
+
+    Raises:
+      ConfigError: a layer keeps state from batch to batch.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.keras3 = hasattr(model, "_layers")
+        for path, layer in _layers(model):
+            if getattr(layer, "stateful", False) is True:
+                raise ConfigError(
+                    "a row's values must not depend on the batches before, but layer"
+                    f" {path!r} is stateful; make it with stateful=False"
+                )
+
+    def declared(self) -> list[Declared]:
+        """Give the inputs; none if the model is subclassed."""
+        try:
+            tensors = self.model.inputs
+        except (AttributeError, ValueError):
+            return []
+        struct = getattr(self.model, "input", None) if tensors else None
+        if isinstance(struct, dict):
+            named = dict(struct)
+            if not all(hasattr(tensor, "shape") for tensor in named.values()):
+                raise ConfigError(
+                    "a model's inputs must be tensors, a list or a dict of them, but"
+                    f" they are nested ({', '.join(map(str, named))}); wrap the model"
+                    " in one with flat inputs"
+                )
+        elif self.keras3:
+            named = {tensor.name: tensor for tensor in tensors or []}
+        else:
+            names = self.model.input_names if tensors else []
+            named = dict(zip(names, tensors or [], strict=True))
+        return [
+            Declared(name, tuple(tensor.shape), _dtype_name(tensor.dtype))
+            for name, tensor in named.items()
+        ]
+
+    def build(self, inputs: Sequence[Input]) -> None:
+        """Build a subclassed model and all its sublayers, by tracing it once.
+
+        Keras's own symbolic calls refuse models that return None or ragged tensors.
+
+        Raises:
+          ConfigError: the model does not take these inputs.
+        """
+        if self.declared():
+            return
+        try:
+            with whole_tracebacks():
+                trace_once(self._call, inputs)
+        except Exception as error:
+            raise ConfigError(
+                explain_sequential(error) or misfit("model", inputs, error)
+            ) from error
+
+    def record(self, tensors: Mapping[str, Any]) -> Iterator[Recorded]:
+        """Yield what each call of each layer returns; the model's own result last."""
+        import tensorflow as tf
+
+        graph = tf.compat.v1.get_default_graph()
+        layers = list(_layers(self.model))
+        times = Counter(path for path, _ in layers)
+        unclear = tuple(f"{path}/" for path, count in times.items() if count > 1)
+        with _recording(layers, ()) as calls:
+            result = self._call(tensors)
+        found = []
+        for path, returned in [*calls, ("", [result])]:
+            nested = any(_graph(v, graph) is not graph for v in _tensors(returned))
+            for call, value in enumerate(returned):
+                head = f"{path}@{call}" if len(returned) > 1 else path
+                for leaf, tensor in leaves(value):
+                    refusal = INSIDE if nested else None
+                    if f"{path}/".startswith(unclear):
+                        refusal = refusal or _UNCLEAR
+                    found.append((f"{head}:{leaf}" if leaf else head, tensor, refusal))
+        times = Counter(address for address, _, _ in found)
+        for address, tensor, refusal in found:
+            if times[address] > 1:
+                refusal = refusal or _UNCLEAR
+            yield Recorded(address, tensor, refusal)
+
+    def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
+        """Trace as far as the last address.
+
+        What comes later is not even traced: TensorFlow would leave out its arithmetic,
+        but not its assertions and prints, nor what those depend on.
+        """
+        places = [_parse(address) for address in addresses]
+        wanted = {(path, call) for path, call, _ in places}
+        result = None
+        layers = list(_layers(self.model))
+        with _recording(layers, wanted) as calls, suppress(_AllFoundError):
+            result = self._call(tensors)
+        returned = {**dict(calls), "": [result]}
+        return [dict(leaves(returned[path][call]))[leaf] for path, call, leaf in places]
+
+    def variables(self) -> Sequence[Any]:
+        """Give the weights."""
+        return list(self.model.weights)
+
+    def arrange(self, tensors: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Put inputs into the arguments that the model takes: positional, by keyword.
+
+        A model that declares no inputs gets several by keyword if its `call` has
+        parameters of those names, else as a dict.
+        """
+        declared = self.declared()
+        if isinstance(getattr(self.model, "input", None) if declared else None, dict):
+            return [dict(tensors)], {}
+        if len(tensors) == 1:
+            return list(tensors.values()), {}
+        if declared:
+            return [[tensors[one.name] for one in declared]], {}
+        if set(tensors) <= set(inspect.signature(self.model.call).parameters):
+            return [], dict(tensors)
+        return [dict(tensors)], {}
+
+    def _call(self, tensors: Mapping[str, Any]) -> Any:
+        """Run inference, never training."""
+        positional, named = self.arrange(tensors)
+        return self.model(*positional, **named, training=False)
+
+    def set_precision(self, precision: str) -> None:
+        """Compute in another precision; weights stay as they are.
+
+        Raises:
+          ConfigError: the model is quantized, or of Keras 2.
+        """
+        if not self.keras3:
+            raise ConfigError(
+                f"model.precision can be set for models of Keras 3, got {precision!r}"
+                " for one of Keras 2; leave it out"
+            )
+        name = "float32" if precision == "float32" else f"mixed_{precision}"
+        for layer in self.model._flatten_layers():
+            if getattr(layer, "quantization_mode", None):
+                raise ConfigError(
+                    f"model.precision cannot be set for a quantized model, got"
+                    f" {precision!r}; leave it out"
+                )
+        for layer in self.model._flatten_layers():
+            if layer.compute_dtype in ("float32", "bfloat16", "float16"):
+                layer.dtype_policy = name
+
+
+def _dtype_name(dtype: Any) -> str:
+    return str(getattr(dtype, "name", dtype))
+
+
+def _tensors(structure: Any) -> list[Any]:
+    return [tensor for _, tensor in leaves(structure)]
+
+
+def _graph(value: Any, default: Any) -> Any:
+    value = getattr(value, "flat_values", value)  # of a ragged tensor
+    return getattr(value, "graph", default)
+
+
+def _parse(address: str) -> tuple[str, int, str]:
+    """Split an address into layer path, number of the call, and leaf."""
+    head, _, leaf = address.partition(":")
+    path, _, call = head.partition("@")
+    return path, int(call or 0), leaf
+
+
+class _AllFoundError(BaseException):
+    """Ends a model's call early; no error, so that nothing in between handles it."""
+
+
+@contextmanager
+def _recording(
+    named: Sequence[tuple[str, Any]], wanted: Collection[tuple[str, int]]
+) -> Iterator[list[tuple[str, list[Any]]]]:
+    """Collect what each of some layers returns: its path, call after call.
+
+    Raises:
+      _AllFoundError: inside the model's call, as soon as all the calls in `wanted`, if
+        there are any, have returned.
+    """
+    calls: list[tuple[str, list[Any]]] = []
+    missing = set(wanted)
+    layers = [(path, layer, call_name(layer)) for path, layer in named]
+
+    def recorded(path: str, call: Any) -> Any:
+        mine: list[Any] = []
+
+        @functools.wraps(call)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            returned = call(*args, **kwargs)
+            if not mine:
+                calls.append((path, mine))
+            mine.append(returned)
+            missing.discard((path, len(mine) - 1))
+            if wanted and not missing:
+                raise _AllFoundError
+            return returned
+
+        return wrapper
+
+    own = {
+        id(layer): vars(layer)[name] for _, layer, name in layers if name in vars(layer)
+    }
+    for path, layer, name in layers:
+        object.__setattr__(layer, name, recorded(path, getattr(layer, name)))
+    try:
+        yield calls
+    finally:
+        for _, layer, name in layers:
+            if id(layer) in own:
+                object.__setattr__(layer, name, own[id(layer)])
+            else:
+                object.__delattr__(layer, name)
+
+
+def call_name(layer: Any) -> str:
+    """The method in which a layer computes."""
+    return "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
+
+
+def _layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Walk the tree of layers; yield each once, with its path below the model."""
+    seen = {id(model)}
+
+    def below(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        for child in _children(layer):
+            if id(child) not in seen:
+                seen.add(id(child))
+                yield f"{prefix}{child.name}", child
+                yield from below(child, f"{prefix}{child.name}/")
+
+    return below(model, "")
+
+
+def _children(layer: Any) -> list[Any]:
+    """Layers that a layer holds, and the operations of a functional model."""
+    if hasattr(layer, "_layers"):
+        return [*layer._layers, *getattr(layer, "operations", ())]
+    if hasattr(layer, "_flatten_layers"):  # of Keras 2
+        return list(layer._flatten_layers(recursive=False, include_self=False))
+    return []

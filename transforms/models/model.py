@@ -1,0 +1,136 @@
+"""What every form of model can do, and a model that is ready to be tapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from transforms.messages import shape_text
+from transforms.models.inputs import Declared, Input
+
+INSIDE = "is computed inside a loop, a branch or a function of its own"
+
+
+class Recorded(NamedTuple):
+    """An address with what stands there in the graph being traced.
+
+    Attributes:
+      address: `<layer path>[@call][:<leaf>]`.
+      value: a tensor `[batch, ...]`, or whatever else was returned.
+      refusal: why it cannot be tapped, None if it can.
+    """
+
+    address: str
+    value: Any
+    refusal: str | None
+
+
+class ModelForm(Protocol):
+    """A loaded model of one kind: layers, a graph of operations, or a function.
+
+    Attributes:
+      model: what was loaded, as its own library gives it.
+    """
+
+    model: Any
+
+    def declared(self) -> list[Declared]:
+        """Give the inputs, in the model's own order; none if it declares none."""
+
+    def build(self, inputs: Sequence[Input]) -> None:
+        """Make whatever the model makes only when it first sees its inputs."""
+
+    def record(self, tensors: Mapping[str, Any]) -> Iterable[Recorded]:
+        """Run inference in the graph being traced and give every address.
+
+        Args:
+          tensors: `{input: tensor [batch, ...]}`.
+        """
+
+    def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
+        """Run the model in the graph being traced as far as the addresses need it.
+
+        Args:
+          tensors: `{input: tensor [batch, ...]}`.
+          addresses: that `record` gives, none of them refused.
+
+        Returns:
+          What stands at each address.
+        """
+
+    def variables(self) -> Sequence[Any]:
+        """Give the values that decide what the model computes."""
+
+
+def trace_once(call: Callable[[dict[str, Any]], Any], inputs: Sequence[Input]) -> None:
+    """Trace a model's call, so that it makes what it makes only then."""
+    import tensorflow as tf
+
+    @tf.autograph.experimental.do_not_convert
+    def body(tensors: dict[str, Any]) -> None:
+        call(tensors)
+
+    specs = {i.name: tf.TensorSpec((None, *i.shape), i.dtype) for i in inputs}
+    tf.function(body).get_concrete_function(specs)
+
+
+def misfit(what: str, inputs: Sequence[Input], error: Exception) -> str:
+    """Say that a model does not take its inputs."""
+    shapes = {i.name: shape_text(("batch", *i.shape)) for i in inputs}
+    return (
+        f"the {what} must take its inputs {shapes}: {type(error).__name__}: {error};"
+        " change model.inputs or source.preprocess"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded model that is built and knows its inputs.
+
+    Attributes:
+      form: the model.
+      inputs: what it takes, in its own order.
+      batch_rows: the one batch size it takes, None if it takes any.
+      digest: of all that decides what it computes, 64 hex digits.
+    """
+
+    form: ModelForm
+    inputs: tuple[Input, ...]
+    batch_rows: int | None
+    digest: str = ""
+
+    def tensors(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn `{feature: tensor [batch, ...]}` into the types that the model takes."""
+        import tensorflow as tf
+
+        return {
+            i.name: tf.cast(features[i.feature], i.dtype)
+            if features[i.feature].dtype != i.dtype
+            else features[i.feature]
+            for i in self.inputs
+        }
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk what a layer returned; yield slash-joined keys and indexes with tensors.
+
+    Entries of a namedtuple go by their field names; None stands for nothing.
+
+    >>> list(leaves({"a": (1, None), "b": {"c": 2}}))
+    [('a/0', 1), ('b/c', 2)]
+    """
+    items: Iterator[tuple[Any, Any]]
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        items = iter(value.items())
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        items = iter(zip(value._fields, value, strict=True))
+    elif isinstance(value, list | tuple):
+        items = iter(enumerate(value))
+    else:
+        yield path, value
+        return
+    for key, child in items:
+        yield from leaves(child, f"{path}/{key}" if path else str(key))

@@ -1,0 +1,69 @@
+"""Load weights into a model, and set the precision that it computes in."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from transforms.config import ModelSpec
+from transforms.lookup import ConfigError
+from transforms.models.keras_layers import LayerForm
+from transforms.models.model import ModelForm
+from transforms.models.saved_model import SavedForm
+
+_CAUSE_LENGTH = 400
+
+
+def load_weights(form: ModelForm, path: Path, spec: ModelSpec) -> None:
+    try:
+        if Path(f"{path}.index").exists():
+            _restore(form.model, str(path))
+        elif path.suffix == ".index" or path.suffix.startswith(".data-"):
+            raise ValueError(f"name the checkpoint without {path.suffix!r}")
+        elif not isinstance(form, LayerForm):
+            raise ValueError("only a TensorFlow checkpoint can go into a tf.Module")
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warnings.filterwarnings("error", ".*freshly-initialized weights")
+                form.model.load_weights(str(path))
+    except Exception as error:
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"model.weights must fit the model that {spec.build or spec.path!r} gives,"
+            f" got {spec.weights!r}: {cause[:_CAUSE_LENGTH]}"
+        ) from error
+
+
+def _restore(model: Any, prefix: str) -> None:
+    """Restore a checkpoint of a model, or of something that holds it as `model`.
+
+    What else the checkpoint holds, such as an optimizer, is passed over; a variable of
+    the model that it does not hold is an error.
+    """
+    import tensorflow as tf
+
+    names = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+    whole, part = tf.train.Checkpoint(model), tf.train.Checkpoint(model=model)
+    held = any(name.startswith("model/") for name in names)
+    for root, last in ((part, False), (whole, True)) if held else ((whole, True),):
+        status = root.read(prefix).expect_partial()
+        try:
+            status.assert_existing_objects_matched()
+        except AssertionError:
+            if last:
+                raise
+        else:
+            return
+
+
+def set_precision(form: ModelForm, precision: str) -> None:
+    if isinstance(form, LayerForm):
+        form.set_precision(precision)
+    elif precision != "float32":
+        kind = "SavedModels" if isinstance(form, SavedForm) else "functions"
+        raise ConfigError(
+            f"model.precision can be set for models of Keras 3, got {precision!r};"
+            f" {kind} compute in the precision they were made with: leave it out"
+        )

@@ -1,0 +1,209 @@
+"""Turn `source.preprocess` into steps: the table of steps, and how they run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transforms.config import StepSpec
+from transforms.dtypes import Feature
+from transforms.lookup import ConfigError, bind, nearest, resolve
+from transforms.preprocess.images import center_crop, decode_image, resize
+from transforms.preprocess.tensors import (
+    Features,
+    cast,
+    decode_raw,
+    keras_application,
+    lower,
+    one_hot,
+    pad,
+    rescale,
+    reshape,
+    reverse_channels,
+    stack,
+    standardize,
+    strip,
+    transpose,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that is ready to run.
+
+    Attributes:
+      function: from features to features.
+      batched: whether the function sees a batch; if not, one example.
+      reads: the features it works on; None: possibly any.
+    """
+
+    function: Callable[[Features], Features]
+    batched: bool
+    reads: frozenset[str] | None
+
+
+EXAMPLE_STEPS: dict[str, Callable[..., Any]] = {
+    "center_crop": center_crop,
+    "decode_image": decode_image,
+    "pad": pad,
+    "resize": resize,
+}
+BATCH_STEPS: dict[str, Callable[..., Any]] = {
+    "cast": cast,
+    "decode_raw": decode_raw,
+    "keras_application": keras_application,
+    "lower": lower,
+    "one_hot": one_hot,
+    "rescale": rescale,
+    "reshape": reshape,
+    "reverse_channels": reverse_channels,
+    "stack": stack,
+    "standardize": standardize,
+    "strip": strip,
+    "transpose": transpose,
+}
+PREPROCESSORS = EXAMPLE_STEPS | BATCH_STEPS
+_OF_ALL_FEATURES = ("pad", "stack")  # they make other features than the one they take
+
+
+def make_steps(specs: Sequence[StepSpec]) -> list[Step]:
+    """Make the steps that a config lists.
+
+    Raises:
+      ConfigError: an unknown step, or options that it does not take.
+    """
+    return [_step(spec, f"source.preprocess[{i}]") for i, spec in enumerate(specs)]
+
+
+def split_steps(steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:
+    """Split into what runs example by example and what runs on batches.
+
+    Everything up to the last step that sees one example runs example by example, and so
+    do the built-in steps right behind it: one image is in the cache, a batch is not
+    (benchmarks/decode.py).
+    """
+    cut = max((i + 1 for i, step in enumerate(steps) if not step.batched), default=0)
+    while 0 < cut < len(steps) and steps[cut].reads is not None:
+        cut += 1
+    return list(steps[:cut]), list(steps[cut:])
+
+
+def trace_steps(
+    steps: Sequence[Step], features: Mapping[str, Feature]
+) -> dict[str, tuple[tuple[int | None, ...], str]]:
+    """Tell what the steps make of an example, without running them.
+
+    Returns:
+      `{feature: (shape without batch, TensorFlow dtype)}`.
+
+    Raises:
+      ConfigError: a step does not fit what it gets.
+    """
+    import tensorflow as tf
+
+    spec = {
+        name: tf.TensorSpec(feature.shape, feature.tensor_dtype)
+        for name, feature in features.items()
+    }
+
+    @tf.autograph.experimental.do_not_convert
+    def body(example: Features) -> Features:
+        return apply_to_example(steps, example)
+
+    try:
+        made = tf.function(body).get_concrete_function(spec).structured_outputs
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"source.preprocess must fit the features, it fails with"
+            f" {type(error).__name__}: {error}"
+        ) from error
+    return {
+        name: (
+            tuple(value.shape.as_list()) if value.shape.rank is not None else (None,),
+            value.dtype.name,
+        )
+        for name, value in made.items()
+    }
+
+
+def needed_features(
+    steps: Sequence[Step], features: Mapping[str, Feature], used: Iterable[str]
+) -> dict[str, Feature]:
+    """Choose what must be read: what is used in the end, and what steps work on.
+
+    A user's step may look at anything, so with one of those nothing is left out.
+    """
+    wanted = set(used)
+    for step in steps:
+        if step.reads is None:
+            return dict(features)
+        wanted |= step.reads
+    return {name: feature for name, feature in features.items() if name in wanted}
+
+
+def apply_to_example(steps: Sequence[Step], features: Features) -> Features:
+    """Run steps on one example; a batched step sees a batch of one."""
+    import tensorflow as tf
+
+    for step in steps:
+        if step.batched:
+            one = {name: tf.expand_dims(value, 0) for name, value in features.items()}
+            many = step.function(one)
+            features = {name: tf.squeeze(value, 0) for name, value in many.items()}
+        else:
+            features = step.function(features)
+    return features
+
+
+def apply_to_batch(steps: Sequence[Step], features: Features) -> Features:
+    """Run batched steps on a batch."""
+    for step in steps:
+        features = step.function(features)
+    return features
+
+
+def _step(spec: StepSpec, where: str) -> Step:
+    function = resolve(spec.step, PREPROCESSORS, f"{where}.step")
+    options = spec.options
+    if ":" in spec.step:
+        checked = bind(functools.partial(function, {}), options, where)
+        return Step(_traced(function, checked), spec.batched, None)
+    if spec.batched:
+        raise ConfigError(
+            f"{where}.batched is for functions of your own, not for {spec.step!r}"
+        )
+    feature = options.pop("feature", None)
+    if not isinstance(feature, str):
+        raise ConfigError(
+            f"{where}.feature is required: the name of the feature to {spec.step}"
+        )
+    makes_more = spec.step in _OF_ALL_FEATURES
+    taken: tuple[Any, ...] = ({}, feature) if makes_more else (None,)
+    checked = bind(functools.partial(function, *taken), options, where)
+    reads = frozenset(checked.get("of", [feature]))
+
+    def on_features(features: Features) -> Features:
+        for name in reads:
+            if name not in features:
+                raise ConfigError(
+                    f"{where}.{'of' if 'of' in checked else 'feature'} must name a"
+                    f" feature, got {name!r}{nearest(name, features)} (known:"
+                    f" {', '.join(sorted(features))})"
+                )
+        if makes_more:
+            return dict(function(features, feature, **checked))
+        return {**features, feature: function(features[feature], **checked)}
+
+    return Step(on_features, spec.step in BATCH_STEPS, reads)
+
+
+def _traced(function: Any, options: dict[str, Any]) -> Callable[[Features], Features]:
+    """Make a user's function a graph function of its own, where autograph applies."""
+    import tensorflow as tf
+
+    graph_function = tf.function(functools.partial(function, **options))
+    return lambda features: dict(graph_function(features))

@@ -1,0 +1,127 @@
+"""Read CSV files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from transforms.dtypes import Feature
+from transforms.lookup import ConfigError
+from transforms.sources.arrow import arrow_type, features_of
+from transforms.sources.lines import Lines, Parser, parsed_as
+
+
+@dataclass(frozen=True)
+class Csv(Lines):
+    """CSV files: numbers and text.
+
+    Attributes:
+      path: path, directory or glob, one or a list; on any filesystem; also `.gz`,
+        `.bz2` and `.xz`, which are read as a whole.
+      features: column to dtype; of absent ones the head of the first file tells. With
+        it, only these columns are read.
+      columns: names, for files without a header line.
+      delimiter: between fields.
+      quote: around fields that hold delimiters or quotes; empty if quotes mean nothing.
+      multiline: whether quoted fields may hold line ends; such files are not cut.
+      encoding: of the files.
+      max_line_bytes: a longer line is a bad row.
+    """
+
+    columns: list[str] | None = None
+    delimiter: str = ","
+    quote: str = '"'
+    multiline: bool = False
+
+    @property
+    def _starts_with_header(self) -> bool:  # type: ignore[override]
+        return self.columns is None
+
+    @property
+    def _quote(self) -> str:  # type: ignore[override]
+        return self.quote
+
+    @property
+    def _joins_lines(self) -> bool:  # type: ignore[override]
+        return self.multiline
+
+    def _given(self) -> dict[str, Feature]:
+        given = super()._given()
+        for name, feature in given.items():
+            if feature.shape or feature.dtype == "bytes":
+                raise ConfigError(
+                    f"source.features.{name} must be a number, text, bool or timestamp:"
+                    " a field of a CSV file holds one value (preprocessing step stack"
+                    " makes vectors)"
+                )
+        names = self._names(self._first_line(self._files[0].uri))
+        for name in given:
+            if name not in names:
+                raise ConfigError(
+                    f"source.features must name columns of {self._files[0].uri!r}, got"
+                    f" {name!r} (columns: {', '.join(names)})"
+                )
+        return given
+
+    def _infer(self, lines: bytes) -> dict[str, Feature]:
+        names = self._names(lines.partition(b"\n")[0].decode().rstrip("\r"))
+        lines = lines if self.columns else lines.partition(b"\n")[2]
+        if not lines.strip():
+            raise ValueError("it has no line behind the header")
+        table = pacsv.read_csv(
+            io.BytesIO(lines),
+            pacsv.ReadOptions(column_names=names, block_size=len(lines) + 1),
+            self._parse_options(),
+            pacsv.ConvertOptions(null_values=[""]),
+        )
+        return features_of(table.schema, {})
+
+    def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
+        names = self._names(first_line)
+        wanted = [name for name in names if name in features] or names[:1]
+        convert = pacsv.ConvertOptions(
+            column_types={name: _csv_type(features.get(name)) for name in wanted},
+            include_columns=wanted,
+            null_values=[""],
+            strings_can_be_null=False,
+        )
+
+        def parse(lines: bytes) -> pa.Table:
+            read = pacsv.ReadOptions(
+                use_threads=False, column_names=names, block_size=len(lines) + 1
+            )
+            return pacsv.read_csv(
+                io.BytesIO(lines), read, self._parse_options(), convert
+            )
+
+        return parse
+
+    def _names(self, first_line: str) -> list[str]:
+        names = self.columns
+        if names is None:
+            head = csv.reader(
+                [first_line], delimiter=self.delimiter, quotechar=self.quote or None
+            )
+            names = next(head, [])
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"columns must have names of their own, got {names}; correct the header"
+                " line, or give source.columns"
+            )
+        return list(names)
+
+    def _parse_options(self) -> pacsv.ParseOptions:
+        return pacsv.ParseOptions(
+            delimiter=self.delimiter,
+            quote_char=self.quote or False,
+            newlines_in_values=self.multiline,
+        )
+
+
+def _csv_type(feature: Feature | None) -> pa.DataType:
+    return pa.string() if feature is None else arrow_type(parsed_as(feature))

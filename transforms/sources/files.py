@@ -1,0 +1,211 @@
+"""List the files that paths and globs name, and notice when they change."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
+
+from transforms import storage
+from transforms.lookup import ConfigError
+from transforms.shard import Piece
+from transforms.sources.source import File
+
+_GLOB = "*?["
+_VERSIONS = (
+    "generation",
+    "ETag",
+    "etag",
+    "md5Hash",
+    "mtime",
+    "LastModified",
+    "created",
+)
+_PARALLEL_REQUESTS = 32
+
+
+class _Found(NamedTuple):
+    path: str
+    bytes: int
+    version: str
+
+
+def list_files(
+    path: str | Sequence[str],
+    option: str = "source.path",
+    suffixes: Sequence[str] = (),
+) -> list[File]:
+    """List what paths and globs name, sorted within each.
+
+    A file's `name` is its path below the part of the pattern that has no wildcard.
+    Files and directories whose names begin with `.` or `_` are left out.
+
+    Args:
+      path: files, directories and globs, local or of any filesystem.
+      option: where the path stands in the config, for errors.
+      suffixes: of directories and globs take only files that end so, in any case.
+
+    Raises:
+      ConfigError: a pattern matches nothing, or two files would get one name.
+    """
+    files: list[File] = []
+    for pattern in [path] if isinstance(path, str) else path:
+        files += _expand(pattern, option, tuple(suffixes))
+    by_name: dict[str, File] = {}
+    for file in files:
+        other = by_name.setdefault(file.name, file)
+        if other is not file:
+            raise ConfigError(
+                f"{option} must not give two files one name (keys would repeat), got"
+                f" {other.uri!r} and {file.uri!r}; use one pattern above both"
+            )
+    return files
+
+
+def find_file(uri: str) -> File:
+    """Look at one file.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    fs, path = storage.filesystem(uri)
+    found = _look(fs, path)
+    return File(uri, path.rpartition("/")[2], found.bytes, found.version)
+
+
+def identity_of(uri: str) -> str:
+    """Say what tells that a file has changed."""
+    try:
+        return find_file(uri).identity
+    except FileNotFoundError:
+        return "it is gone"
+
+
+def check_unchanged(
+    pieces: Iterable[Piece], identity: Callable[[str], str] = identity_of
+) -> None:
+    """See that the files of pieces are still those that were planned.
+
+    Args:
+      pieces: as planned.
+      identity: from a file's URI to its identity now.
+
+    Raises:
+      RuntimeError: one has changed, or is gone.
+    """
+    planned = {piece.file: piece.version for piece in pieces if piece.version}
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
+        found = dict(zip(planned, pool.map(identity, planned), strict=True))
+    changed = [uri for uri in planned if found[uri] != planned[uri]]
+    if changed:
+        first = changed[0]
+        raise RuntimeError(
+            f"the files of the source must stay as they were planned, {len(changed)}"
+            f" changed (first: {first})\n"
+            f"  planned: {planned[first]}\n"
+            f"  now:     {found[first]}\n"
+            "put it back, or start afresh with --overwrite"
+        )
+
+
+def _expand(pattern: str, option: str, suffixes: tuple[str, ...]) -> list[File]:
+    fs, path = storage.filesystem(pattern)
+    has_wildcard = any(character in path for character in _GLOB)
+    if has_wildcard:
+        root = path[: min(path.index(c) for c in _GLOB if c in path)]
+        root = root.rpartition("/")[0] + "/"
+        depth = None if "**" in path else path.count("/") - root.count("/") + 1
+        matches = re.compile(glob_translate(path)).match
+        found = [one for one in _walk(fs, root, depth) if matches(one.path)]
+    elif fs.isdir(path):
+        root = path.rstrip("/") + "/"
+        found = list(_walk(fs, root, None))
+    else:
+        root, suffixes = path.rpartition("/")[0] + "/", ()
+        found = [_look(fs, path)] if fs.exists(path) else []
+    files = [
+        File(_with_protocol(fs, one.path), name, one.bytes, one.version)
+        for one in sorted(found)
+        if not _hidden(name := one.path.removeprefix(root))
+        and (not suffixes or name.lower().endswith(suffixes))
+    ]
+    if not files:
+        wanted = f" ending in {', '.join(suffixes)}" if suffixes else ""
+        raise ConfigError(
+            f"{option} must match at least one file{wanted}, got {pattern!r}, which"
+            " matches none; relative paths start at the working directory"
+        )
+    return files
+
+
+def _walk(
+    fs: Any, root: str, depth: int | None, above: frozenset[str] = frozenset()
+) -> Iterator[_Found]:
+    """Yield the files below a directory, at most `depth` levels down.
+
+    Links are followed, but not to a directory `above`.
+    """
+    if not isinstance(fs, LocalFileSystem):
+        try:
+            listing = fs.find(root, maxdepth=depth, detail=True)
+        except FileNotFoundError:
+            return
+        for name, info in listing.items():
+            if info["type"] == "file" and not name.endswith("/"):
+                yield _Found(name, int(info["size"]), _version(info))
+        return
+    real = os.path.realpath(root)
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(root))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_dir():
+            if depth != 1 and not _hidden(entry.name):
+                deeper = None if depth is None else depth - 1
+                yield from _walk(
+                    fs, f"{root.rstrip('/')}/{entry.name}", deeper, above | {real}
+                )
+        elif entry.is_file():
+            facts = entry.stat()
+            path = f"{root.rstrip('/')}/{entry.name}"
+            yield _Found(path, facts.st_size, str(facts.st_mtime_ns))
+
+
+def _look(fs: Any, path: str) -> _Found:
+    if isinstance(fs, LocalFileSystem):
+        facts = os.stat(path)
+        return _Found(path, facts.st_size, str(facts.st_mtime_ns))
+    info = fs.info(path)
+    return _Found(path, int(info["size"]), _version(info))
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """What of a file's details changes when its content does.
+
+    Listings and single looks may tell times in different forms.
+    """
+    for field in _VERSIONS:
+        value = info.get(field)
+        if isinstance(value, datetime.datetime):
+            return str(value.timestamp())
+        if value is not None:
+            return str(value).strip('"')
+    return ""
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _with_protocol(fs: Any, name: str) -> str:
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return name if "file" in protocols else str(fs.unstrip_protocol(name))

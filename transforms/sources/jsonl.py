@@ -1,0 +1,49 @@
+"""Read JSON Lines files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.json as pajson
+
+from transforms.dtypes import Feature
+from transforms.sources.arrow import arrow_type, features_of, list_lengths
+from transforms.sources.lines import ROW_ID, Lines, Parser, parsed_as
+
+
+@dataclass(frozen=True)
+class Jsonl(Lines):
+    """JSON Lines files: an object a line, with numbers, text and lists of them.
+
+    Attributes:
+      path: path, directory or glob, one or a list; on any filesystem; also `.gz`,
+        `.bz2` and `.xz`, which are read as a whole.
+      features: key to dtype, or to `{dtype, shape}` for lists, -1 for a length that
+        differs between rows. If absent, the head of the first file tells.
+      encoding: of the files.
+      max_line_bytes: a longer line is a bad row.
+    """
+
+    def _infer(self, lines: bytes) -> dict[str, Feature]:
+        options = pajson.ReadOptions(block_size=len(lines) + 1)
+        table = pajson.read_json(io.BytesIO(lines), options)
+        return features_of(table.schema, list_lengths(table))
+
+    def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
+        fields = [
+            (name, arrow_type(parsed_as(feature)))
+            for name, feature in features.items()
+            if name != ROW_ID
+        ]
+        options = pajson.ParseOptions(
+            explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"
+        )
+
+        def parse(lines: bytes) -> pa.Table:
+            read = pajson.ReadOptions(use_threads=False, block_size=len(lines) + 1)
+            return pajson.read_json(io.BytesIO(lines), read, options)
+
+        return parse

@@ -1,0 +1,360 @@
+"""Read the lines of text files, in spans of bytes that end where lines do."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import lzma
+import zlib
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from fsspec.core import OpenFile
+
+from transforms import storage
+from transforms.dtypes import Feature
+from transforms.lookup import ConfigError
+from transforms.shard import Piece
+from transforms.sources.arrow import blocks_of
+from transforms.sources.blocks import Block, dataset
+from transforms.sources.files import list_files
+from transforms.sources.source import REST_LOST, File, given_features
+from transforms.sources.staging import in_place
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+ROW_ID = "row_id"
+_SPAN_BYTES = 32 << 20
+_CHUNK_BYTES = 4 << 20
+_SAMPLE_BYTES = 1 << 20
+_SUFFIXES = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
+_BOM = b"\xef\xbb\xbf"
+Parser = Callable[[bytes], pa.Table]
+
+
+class _Chunk(NamedTuple):
+    """Whole lines of a file.
+
+    Attributes:
+      offset: byte in the file at which `data` begins.
+      data: UTF-8, or what is like it in being ASCII where bytes are below 128.
+      starts: where the lines begin that are not empty, int64 `[lines]`.
+      ends: where they end, without line ends.
+      fault: what is wrong with the line behind them; empty if nothing is.
+    """
+
+    offset: int
+    data: bytes
+    starts: np.ndarray
+    ends: np.ndarray
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """What CSV and JSON Lines have in common: the options, and where lines begin."""
+
+    path: str | list[str]
+    features: dict[str, Feature | str] | None = None
+    encoding: str = "utf-8"
+    max_line_bytes: int = 16 << 20
+
+    default_key: ClassVar[str | None] = ROW_ID
+    localize = staticmethod(in_place)
+
+    def files(self) -> list[File]:
+        """List the files, big ones in spans of bytes; their rows are not known."""
+        return [
+            replace(file, spans=tuple(_spans(file.bytes)))
+            if self._can_be_cut(file.uri)
+            else file
+            for file in self._files
+        ]
+
+    def describe(self) -> Mapping[str, Feature]:
+        """Give the features of the config, or those of the head of the first file."""
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise ConfigError(
+                f"source.encoding must be one that Python knows, got {self.encoding!r}"
+            ) from None
+        found = self._given() if self.features is not None else self._inferred()
+        return {**found, ROW_ID: Feature("string")}
+
+    def read(
+        self,
+        pieces: Sequence[Piece],
+        features: Mapping[str, Feature],
+        batch_rows: int | None,
+    ) -> tf.data.Dataset:
+        """Parse lines with Arrow; a line that cannot be parsed fails alone."""
+        return dataset(
+            pieces, features, batch_rows, lambda piece: self._blocks(piece, features)
+        )
+
+    def _given(self) -> dict[str, Feature]:
+        return given_features(self.features or {})
+
+    def _inferred(self) -> dict[str, Feature]:
+        for file in self._files:
+            with self._open(file.uri, 0) as stream:
+                sample = stream.read(_SAMPLE_BYTES)
+            whole = sample[: sample.rfind(b"\n") + 1] or sample
+            if whole.strip():
+                try:
+                    return self._infer(self._as_utf8(whole.removeprefix(_BOM)))
+                except (pa.ArrowInvalid, ValueError, csv.Error) as error:
+                    raise ConfigError(
+                        "source.features must be given, since the head of"
+                        f" {file.uri!r} does not tell them: {error}"
+                    ) from error
+        raise ConfigError(
+            f"source.path must hold at least one line, got only empty files in"
+            f" {self.path!r}"
+        )
+
+    def _infer(self, lines: bytes) -> dict[str, Feature]:
+        """Tell the features from some lines of UTF-8."""
+        raise NotImplementedError
+
+    def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
+        """Give a function from lines of UTF-8 to a table; it raises if one is bad.
+
+        Raises:
+          ConfigError: no line of this file can be parsed.
+        """
+        raise NotImplementedError
+
+    # What only CSV has.
+    _starts_with_header: ClassVar[bool] = False
+    _quote: ClassVar[str] = ""
+    _joins_lines: ClassVar[bool] = False
+
+    @cached_property
+    def _files(self) -> list[File]:
+        return list_files(self.path)
+
+    @cached_property
+    def _is_like_ascii(self) -> bool:
+        """Whether bytes below 128 mean what they mean in ASCII, such as line ends."""
+        ascii_bytes = bytes(range(128))
+        try:
+            return ascii_bytes.decode(self.encoding).encode() == ascii_bytes
+        except UnicodeDecodeError:
+            return False
+
+    def _can_be_cut(self, uri: str) -> bool:
+        return (
+            _compression(uri) is None and self._is_like_ascii and not self._joins_lines
+        )
+
+    def _as_utf8(self, data: bytes) -> bytes:
+        if self.encoding.lower() in ("utf-8", "utf8", "ascii", "utf-8-sig"):
+            return data
+        return data.decode(self.encoding).encode() if self._is_like_ascii else data
+
+    @contextmanager
+    def _open(self, uri: str, start: int) -> Iterator[Any]:
+        """Open a file at a byte; what is not like ASCII is read as UTF-8."""
+        fs, path = storage.filesystem(uri)
+        with OpenFile(fs, path, compression=_compression(uri)) as stream:
+            if start:
+                stream.seek(start)
+            yield stream if self._is_like_ascii else _Recoded(stream, self.encoding)
+
+    def _blocks(self, piece: Piece, features: Mapping[str, Feature]) -> Iterator[Block]:
+        """Parse the lines of a piece, some megabytes at a time."""
+        first, last = piece.span or (0, None)
+        header, fault, parse = "", "", None
+        try:
+            if self._starts_with_header:
+                header = self._first_line(piece.file)
+            parse = self._parser(header, features)
+        except ConfigError as error:
+            fault = str(error)
+        count = -piece.start
+        most = np.inf if piece.rows is None else piece.rows
+        header_is_ahead = self._starts_with_header and first == 0
+        for chunk in self._chunks(piece.file, first, last):
+            starts, ends = chunk.starts, chunk.ends
+            if header_is_ahead and len(starts):
+                starts, ends, header_is_ahead = starts[1:], ends[1:], False
+            rows = np.arange(count, count + len(starts), dtype=np.int64)
+            count += len(rows)
+            wanted = (rows >= 0) & (rows < most)
+            rows, starts, ends = rows[wanted], starts[wanted], ends[wanted]
+            if fault:
+                yield Block.of_faults(rows, fault, features)
+            elif len(rows) and parse:
+                read = partial(self._table, parse, piece.name, chunk)
+                yield from _halved(read, starts, ends, rows, features)
+            if count >= most:
+                return
+            if chunk.fault:
+                if count >= 0:
+                    row = np.array([count], np.int64)
+                    yield Block.of_faults(row, chunk.fault, features)
+                count += 1
+
+    def _table(
+        self,
+        parse: Parser,
+        name: str,
+        chunk: _Chunk,
+        starts: np.ndarray,
+        ends: np.ndarray,
+    ) -> pa.Table:
+        """Parse some lines of a chunk.
+
+        Raises:
+          ValueError: one of them is bad.
+        """
+        place = chunk.offset + starts
+        data = chunk.data[starts[0] : ends[-1]]
+        try:
+            if self._quote and self._odd_quotes(data, starts - starts[0]).any():
+                raise ValueError("has an opening quote without a closing one")
+            table = parse(self._as_utf8(data))
+            table.validate(full=True)
+            if len(table) != len(starts):
+                raise ValueError(f"holds {len(table)} values instead of one")
+        except ValueError as error:
+            raise ValueError(f"the line at byte {place[0]}: {error}") from None
+        ids = pa.array(place).cast(pa.string())
+        return table.append_column(ROW_ID, pc.binary_join_element_wise(name, ids, "@"))
+
+    def _odd_quotes(self, data: bytes, starts: np.ndarray) -> np.ndarray:
+        quotes = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(self._quote))
+        line = np.searchsorted(starts, quotes, side="right") - 1
+        return np.bincount(line, minlength=len(starts)) % 2
+
+    def _first_line(self, uri: str) -> str:
+        for chunk in self._chunks(uri, 0, None):
+            if len(chunk.starts):
+                line = chunk.data[chunk.starts[0] : chunk.ends[0]]
+                return self._as_utf8(line).decode(errors="replace")
+        return ""
+
+    def _chunks(self, uri: str, first: int, last: int | None) -> Iterator[_Chunk]:
+        """Yield the lines that begin in a span of bytes."""
+        offset = max(first - 1, 0)
+        with self._open(uri, offset) as stream:
+            data, skipping = b"", first > 0
+            while True:
+                more, broken = self._more(stream)
+                data += more
+                if offset == 0 and data.startswith(_BOM):
+                    offset, data = len(_BOM), data[len(_BOM) :]
+                if skipping:
+                    cut = data.find(b"\n") + 1 or len(data)
+                    skipping = data[cut - 1 : cut] != b"\n" and bool(more)
+                    offset, data = offset + cut, data[cut:]
+                starts, ends, used = self._bounds(data, ended=not more and not broken)
+                if last is not None:
+                    inside = offset + starts < last
+                    starts, ends = starts[inside], ends[inside]
+                if not used and len(data) > self.max_line_bytes:
+                    broken = (
+                        f"the line at byte {offset} is longer than"
+                        f" source.max_line_bytes = {self.max_line_bytes}"
+                    )
+                    if self._joins_lines:
+                        broken += f"; {REST_LOST}"
+                    used, skipping = len(data), True
+                yield _Chunk(offset, data, starts, ends, broken)
+                offset, data = offset + used, data[used:]
+                if not more or REST_LOST in broken:
+                    return
+                if last is not None and offset >= last and not skipping:
+                    return
+
+    def _more(self, stream: Any) -> tuple[bytes, str]:
+        """Read on; say what is wrong where what is stored is damaged."""
+        try:
+            return stream.read(_CHUNK_BYTES), ""
+        except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+            return b"", f"{error}; {REST_LOST}"
+        except UnicodeDecodeError as error:
+            return b"", f"{error}; {REST_LOST}"
+        except OSError as error:
+            if error.errno is not None:  # the storage's; bz2 raises bare ones
+                raise
+            return b"", f"{error}; {REST_LOST}"
+
+    def _bounds(self, data: bytes, ended: bool) -> tuple[np.ndarray, np.ndarray, int]:
+        """Find the lines: where they begin and end, and how many bytes they use."""
+        values = np.frombuffer(data, np.uint8)
+        newlines = np.flatnonzero(values == ord("\n"))
+        if self._joins_lines and self._quote:
+            quotes = np.flatnonzero(values == ord(self._quote))
+            newlines = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
+        used = int(newlines[-1]) + 1 if len(newlines) else 0
+        starts = np.concatenate([[0], newlines[:-1] + 1]).astype(np.int64)
+        starts, ends = starts[: len(newlines)], newlines.astype(np.int64)
+        if ended and used < len(data):
+            starts, ends = np.append(starts, used), np.append(ends, len(data))
+            used = len(data)
+        ends = ends - ((ends > starts) & (values[ends - 1] == ord("\r")))
+        filled = ends > starts
+        return starts[filled], ends[filled], used
+
+
+def parsed_as(feature: Feature) -> Feature:
+    """Arrow does not parse half floats."""
+    return replace(feature, dtype=feature.dtype.replace("float16", "float32"))
+
+
+class _Recoded:
+    """A stream of UTF-8 made of one in another encoding."""
+
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self._stream = stream
+        self._decoder = getincrementaldecoder(encoding)()
+
+    def read(self, size: int) -> bytes:
+        while data := self._stream.read(size):
+            if text := self._decoder.decode(data):
+                return text.encode()
+        return self._decoder.decode(b"", final=True).encode()
+
+
+def _halved(
+    read: Callable[[np.ndarray, np.ndarray], pa.Table],
+    starts: np.ndarray,
+    ends: np.ndarray,
+    rows: np.ndarray,
+    features: Mapping[str, Feature],
+) -> Iterator[Block]:
+    """Parse lines; where that fails halves of them, down to the lines at fault."""
+    try:
+        table = read(starts, ends)
+    except ValueError as error:
+        if len(rows) == 1:
+            yield Block.of_faults(rows, str(error), features)
+            return
+    else:
+        yield from blocks_of(table, rows, features)
+        return
+    middle = len(rows) // 2
+    for half in (slice(None, middle), slice(middle, None)):
+        yield from _halved(read, starts[half], ends[half], rows[half], features)
+
+
+def _spans(size: int) -> Iterator[tuple[int, int]]:
+    """Cut a file into spans of about equal size."""
+    count = max(1, -(-size // _SPAN_BYTES))
+    for index in range(count):
+        yield size * index // count, size * (index + 1) // count
+
+
+def _compression(uri: str) -> str | None:
+    return _SUFFIXES.get("." + uri.rpartition(".")[2])

@@ -1,0 +1,1 @@
+"""`[table]`: how values become Parquet parts, and parts become a finished table."""

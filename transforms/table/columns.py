@@ -1,0 +1,234 @@
+"""Lay out the columns of a table, and their Arrow schema."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from transforms.config import Config, TableSpec
+from transforms.dtypes import Feature
+from transforms.lookup import ConfigError, nearest
+from transforms.messages import shape_text
+from transforms.table.timestamps import constant_timestamp
+from transforms.taps.compile import Output
+from transforms.taps.language import RESERVED, Tap, snake
+
+METADATA_KEY = b"featuretap"
+_KEY_TYPES = ("string", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32")
+_TEXT_BYTES = 32
+_OPEN_LENGTH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the table.
+
+    Attributes:
+      name: of the column.
+      role: `key`, `timestamp`, `keep`, `feature`, or `shape`: of a feature, row by row.
+      dtype: a numpy type name, `string`, `bytes` or `timestamp`.
+      shape: of one row's value; None where rows differ. Rank 2 and more are flattened
+        in C order.
+      source: the feature that is passed through, or the address that is tapped; empty
+        for a default key or a constant.
+      reduce: reductions, left to right.
+      unit: of a timestamp that is stored as a number: `s`, `ms` or `us`.
+    """
+
+    name: str
+    role: Literal["key", "timestamp", "keep", "feature", "shape"]
+    dtype: str
+    shape: tuple[int | None, ...] = ()
+    source: str = ""
+    reduce: tuple[str, ...] = ()
+    unit: str = ""
+
+    @property
+    def width(self) -> int | None:
+        """Values in a row; None if rows differ."""
+        if None in self.shape:
+            return None
+        return math.prod(n for n in self.shape if n is not None)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Uncompressed size; text is taken as 32 bytes, an open length as 128."""
+        size = 8 if self.dtype == "timestamp" else _TEXT_BYTES
+        if self.dtype not in ("string", "bytes", "timestamp"):
+            size = np.dtype(self.dtype).itemsize
+        return size * math.prod(_OPEN_LENGTH if n is None else n for n in self.shape)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the model makes it."""
+        return self.role in ("feature", "shape")
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether a row holds a list."""
+        return bool(self.shape)
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """The column's type; vectors are lists of `element`."""
+        value = {
+            "string": pa.string(),
+            "bytes": pa.binary(),
+            "timestamp": pa.timestamp("us", tz="UTC"),
+        }.get(self.dtype)
+        if value is None:
+            value = pa.from_numpy_dtype(np.dtype(self.dtype))
+        if not self.shape:
+            return value
+        return pa.list_(pa.field("element", value, nullable=False))
+
+    def to_json(self) -> dict[str, Any]:
+        """The column as a JSON document."""
+        return {**asdict(self), "shape": list(self.shape), "reduce": list(self.reduce)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Column:
+        """Undo `to_json`."""
+        return cls(
+            **{
+                **document,
+                "shape": tuple(document["shape"]),
+                "reduce": tuple(document["reduce"]),
+            }
+        )
+
+
+def make_columns(
+    config: Config,
+    default_key: str | None,
+    features: Mapping[str, Feature],
+    taps: Sequence[Tap],
+    outputs: Sequence[Output],
+) -> list[Column]:
+    """Lay out the table: key, timestamp, kept features, activations.
+
+    Args:
+      config: the whole config.
+      default_key: the source's own key feature, if it has one.
+      features: what can be passed through, from the source and from preprocessing.
+      taps: the chosen activations.
+      outputs: their columns' shapes and types, in the same order; among them columns
+        that hold the shapes of others.
+
+    Raises:
+      ConfigError: a name is unknown or used twice, or a feature cannot be a column.
+    """
+    columns = [_key_column(config.source.key or default_key, features)]
+    if config.table.event_timestamp:
+        columns.append(_timestamp_column(config.table, features))
+    for name in config.source.keep:
+        feature = _feature(name, features, "source.keep")
+        if name in RESERVED:
+            raise ConfigError(
+                f"source.keep must not use the names {', '.join(RESERVED)}, got"
+                f" {name!r}; set source.key or table.event_timestamp"
+            )
+        if None in feature.shape and len(feature.shape) > 1:
+            raise ConfigError(
+                f"source.keep must name features of one shape, or lists, {name!r} has"
+                f" {shape_text(feature.shape)}"
+            )
+        columns.append(Column(snake(name), "keep", feature.dtype, feature.shape, name))
+    by_column = {tap.column: tap for tap in taps}
+    for output in outputs:
+        tap = by_column[output.shape_of or output.column]
+        columns.append(
+            Column(
+                output.column,
+                "shape" if output.shape_of else "feature",
+                output.dtype,
+                output.shape,
+                tap.address,
+                tap.reduce,
+            )
+        )
+    seen: dict[str, Column] = {}
+    for column in columns:
+        if column.name in seen:
+            raise ConfigError(
+                f"column names must be unique, got {column.name!r} for a"
+                f" {seen[column.name].role} and a {column.role} column; give the tap"
+                " another column, or keep the feature no longer"
+            )
+        seen[column.name] = column
+    return columns
+
+
+def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, Any]) -> pa.Schema:
+    """Make the schema of every part, with one JSON document under `featuretap`."""
+    document = {**metadata, "columns": [column.to_json() for column in columns]}
+    return pa.schema(
+        [pa.field(c.name, c.arrow_type, nullable=False) for c in columns],
+        metadata={METADATA_KEY: json.dumps(document, sort_keys=True).encode()},
+    )
+
+
+def bytes_per_row(columns: Sequence[Column]) -> int:
+    """Uncompressed bytes of a row; text is taken as 32 bytes."""
+    return sum(column.bytes_per_row for column in columns)
+
+
+def passed_features(columns: Sequence[Column]) -> list[str]:
+    """Features that go to the table without going through the model."""
+    passed = [c.source for c in columns if not c.is_computed and c.source]
+    return list(dict.fromkeys(passed))
+
+
+def _key_column(key: str | None, features: Mapping[str, Feature]) -> Column:
+    if key is None:
+        return Column("example_id", "key", "string")
+    feature = _feature(key, features, "source.key")
+    if feature.dtype not in _KEY_TYPES or feature.shape:
+        raise ConfigError(
+            f"source.key must be a scalar of text or whole numbers, {key!r} is"
+            f" {feature.dtype} {list(feature.shape)}"
+        )
+    return Column("example_id", "key", feature.dtype, (), key)
+
+
+def _timestamp_column(table: TableSpec, features: Mapping[str, Feature]) -> Column:
+    text, unit = table.event_timestamp or "", table.timestamp_unit
+    if text not in features and constant_timestamp(text):
+        if unit:
+            raise ConfigError(
+                "table.timestamp_unit must be left out for a constant"
+                f" table.event_timestamp, got {unit!r}"
+            )
+        return Column("event_timestamp", "timestamp", "timestamp")
+    feature = _feature(text, features, "table.event_timestamp")
+    is_number = feature.dtype.startswith(("int", "uint", "float"))
+    if feature.shape or not (is_number or feature.dtype in ("string", "timestamp")):
+        raise ConfigError(
+            "table.event_timestamp must be an RFC 3339 time, or a feature of"
+            " timestamps, RFC 3339 text or numbers since the epoch;"
+            f" {text!r} is {feature.dtype} {list(feature.shape)}"
+        )
+    if is_number != (unit is not None):
+        raise ConfigError(
+            "table.timestamp_unit must be s, ms or us for an event_timestamp of numbers"
+            f" (RFC 3339 text and timestamps need none), got {unit} for {text!r},"
+            f" which is {feature.dtype}"
+        )
+    return Column(
+        "event_timestamp", "timestamp", "timestamp", (), text, unit=unit or ""
+    )
+
+
+def _feature(name: str, features: Mapping[str, Feature], option: str) -> Feature:
+    if name not in features:
+        raise ConfigError(
+            f"{option} must name a feature of the source, got {name!r}"
+            f"{nearest(name, features)} (features: {', '.join(sorted(features))})"
+        )
+    return features[name]

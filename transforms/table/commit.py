@@ -1,0 +1,229 @@
+"""Turn commit records into a finished table: check, tidy, manifest, `_SUCCESS`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms import storage
+from transforms.shard import Shards
+from transforms.table.commit_record import Commit
+from transforms.table.directory import Table, to_json, to_parquet
+from transforms.table.keys import repeated_keys
+from transforms.table.manifest import MANIFEST_SCHEMA, manifest_table
+from transforms.table.plan_file import read_planned
+
+_PARALLEL_LOOKS = 32
+_RECORDS_AT_A_TIME = 10_000
+
+
+def commit_table(
+    table: Table, max_fraction: float, known: Collection[int] = ()
+) -> dict[str, Any]:
+    """Finish a table whose shards are all committed; again if it is finished already.
+
+    Args:
+      table: the table.
+      max_fraction: the share of planned rows that may be quarantined, from 0 to 1.
+      known: shards that are known to be committed, whether or not the store lists their
+        records yet.
+
+    Returns:
+      The summary that `_SUCCESS` holds.
+
+    Raises:
+      RuntimeError: shards are missing, or too many rows are bad. What is committed
+        stays.
+    """
+    done = table.read_success()
+    if done is not None:
+        _check_budget(table, done["rows"], done["quarantined"], max_fraction)
+        return done
+    plan = table.read_json("config.json", written=True)
+    shards = table.shards(written=True)
+    found = _gather(_all_commits(table, shards, known, plan["fingerprint"]))
+    _check_whole(found.broken, max_fraction)
+    sums = {
+        name: pc.sum(found.manifest[name]).as_py()
+        for name in ("rows", "quarantined", "bytes")
+    }
+    _check_budget(table, sums["rows"], sums["quarantined"], max_fraction)
+    named = {*found.manifest["path"].to_pylist(), *found.errors}
+    stored = {*table.part_names(len(shards)), *table.error_names()}
+    _check_present(table, named - stored)
+    _tidy(table, stored - named)
+    _check_keys(table, found.manifest)
+    manifest = to_parquet(found.manifest)
+    storage.replace(table.internal("manifest.parquet"), manifest)
+    summary = {
+        "rows": sums["rows"],
+        "quarantined": sums["quarantined"],
+        "parts": len(shards),
+        "bytes": sums["bytes"],
+        "non_finite": dict(sorted(found.non_finite.items())),
+        "fingerprint": plan["fingerprint"],
+    }
+    storage.replace(table.path("_SUCCESS"), to_json(summary))
+    return summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What all commit records say, as columns: there may be a million.
+
+    Attributes:
+      manifest: of the parts.
+      errors: paths of the errors files.
+      broken: shards in which a file of unknown length broke off.
+      non_finite: rows that hold NaN or infinite values, by column.
+    """
+
+    manifest: pa.Table
+    errors: Sequence[str]
+    broken: Sequence[int]
+    non_finite: Counter[str]
+
+
+def _gather(commits: Iterator[Commit]) -> _Found:
+    errors: list[str] = []
+    broken: list[int] = []
+    non_finite: Counter[str] = Counter()
+    tables = [MANIFEST_SCHEMA.empty_table()]
+    while some := list(islice(commits, _RECORDS_AT_A_TIME)):
+        tables.append(manifest_table(some))
+        errors += [commit.errors.path for commit in some if commit.errors]
+        broken += [commit.shard for commit in some if commit.rest_lost]
+        for commit in some:
+            non_finite.update(commit.non_finite)
+    manifest = pa.concat_tables(tables).combine_chunks()
+    return _Found(manifest, errors, broken, non_finite)
+
+
+def _all_commits(
+    table: Table, shards: Shards, known: Collection[int], fingerprint: str
+) -> Iterator[Commit]:
+    """Yield every shard's record, checked, also those that a listing leaves out."""
+    listed = set(table.committed())
+    unlisted = [index for index in range(len(shards)) if index not in listed]
+
+    def look(index: int) -> Commit | None:
+        return table.read_commit(index, written=index in known)
+
+    with ThreadPoolExecutor(_PARALLEL_LOOKS) as pool:
+        late = dict(zip(unlisted, pool.map(look, unlisted), strict=True))
+    missing = [index for index, commit in late.items() if commit is None]
+    if missing:
+        raise RuntimeError(
+            f"all {len(shards)} shards must be committed, {len(missing)} are not"
+            f" (first: {missing[0]}); run the same command again to compute them"
+        )
+    found = table.read_commits([i for i in range(len(shards)) if i in listed])
+    for shard in shards:
+        commit = late.get(shard.index) or next(found)
+        _check(commit, shard.rows, fingerprint)
+        yield commit
+
+
+def _check(commit: Commit, planned: int | None, fingerprint: str) -> None:
+    accounted = commit.part.rows + commit.quarantined
+    if commit.fingerprint != fingerprint:
+        raise RuntimeError(
+            f"shard {commit.shard} must be committed under the table's fingerprint\n"
+            f"  table: {fingerprint}\n  shard: {commit.fingerprint}\n"
+            "run again with --repair to compute it again"
+        )
+    if accounted != commit.planned_rows or planned not in (None, accounted):
+        raise RuntimeError(
+            f"shard {commit.shard} must account for {planned or commit.planned_rows}"
+            f" planned rows, its record has {commit.part.rows} and {commit.quarantined}"
+            " quarantined; run again with --repair to compute it again"
+        )
+
+
+def _check_whole(broken: Sequence[int], max_fraction: float) -> None:
+    if broken and max_fraction < 1:
+        raise RuntimeError(
+            f"files must be whole where only reading tells their rows, {len(broken)}"
+            f" broke off (first: shard {broken[0]}, see its rows in the errors"
+            " table), so that nobody knows how many rows are lost. Replace them, or"
+            " accept any loss with errors.max_fraction = 1"
+        )
+
+
+def _check_budget(
+    table: Table, rows: int, quarantined: int, max_fraction: float
+) -> None:
+    planned = rows + quarantined
+    if not planned:
+        raise RuntimeError(
+            "the source must hold at least one row, its files turned out to hold none;"
+            " check source.path"
+        )
+    if quarantined / planned > max_fraction:
+        raise RuntimeError(
+            f"at most {max_fraction:.4%} of the rows may be bad, {quarantined} of"
+            f" {planned} are ({quarantined / planned:.4%}); see"
+            f" {table.internal('errors')}. To accept them raise errors.max_fraction and"
+            " run again: nothing is computed twice"
+        )
+
+
+def _check_keys(table: Table, manifest: pa.Table) -> None:
+    """See that no key comes twice; default keys cannot."""
+    key = read_planned(table).columns[0]
+    if not key.source:
+        return
+    paths, rows = manifest["path"].to_pylist(), manifest["rows"].to_pylist()
+    parts = list(zip(paths, rows, strict=True))
+    repeated = repeated_keys(table, key.name, parts)
+    if repeated:
+        named = "; ".join(f"{k!r} in {', '.join(p)}" for k, p in repeated.items())
+        raise RuntimeError(
+            f"source.key must name each row apart, {key.source!r} repeats: {named}."
+            " Choose another source.key, or none for keys of file and row, and start"
+            " afresh with --overwrite"
+        )
+
+
+def _check_present(table: Table, names: Collection[str]) -> None:
+    """See that no committed file is gone, of those that a listing left out.
+
+    Raises:
+      RuntimeError: a committed file is gone.
+    """
+    unlisted = sorted(names)
+
+    def gone(name: str) -> bool:
+        try:
+            storage.size(table.path(name), written=True)
+        except FileNotFoundError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(_PARALLEL_LOOKS) as pool:
+        missing = [
+            n for n, g in zip(unlisted, pool.map(gone, unlisted), strict=True) if g
+        ]
+    if missing:
+        raise RuntimeError(
+            f"every committed file must be there, {len(missing)} are gone (first:"
+            f" {missing[0]}); put them back, or run again with --repair to compute them"
+            " again"
+        )
+
+
+def _tidy(table: Table, orphans: Collection[str]) -> None:
+    """Remove what lost a race or was cut off; only files of this table's own naming."""
+    for name in orphans:
+        storage.remove(table.path(name))
+    for uri in table.attempts():
+        storage.remove(uri)
+    storage.remove_tree(table.internal("uploads"))
+    storage.remove_empty(table.internal("attempts"))

@@ -1,0 +1,105 @@
+"""Read and write the record that makes one shard count."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from transforms.table.names import PART, errors_name, part_name
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One immutable file of the table.
+
+    Attributes:
+      path: relative to the table's directory; holds 8 digits of the content's hash.
+      rows: rows in the Parquet footer.
+      bytes: size.
+      sha256: hash of the content, 64 hex digits.
+    """
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The record that makes one shard count: what was written, and what it cost.
+
+    Attributes:
+      shard: index of the shard.
+      fingerprint: of the plan under which it was computed.
+      planned_rows: rows the shard had to account for.
+      part: the feature rows.
+      errors: the quarantined rows, None if there are none.
+      rest_lost: whether a file of unknown length broke off, so that more rows than
+        `planned_rows` may have been meant.
+      piece_rows: rows found in each piece, bad ones included, where the plan did not
+        know them.
+      non_finite: rows that hold NaN or infinite values, by column, where
+        `errors.non_finite` is `warn`.
+      device_rows: rows that went through the model at a time at the end; fewer than
+        `model.batch_rows` where the device had run out of memory.
+      seconds: wall-clock seconds by phase: `read` and `write` are what the loop waited
+        for reader and writer, `compute` is the model, `total` is everything.
+    """
+
+    shard: int
+    fingerprint: str
+    planned_rows: int
+    part: StoredFile
+    errors: StoredFile | None
+    rest_lost: bool = False
+    piece_rows: tuple[int, ...] | None = None
+    non_finite: dict[str, int] = field(default_factory=dict)
+    device_rows: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> int:
+        """Rows that are in the errors table instead of the part."""
+        return self.errors.rows if self.errors else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON document."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Commit:
+        """Undo `to_json`."""
+        errors, found = document["errors"], document["piece_rows"]
+        return cls(
+            **{
+                **document,
+                "part": StoredFile(**document["part"]),
+                "errors": StoredFile(**errors) if errors else None,
+                "piece_rows": None if found is None else tuple(found),
+            }
+        )
+
+
+def parse_commit(shard: int, data: bytes) -> Commit:
+    """Read a commit record; what it names must be files of its own shard."""
+    try:
+        commit = Commit.from_json(json.loads(data))
+        part, errors = commit.part, commit.errors
+        match = PART.fullmatch(part.path)
+        names = [part_name(shard, int(match[1]) if match else 0, part.sha256)]
+        found = [part.path]
+        if errors:
+            names.append(errors_name(shard, errors.sha256))
+            found.append(errors.path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the commit record of shard {shard} cannot be read: {error!r}"
+        ) from error
+    if commit.shard != shard or names != found:
+        raise ValueError(
+            f"the commit record of shard {shard} must name its own files, it names"
+            f" {', '.join(map(repr, found))} of shard {commit.shard}"
+        )
+    return commit

@@ -1,0 +1,147 @@
+"""Turn computed batches into record batches of the table's schema."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.batch import Batch, Uneven
+from transforms.errors.failure import Failure
+from transforms.shard import Shard, split_positions
+from transforms.table.columns import Column
+from transforms.table.timestamps import microseconds, parse_timestamps
+from transforms.values import Values, take_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How rows of the table look.
+
+    Attributes:
+      columns: of the table, the key first.
+      schema: of every part.
+      timestamp: constant event timestamp, None if there is none.
+    """
+
+    columns: tuple[Column, ...]
+    schema: pa.Schema
+    timestamp: datetime.datetime | None
+
+
+def encode(
+    layout: Layout,
+    shard: Shard,
+    batch: Batch,
+    values: Mapping[str, Values],
+    on_failure: Callable[[Failure], None],
+) -> pa.RecordBatch:
+    """Make a record batch; rows whose text or time cannot be stored are left out.
+
+    Args:
+      layout: how rows look.
+      shard: whose rows.
+      batch: the rows, for keys and what is passed through.
+      values: of the activations, by column.
+      on_failure: called with each row that is left out.
+    """
+    try:
+        return _record_batch(layout, shard, batch, values)
+    except ValueError as error:
+        rows = len(batch.positions)
+        if rows == 1:
+            passed = {name: tensor[0] for name, tensor in batch.passed.items()}
+            on_failure(Failure(int(batch.positions[0]), "encode", error, passed))
+            return pa.RecordBatch.from_pylist([], schema=layout.schema)
+    halves = [
+        encode(
+            layout,
+            shard,
+            batch.take(half),
+            {name: take_rows(array, half) for name, array in values.items()},
+            on_failure,
+        )
+        for half in np.array_split(np.arange(rows), 2)
+    ]
+    return pa.concat_batches(halves)
+
+
+def _record_batch(
+    layout: Layout, shard: Shard, batch: Batch, values: Mapping[str, Values]
+) -> pa.RecordBatch:
+    arrays = []
+    for column in layout.columns:
+        if column.is_computed:
+            arrays.append(to_array(column, values[column.name]))
+        elif column.source:
+            arrays.append(to_array(column, _passed(batch.passed[column.source])))
+        elif column.role == "key":
+            arrays.append(_default_keys(shard, batch.positions))
+        else:
+            constant = pa.scalar(layout.timestamp, column.arrow_type)
+            arrays.append(pa.repeat(constant, len(batch.positions)))
+    return pa.RecordBatch.from_arrays(arrays, schema=layout.schema)
+
+
+def _passed(values: Any) -> Values:
+    """Take what is passed through out of TensorFlow; rows of differing length as lists.
+
+    Elements of text are still bytes.
+    """
+    if not isinstance(values, Uneven):
+        array: np.ndarray = values.numpy()
+        return array
+    filled, lengths = values.values.numpy(), values.shapes[:, 0]
+    flat = filled[np.arange(filled.shape[1]) < lengths[:, None]]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    kind = pa.binary() if flat.dtype == object else None
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))
+
+
+def _default_keys(shard: Shard, positions: np.ndarray) -> pa.Array:
+    """Make `<file>#<row>` for rows that are in order."""
+    pieces, rows = split_positions(positions)
+    keys = []
+    for index in np.unique(pieces):
+        piece = shard.pieces[index]
+        inside = pa.array(rows[pieces == index] + piece.start).cast(pa.string())
+        keys.append(pc.binary_join_element_wise(piece.name, inside, "#"))
+    return pa.concat_arrays(keys)
+
+
+def to_array(column: Column, values: Values) -> pa.Array:
+    """Make an Arrow array from a batch of values, over the same memory where it can be.
+
+    Args:
+      column: the column's type.
+      values: `[rows, *shape]`; object arrays of bytes for text; a list array where the
+        length differs between rows.
+
+    Raises:
+      pa.ArrowInvalid, ValueError: a value does not fit, such as text that is not UTF-8.
+    """
+    kind = column.arrow_type
+    if isinstance(values, pa.Array):
+        flat = values.values.cast(kind.value_type)
+        return pa.ListArray.from_arrays(values.offsets, flat, type=kind)
+    rows, width = len(values), column.width or 0
+    flat = np.ascontiguousarray(values).reshape(-1)
+    element = kind.value_type if column.is_vector else kind
+    if column.dtype in ("string", "bytes"):
+        array = pa.array(flat, pa.binary())
+        array = array.cast(pa.string()) if column.dtype == "string" else array
+    elif column.dtype == "timestamp" and flat.dtype == object:
+        array = parse_timestamps(flat)
+    elif column.dtype == "timestamp":
+        array = pa.array(microseconds(flat, column.unit), pa.int64()).cast(element)
+    else:
+        array = pa.array(flat, element)
+    if not column.is_vector:
+        return array
+    offsets = np.arange(rows + 1, dtype=np.int32) * width
+    return pa.ListArray.from_arrays(pa.array(offsets), array, type=kind)

@@ -1,0 +1,1 @@
+"""`[[taps]]`: which activations of the model are computed, and how they are reduced."""

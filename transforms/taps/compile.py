@@ -1,0 +1,256 @@
+"""Compile a model and its taps into one function from inputs to columns.
+
+One tf.function is traced that goes through the model as far as the taps need it and
+reduces what it finds there. TensorFlow then prunes what no column needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from transforms.lookup import ConfigError
+from transforms.models.inputs import Input, Shape
+from transforms.models.model import Model
+from transforms.taps.chains import parse_reduction, reduce_chain
+from transforms.taps.language import Tap
+from transforms.taps.probe import UNSURE, probe_shapes
+from transforms.taps.trace import is_ragged, trace_model
+from transforms.values import Values, list_array, take_rows
+
+HALF = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one column holds.
+
+    Attributes:
+      column: name in the table.
+      shape: without the batch axis; None where rows differ.
+      dtype: of the column.
+      shape_of: the column whose shapes this one holds, row by row; empty for features.
+    """
+
+    column: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    shape_of: str = ""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)  # RunInference shares it weakly
+class CompiledTaps:
+    """One compiled function from model inputs to columns, for one batch size.
+
+    Attributes:
+      inputs: what it takes.
+      outputs: the columns, in the order of the taps. Behind a column of tensors of rank
+        2 and more whose shape differs between rows stands a column of shapes.
+      batch_rows: rows that it computes at a time.
+    """
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    batch_rows: int
+    _function: Any
+    _packed: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Values]:
+        """Compute the columns of one batch.
+
+        Args:
+          inputs: `{feature: tensor [rows, ...]}`, at most `batch_rows` rows. Fewer are
+            filled up with copies, so that the function always sees one shape.
+
+        Returns:
+          Values by column. All of fixed size but text share one buffer, copied from the
+          device at once.
+        """
+        import tensorflow as tf
+
+        rows = len(next(iter(inputs.values())))
+        if rows == self.batch_rows:
+            return self._compute(inputs)
+        filled = np.arange(self.batch_rows) % rows
+        columns = self._compute(
+            {name: tf.gather(value, filled) for name, value in inputs.items()}
+        )
+        # A view would keep the whole batch in memory.
+        return {n: take_rows(values, np.arange(rows)) for n, values in columns.items()}
+
+    def _compute(self, inputs: Mapping[str, Any]) -> dict[str, Values]:
+        packed, texts, lists = self._function(dict(inputs))
+        buffer = packed.numpy()
+        columns: dict[str, Values] = {}
+        start = 0
+        for name, dtype, shape in self._packed:
+            stop = start + math.prod(shape) * dtype.itemsize
+            columns[name] = buffer[start:stop].view(dtype).reshape(shape)
+            start = stop
+        for name, text in texts.items():
+            columns[name] = text.numpy()
+        for name, (values, lengths) in lists.items():
+            columns[name] = list_array(values.numpy(), lengths.numpy())
+        return {output.column: columns[output.column] for output in self.outputs}
+
+
+def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> CompiledTaps:
+    """Compile the part of a model that the taps need, with their reductions.
+
+    Raises:
+      ConfigError: a tap's reduction does not fit its activation, or the model takes
+        another batch size.
+    """
+    if model.batch_rows not in (None, batch_rows):
+        raise ConfigError(
+            f"model.batch_rows must be {model.batch_rows}, the fixed batch size of the"
+            f" model's input, got {batch_rows}"
+        )
+    chains = [
+        [
+            parse_reduction(text, f"{tap.place}.reduce[{i}]")
+            for i, text in enumerate(tap.reduce)
+        ]
+        for tap in taps
+    ]
+    addresses = [tap.address for tap in taps]
+    shapes: dict[str, Shape] = {}
+    outputs: list[Output] = []
+    fixed: dict[str, Any] = {}
+
+    def body(inputs: Any) -> Any:
+        outputs.clear()
+        fixed.clear()
+        lists: dict[str, Any] = {}
+        found = model.form.find(model.tensors(inputs), addresses)
+        if unsure := [
+            address
+            for address, value in zip(addresses, found, strict=True)
+            if address not in shapes and _is_unsure(value)
+        ]:
+            raise _UnsureError(unsure)
+        for tap, chain, value in zip(taps, chains, found, strict=True):
+            if tap.address in shapes:
+                value = _with_shape(value, batch_rows, shapes[tap.address])
+            reduced = _reduce(value, tap, chain, batch_rows)
+            shape = tuple(reduced.shape.as_list()[1:])
+            outputs.append(Output(tap.column, shape, reduced.dtype.name))
+            if None not in shape and not is_ragged(reduced):
+                fixed[tap.column] = reduced
+                continue
+            lists[tap.column], row_shapes = _split(reduced)
+            if len(shape) > 1:
+                name = f"{tap.column}_shape"
+                outputs.append(Output(name, (len(shape),), "int32", tap.column))
+                fixed[name] = row_shapes
+        return *_pack(fixed), lists
+
+    try:
+        function = trace_model(model, batch_rows, body)
+    except _UnsureError as unsure:
+        shapes.update(probe_shapes(model, unsure.addresses))
+        if missing := [a for a in unsure.addresses if a not in shapes]:
+            raise ConfigError(f"{missing[0]!r} {UNSURE}: it cannot be tapped") from None
+        function = trace_model(model, batch_rows, body)
+    packed = [
+        (name, np.dtype(value.dtype.name), tuple(value.shape.as_list()))
+        for name, value in fixed.items()
+        if value.dtype.name != "string"
+    ]
+    packed.sort(key=lambda place: -place[1].itemsize)
+    return CompiledTaps(
+        model.inputs, tuple(outputs), batch_rows, function, tuple(packed)
+    )
+
+
+def _reduce(
+    value: Any, tap: Tap, chain: Sequence[Callable[[Any], Any]], rows: int
+) -> Any:
+    """Reduce and cast an activation, in the graph being traced."""
+    import tensorflow as tf
+
+    if value.dtype.name in HALF:
+        value = tf.cast(value, tf.float32)
+    value = reduce_chain(value, chain, f"{tap.place}.reduce")
+    if tap.dtype and value.dtype == tf.string:
+        raise ConfigError(f"{tap.place}.dtype must be left out, the activation is text")
+    if tap.dtype:
+        value = tf.cast(value, tap.dtype)
+    elif value.dtype.name in HALF:
+        value = tf.cast(value, tf.float32)
+    if value.shape.rank is None or value.shape[0] != rows:
+        raise ConfigError(
+            f"{tap.place}: column {tap.column!r} must have a value for each row, got"
+            f" {value.shape} for batches of {rows} rows"
+        )
+    return value
+
+
+class _UnsureError(Exception):
+    """Tracing cannot tell the batch axis of some addresses."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        super().__init__(addresses)
+        self.addresses = addresses
+
+
+def _is_unsure(value: Any) -> bool:
+    return value.shape.rank is None or value.shape[0] is None
+
+
+def _with_shape(value: Any, rows: int, shape: Shape) -> Any:
+    """Say what shape a tensor has, and check it when running."""
+    import tensorflow as tf
+
+    if not is_ragged(value):
+        return tf.ensure_shape(value, [rows, *shape])
+    splits = tf.ensure_shape(value.row_splits, [rows + 1])
+    return tf.RaggedTensor.from_row_splits(value.values, splits, validate=False)
+
+
+def _split(value: Any) -> tuple[tuple[Any, Any], Any]:
+    """Lay out rows of differing shape: `((values [n], lengths [batch]), shapes)`.
+
+    The shapes are int32 `[batch, rank]`.
+    """
+    import tensorflow as tf
+
+    if is_ragged(value):
+        lengths = tf.cast(value.row_lengths(), tf.int32)
+        rows = tf.size(lengths)
+        inner = tf.shape(value.flat_values)[1:]
+        repeated = tf.tile(inner[None], [rows, 1])
+        shapes = tf.concat([lengths[:, None], repeated], 1)
+        flat = tf.reshape(value.flat_values, [-1])
+    else:
+        shapes = tf.tile(tf.shape(value)[None, 1:], [value.shape[0], 1])
+        flat = tf.reshape(value, [-1])
+    shapes = tf.ensure_shape(shapes, [value.shape[0], value.shape.rank - 1])
+    return (flat, tf.reduce_prod(shapes, 1)), shapes
+
+
+def _pack(columns: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Lay all numbers out in one uint8 buffer; text cannot leave a device anyway.
+
+    The order is by falling size of a value, so that each column starts aligned.
+    """
+    import tensorflow as tf
+
+    numbers = [value for value in columns.values() if value.dtype != tf.string]
+    numbers.sort(key=lambda value: -value.dtype.size)
+    flat = [
+        tf.reshape(
+            tf.cast(value, tf.uint8)
+            if value.dtype in (tf.bool, tf.uint8)
+            else tf.bitcast(value, tf.uint8),
+            [-1],
+        )
+        for value in numbers
+    ]
+    packed = tf.concat(flat, 0) if flat else tf.zeros([0], tf.uint8)
+    texts = {n: value for n, value in columns.items() if value.dtype == tf.string}
+    return packed, texts

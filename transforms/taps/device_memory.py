@@ -1,0 +1,78 @@
+"""Fit batches into the memory of the device: halve them where it runs out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transforms.taps.compile import CompiledTaps
+from transforms.taps.padding import in_pieces
+from transforms.values import Values
+
+_log = logging.getLogger("featuretap")
+
+
+class FittingTaps:
+    """Compiled taps that take fewer rows at a time once the device is out of memory.
+
+    What has been learnt holds for as long as the process lives, for all its threads.
+
+    Attributes:
+      batch_rows: rows in a planned batch; what a call may be given.
+    """
+
+    def __init__(
+        self, compiled: CompiledTaps, compile_for: Callable[[int], CompiledTaps] | None
+    ) -> None:
+        """Start with whole batches.
+
+        Args:
+          compiled: the function for whole batches.
+          compile_for: makes the same function for fewer rows; None if the model takes
+            no other number.
+        """
+        self.batch_rows = compiled.batch_rows
+        self._compiled = compiled
+        self._compile_for = compile_for
+        self._lock = threading.Lock()
+
+    @property
+    def device_rows(self) -> int:
+        """Rows that go through the device at a time."""
+        return self._compiled.batch_rows
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Values]:
+        """Compute the columns of a batch, as `CompiledTaps` does.
+
+        Raises:
+          RuntimeError: the device has no room even for one row.
+        """
+        import tensorflow as tf
+
+        while True:
+            compiled = self._compiled
+            try:
+                return in_pieces(compiled, inputs)
+            except tf.errors.ResourceExhaustedError as error:
+                self._halve(compiled, error)
+
+    def _halve(self, failed: CompiledTaps, error: Exception) -> None:
+        rows = failed.batch_rows
+        if self._compile_for is None or rows == 1:
+            what = "one row" if rows == 1 else f"the model's fixed batch of {rows} rows"
+            raise RuntimeError(
+                f"the device must have memory for {what}, it ran out; take a larger"
+                " device, a lower model.precision, or fewer shards in flight"
+                " (-- --direct_num_workers=1)"
+            ) from error
+        with self._lock:
+            if self._compiled is not failed:  # another thread was faster
+                return
+            self._compiled = self._compile_for(rows // 2)
+        _log.warning(
+            "out of device memory with %d rows at a time, going on with %d",
+            rows,
+            rows // 2,
+        )

@@ -1,0 +1,77 @@
+"""Turn batches into columns: one shape for every batch, bad rows set apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from transforms.batch import Batch
+from transforms.errors.failure import Failure
+from transforms.errors.stages import read_errors
+from transforms.taps.device_memory import FittingTaps
+from transforms.values import Values, join_rows, take_rows
+
+
+def infer(
+    compiled: FittingTaps, batch: Batch, on_failure: Callable[[Failure], None]
+) -> Iterator[tuple[Batch, dict[str, Values]]]:
+    """Compute the columns of a batch.
+
+    Rows whose inputs differ in shape are computed apart, so that what comes out for a
+    row depends on that row alone. A batch that fails is halved until the rows at fault
+    stand alone.
+
+    Args:
+      compiled: the function.
+      batch: at most `compiled.batch_rows` rows.
+      on_failure: called with each row that the model cannot compute.
+
+    Yields:
+      Rows that came through, in order, with their values by column.
+
+    Raises:
+      tf.errors.OpError: the device failed, rather than a row.
+    """
+    groups = batch.by_shape()
+    if len(groups) == 1:
+        yield from _infer_even(compiled, batch, on_failure)
+        return
+    computed = [
+        part
+        for group in groups
+        for part in _infer_even(compiled, batch.take(group), on_failure)
+    ]
+    if computed:
+        yield _in_order(computed)
+
+
+def _infer_even(
+    compiled: FittingTaps, batch: Batch, on_failure: Callable[[Failure], None]
+) -> Iterator[tuple[Batch, dict[str, Values]]]:
+    """Compute rows whose inputs all have the same shapes."""
+    rows = len(batch.positions)
+    try:
+        columns = compiled(batch.even_inputs())
+    except read_errors() as error:
+        if rows == 1:
+            passed = {name: values[0] for name, values in batch.passed.items()}
+            on_failure(Failure(int(batch.positions[0]), "infer", error, passed))
+            return
+        for half in np.array_split(np.arange(rows), 2):
+            yield from _infer_even(compiled, batch.take(half), on_failure)
+        return
+    yield batch, columns
+
+
+def _in_order(
+    parts: Sequence[tuple[Batch, dict[str, Values]]],
+) -> tuple[Batch, dict[str, Values]]:
+    """Put computed rows back into the order of their positions."""
+    batch = Batch.concatenate([part for part, _ in parts])
+    order = np.argsort(batch.positions)
+    columns = {
+        name: take_rows(join_rows([columns[name] for _, columns in parts]), order)
+        for name in parts[0][1]
+    }
+    return batch.take(order), columns

@@ -1,0 +1,259 @@
+"""The tap language: match patterns against activation addresses, name columns.
+
+An address is `<layer path>[@call][:<leaf>]`. In a pattern `*` matches within one
+segment and `**` across segments; everything else stands for itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from transforms.config import TapSpec
+from transforms.lookup import ConfigError
+
+RESERVED = ("example_id", "event_timestamp")
+_NEAR = 5
+_COLUMN = re.compile(r"[a-z_][a-z0-9_]*")
+_WILDCARD = re.compile(r"(\*\*/|\*\*|\*)")
+_SEGMENT = re.compile("[^/:@]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """One address of a model.
+
+    Attributes:
+      address: `<layer path>[@call][:<leaf>]`.
+      shape: without the batch axis; None where it differs between rows or batches.
+      dtype: of the tensor.
+      refusal: why it cannot be tapped, None if it can.
+      flops: arithmetic operations that a row needs to get here, estimated; None if that
+        cannot be told.
+      flops_share: the same as a share of what the model's result needs.
+    """
+
+    address: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    refusal: str | None = None
+    flops: int | None = None
+    flops_share: float | None = None
+
+    @property
+    def bytes_per_row(self) -> int | None:
+        """Bytes of a row in a column of its own; None if that cannot be told."""
+        if self.refusal or self.dtype == "string" or None in self.shape:
+            return None
+        half = self.dtype in ("float16", "bfloat16")  # columns of these are float32
+        size = 4 if half else np.dtype(self.dtype).itemsize
+        return size * math.prod(n for n in self.shape if n is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """One chosen activation.
+
+    Attributes:
+      address: which activation.
+      reduce: reductions as the config gives them, left to right.
+      column: name in the table.
+      dtype: column type if the config asks for one.
+      place: where the config asks for it, for error messages.
+    """
+
+    address: str
+    reduce: tuple[str, ...]
+    column: str
+    dtype: str | None
+    place: str
+
+
+def match(pattern: str, address: str) -> tuple[str, ...] | None:
+    """Match an address; give what each wildcard stood for, None if it does not match.
+
+    Earlier wildcards take as much as they can. The time grows with the wildcards times
+    the square of the address; that of a regular expression grows exponentially.
+
+    >>> match("block_*:attn", "block_3:attn")
+    ('3',)
+    """
+    tokens = _WILDCARD.split(pattern)
+    if not (address.startswith(tokens[0]) and address.endswith(tokens[-1])):
+        return None
+    places = range(len(address) + 1)
+    fits = [{len(address)}]  # where the tokens from here on match the rest
+    for token in reversed(tokens):
+        fits.append(
+            {p for p in places if _end(token, address, p, fits[-1]) is not None}
+        )
+    fits.reverse()
+    taken: list[str] = []
+    at = 0
+    for token, ends in zip(tokens, fits[1:], strict=True):
+        end = _end(token, address, at, ends)
+        if end is None:
+            return None
+        if "*" in token:
+            taken.append(address[at:end].removesuffix("/" if token == "**/" else ""))
+        at = end
+    return tuple(taken)
+
+
+def _end(token: str, address: str, start: int, ends: Collection[int]) -> int | None:
+    """The last of some places to which a token of a pattern matches from `start`."""
+    if "*" not in token:
+        end = start + len(token)
+        return end if end in ends and address.startswith(token, start) else None
+    last = len(address)
+    if token == "*":
+        segment = _SEGMENT.match(address, start)
+        assert segment
+        last = segment.end()
+    return max(
+        (
+            end
+            for end in ends
+            if start <= end <= last
+            and (token != "**/" or end == start or address[end - 1] == "/")
+        ),
+        default=None,
+    )
+
+
+def snake(text: str) -> str:
+    """Turn an address into a column name.
+
+    >>> snake("encoder/Block_1:attnScores")
+    'encoder_block_1_attn_scores'
+    """
+    name = _words(text)
+    return f"_{name}" if name[:1].isdigit() else name or "output"
+
+
+def choose(specs: Sequence[TapSpec], activations: Sequence[Activation]) -> list[Tap]:
+    """Find what the taps of a config name.
+
+    A pattern with wildcards passes over addresses that cannot be tapped, as long as it
+    matches one that can.
+
+    Raises:
+      ConfigError: a tap matches nothing, or only what cannot be tapped; or two taps
+        name one column.
+    """
+    taps: list[Tap] = []
+    for index, spec in enumerate(specs):
+        taps += choose_one(spec, f"taps[{index}]", activations)
+    by_column: dict[str, Tap] = {}
+    for tap in taps:
+        other = by_column.setdefault(tap.column, tap)
+        if other is not tap:
+            raise ConfigError(
+                f"{tap.place}.column must be unique, got {tap.column!r} for both"
+                f" {other.address!r} and {tap.address!r}; give a column, with {{1}} for"
+                " what the first wildcard matched"
+            )
+    return taps
+
+
+def filter_activations(
+    pattern: str, activations: Sequence[Activation]
+) -> list[Activation]:
+    """Keep what a pattern matches; one without leaf also matches the leaves below it.
+
+    Raises:
+      ConfigError: that is nothing.
+    """
+    kept = [
+        a
+        for a in activations
+        if match(pattern, a.address) is not None
+        or match(pattern, a.address.partition(":")[0]) is not None
+    ]
+    if not kept:
+        raise ConfigError(_no_match("--filter", pattern, activations))
+    return kept
+
+
+def _no_match(place: str, pattern: str, activations: Sequence[Activation]) -> str:
+    known = [activation.address for activation in activations]
+    near = difflib.get_close_matches(pattern, known, _NEAR, cutoff=0.0)
+    called = [a for a in known if a.partition(":")[0].partition("@")[0] == pattern]
+    return (
+        f"{place} must match an activation, got {pattern!r}; nearest"
+        f" {_listed((called or near)[:_NEAR])} (featuretap taps CONFIG lists all)"
+    )
+
+
+def choose_one(
+    spec: TapSpec, place: str, activations: Sequence[Activation]
+) -> list[Tap]:
+    """Find what one tap of a config names, as `choose` does for all.
+
+    Args:
+      spec: the tap.
+      place: where it stands in the config, for error messages.
+      activations: of the model.
+    """
+    matches = [
+        (activation, wildcards)
+        for activation in activations
+        if (wildcards := match(spec.path, activation.address)) is not None
+    ]
+    if not matches:
+        raise ConfigError(_no_match(f"{place}.path", spec.path, activations))
+    open_to_taps = [pair for pair in matches if pair[0].refusal is None]
+    if not open_to_taps:
+        refused = matches[0][0]
+        raise ConfigError(
+            f"{place}.path must match an activation that can be tapped, got"
+            f" {spec.path!r}: {refused.address!r} {refused.refusal}"
+        )
+    return [
+        Tap(
+            address=activation.address,
+            reduce=spec.reduce,
+            column=_column(spec, place, activation.address, wildcards),
+            dtype=spec.dtype,
+            place=place,
+        )
+        for activation, wildcards in open_to_taps
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{'is' if len(names) == 1 else 'are'} {', '.join(map(repr, names))}"
+
+
+def _column(spec: TapSpec, place: str, address: str, wildcards: tuple[str, ...]) -> str:
+    if spec.column is None:
+        return snake(address)
+
+    def fill(found: re.Match[str]) -> str:
+        number = int(found[1])
+        if not 1 <= number <= len(wildcards):
+            raise ConfigError(
+                f"{place}.column must number wildcards of the path, which has"
+                f" {len(wildcards) or 'none'}, got {found[0]!r} in {spec.column!r}"
+            )
+        return _words(wildcards[number - 1])
+
+    name = re.sub(r"\{(\d+)\}", fill, spec.column)
+    if not _COLUMN.fullmatch(name) or name in RESERVED:
+        suggested = f"{name}_" if name in RESERVED else snake(name)
+        raise ConfigError(
+            f"{place}.column must be lower_snake and not one of {', '.join(RESERVED)},"
+            f" got {name!r}; {suggested!r} would do"
+        )
+    return name
+
+
+def _words(text: str) -> str:
+    """Join the words of a text, in lower case, with underscores."""
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
+    return re.sub(r"[^a-z0-9]+", "_", split.lower()).strip("_")

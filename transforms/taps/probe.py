@@ -1,0 +1,152 @@
+"""Run a model on made-up rows to find the batch axis of what tracing cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from transforms.models.inputs import Shape
+from transforms.models.model import Model
+from transforms.taps.trace import is_ragged, trace_model
+
+UNSURE = "has a first axis that cannot be told to be the batch"
+_MIXES = "has the batch elsewhere than in front, or mixes its rows"
+_PROBES = (2, 3)
+_DRAWS = 4
+_MADE_UP_LENGTH = 32
+
+
+def probe_shapes(model: Model, addresses: Sequence[str]) -> dict[str, Shape]:
+    """Find the shapes without batch of those tensors that have the batch in front.
+
+    The model runs on two and on three made-up rows. Where not even the rank is known, a
+    length that comes out the same is taken for fixed.
+    """
+    few, more = (_measure(model, addresses, rows) for rows in _PROBES)
+    shapes: dict[str, Shape] = {}
+    for address in addresses:
+        if address not in few or address not in more:
+            continue
+        (two, static), (three, _) = few[address], more[address]
+        if (two[0], three[0]) != _PROBES or len(two) != len(three):
+            continue
+        same = (a if a == b and a else None for a, b in zip(two, three, strict=True))
+        shapes[address] = tuple(same if static is None else static)[1:]
+    return shapes
+
+
+def _measure(
+    model: Model, addresses: Sequence[str], rows: int
+) -> dict[str, tuple[list[int], Shape | None]]:
+    """Run the model and give the shapes of tensors, measured and as tracing knows them.
+
+    Those that fail have none.
+    """
+    import tensorflow as tf
+
+    static: dict[str, Shape | None] = {}
+
+    def body(inputs: Any) -> list[Any]:
+        values = model.form.find(model.tensors(inputs), addresses)
+        for address, value in zip(addresses, values, strict=True):
+            rank = value.shape.rank
+            static[address] = None if rank is None else tuple(value.shape.as_list())
+        return [v.nrows()[None] if is_ragged(v) else tf.shape(v) for v in values]
+
+    try:
+        measured = trace_model(model, rows, body)(_made_up(model, rows, seed=rows))
+    except tf.errors.OpError:
+        return halved(addresses, lambda half: _measure(model, half, rows), {})
+    return {
+        address: ([int(n) for n in lengths.numpy()], static[address])
+        for address, lengths in zip(addresses, measured, strict=True)
+    }
+
+
+def mixing_rows(model: Model, addresses: Sequence[str]) -> dict[str, str]:
+    """Refuse tensors in which changing one row of the inputs changes others.
+
+    They have the batch elsewhere than in front, or mix it. What never changes, or
+    cannot be computed from made-up rows, cannot be told.
+    """
+    import tensorflow as tf
+
+    def body(inputs: Any) -> list[Any]:
+        return model.form.find(model.tensors(inputs), addresses)
+
+    if not addresses:
+        return {}
+    rows = model.batch_rows or 1
+    function = trace_model(model, rows, body)
+    changed: set[str] = set()
+    mixed: set[str] = set()
+    try:
+        for seed in range(_DRAWS):
+            row = seed % rows
+            given, other = (_made_up(model, rows, s) for s in (seed, seed + _DRAWS))
+            mask = np.arange(rows) == row
+            turned = {
+                name: tf.tensor_scatter_nd_update(t, [[row]], other[name][row][None])
+                for name, t in given.items()
+            }
+            results = zip(addresses, function(given), function(turned), strict=True)
+            for address, before, after in results:
+                if is_ragged(before):
+                    changed.add(address)
+                    continue
+                one, two = before.numpy(), after.numpy()
+                if not _equal(one[mask], two[mask]):
+                    changed.add(address)
+                if not _equal(one[~mask], two[~mask]):
+                    mixed.add(address)
+    except tf.errors.OpError:
+        alone = {addresses[0]: UNSURE}
+        return halved(addresses, lambda half: mixing_rows(model, half), alone)
+    unsure = dict.fromkeys(set(addresses) - changed, UNSURE)
+    return unsure | dict.fromkeys(mixed, _MIXES)
+
+
+def halved(
+    addresses: Sequence[str],
+    function: Callable[[Sequence[str]], dict[str, Any]],
+    alone: dict[str, Any],
+) -> dict[str, Any]:
+    """Try halves where made-up rows are nothing for the model, or for a part of it.
+
+    Args:
+      addresses: at least one of them failed.
+      function: from addresses to what is found of them.
+      alone: what is said of an address that fails by itself.
+    """
+    if len(addresses) == 1:
+        return alone
+    middle = len(addresses) // 2
+    return function(addresses[:middle]) | function(addresses[middle:])
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+def _made_up(model: Model, rows: int, seed: int) -> dict[str, Any]:
+    """Make examples: small numbers of both signs, or a few letters."""
+    import tensorflow as tf
+
+    random = np.random.default_rng(seed)
+    examples = {}
+    for i in model.inputs:
+        shape = (rows, *(_MADE_UP_LENGTH if n is None else n for n in i.shape))
+        if i.feature_dtype == "string":
+            letters = random.integers(97, 123, (rows, 3)).astype(np.uint8)
+            words = np.array([b" ".join(map(bytes, row[:, None])) for row in letters])
+            column = words.reshape([rows, *[1] * len(i.shape)])
+            examples[i.feature] = tf.constant(np.broadcast_to(column, shape))
+        elif i.feature_dtype.startswith(("int", "uint", "bool")):
+            bits = random.integers(0, 2, shape)
+            examples[i.feature] = tf.cast(bits, i.feature_dtype)
+        else:
+            values = random.standard_normal(shape) * 2
+            examples[i.feature] = tf.cast(values, i.feature_dtype)
+    return examples

@@ -1,0 +1,101 @@
+"""List every activation of a model that can be tapped, and say why others cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from transforms.models.model import Model
+from transforms.taps.compile import HALF
+from transforms.taps.flops import flops_to_reach
+from transforms.taps.graph import depend_on_changes
+from transforms.taps.language import Activation
+from transforms.taps.probe import UNSURE, mixing_rows, probe_shapes
+from transforms.taps.trace import is_ragged, trace_model
+
+# A batch size that no other axis is likely to have, to tell the batch axis from others.
+_LISTING_ROWS = 1009
+_STORED = frozenset(
+    [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+    + [*HALF, "float32", "float64", "bool", "string"]
+)
+_CHANGES = "depends on a variable that the model changes from batch to batch"
+
+
+def list_activations(model: Model) -> list[Activation]:
+    """List every address of a model, from tracing.
+
+    Only where tracing cannot tell the batch axis the model runs, on made-up rows.
+
+    Returns:
+      In the order in which they are computed; the model's own result last.
+    """
+    rows = model.batch_rows or _LISTING_ROWS
+    found: list[Activation] = []
+    tensors: list[Any] = []
+
+    def body(inputs: Any) -> None:
+        found.clear()  # a function that makes variables is traced twice
+        tensors.clear()
+        for address, value, refusal in model.form.record(model.tensors(inputs)):
+            found.append(_activation(address, value, refusal, rows))
+            tensors.append(value)
+
+    graph = trace_model(model, rows, body).graph
+    for index, changes in enumerate(depend_on_changes(graph, tensors)):
+        if changes:
+            refusal = found[index].refusal or _CHANGES
+            found[index] = replace(found[index], refusal=refusal)
+    _check_batch_axes(model, found)
+    results = [a.address[:1] in ("", ":") for a in found]
+    needed, total = flops_to_reach(graph, tensors, results)
+    return [
+        replace(a, flops=flops // rows, flops_share=flops / total if total else 0.0)
+        if a.refusal is None and flops is not None
+        else a
+        for a, flops in zip(found, needed, strict=True)
+    ]
+
+
+def _check_batch_axes(model: Model, found: list[Activation]) -> None:
+    """Run the model where tracing cannot tell whether the batch is in front."""
+    if model.batch_rows is not None:
+        # Any axis may be as long as the batch.
+        addresses = [a.address for a in found if a.refusal is None]
+        refusals = mixing_rows(model, addresses)
+        for index, a in enumerate(found):
+            found[index] = replace(a, refusal=a.refusal or refusals.get(a.address))
+        return
+    unsure = [a.address for a in found if a.refusal == UNSURE]
+    shapes = probe_shapes(model, unsure) if unsure else {}
+    for index, a in enumerate(found):
+        if a.address in shapes:
+            found[index] = replace(a, refusal=None, shape=shapes[a.address])
+
+
+def _activation(address: str, value: Any, refusal: str | None, rows: int) -> Activation:
+    import tensorflow as tf
+
+    if value is None:
+        return Activation(address, (), "", refusal)
+    if not isinstance(value, tf.Tensor | tf.RaggedTensor):
+        refusal = refusal or f"is a {type(value).__name__}, not a tensor of the graph"
+        return Activation(address, (), type(value).__name__, refusal)
+    dtype = value.dtype.name
+    if refusal is None and dtype not in _STORED:
+        refusal = f"is of type {dtype}, which tables do not hold"
+    if value.shape.rank is None:
+        return Activation(address, (), dtype, refusal or UNSURE)
+    lengths = tuple(value.shape.as_list())
+    if refusal is None and not hasattr(value, "graph") and not is_ragged(value):
+        refusal = "is a constant, computed outside of the graph"
+    if refusal is None and is_ragged(value):
+        inner = value.flat_values.shape[1:]
+        if value.ragged_rank > 1 or not inner.is_fully_defined():
+            refusal = "has more than one axis whose length differs between rows"
+    if refusal is None and lengths[:1] == (None,):
+        return Activation(address, lengths[1:], dtype, UNSURE)
+    if refusal is None and lengths[:1] != (rows,):
+        refusal = "has no batch axis in front: it is not one value for each row"
+        return Activation(address, lengths, dtype, refusal)
+    return Activation(address, lengths[1:], dtype, refusal)

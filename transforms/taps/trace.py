@@ -1,0 +1,29 @@
+"""Trace a model inside one graph function."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from transforms.models.model import Model
+
+_lock = threading.Lock()
+
+
+def trace_model(model: Model, rows: int, body: Any) -> Any:
+    """Trace `body` for batches of `rows` rows, one thread at a time."""
+    import tensorflow as tf
+
+    signature = {
+        i.feature: tf.TensorSpec([rows, *i.shape], i.feature_dtype)
+        for i in model.inputs
+    }
+    unconverted = tf.autograph.experimental.do_not_convert(body)
+    with _lock:
+        return tf.function(unconverted).get_concrete_function(signature)
+
+
+def is_ragged(value: Any) -> bool:
+    import tensorflow as tf
+
+    return isinstance(value, tf.RaggedTensor)
