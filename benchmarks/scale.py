@@ -124,7 +124,7 @@ class Store(fsspec.AbstractFileSystem):
 
     def _part(self, index: int) -> str:
         sha256 = _sha256(index)
-        return f"part-{index:05d}-of-{self.shards:05d}-{sha256[:8]}.parquet"
+        return f"part-{index:05d}-{sha256[:8]}.parquet"
 
 
 def _sha256(index: int) -> str:

@@ -6,30 +6,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from pipeline.interrupt import SIGNALLED, interruptible, progress_text
-from pipeline.progress import progress_bar
-from pipeline.quiet import (
-    Discreet,
-    is_debugging,
-    quiet_import,
-    start_tensorflow,
-)
-from pipeline.show import (
-    column_origin,
-    fail,
-    last_words,
-    plan_json,
-    print_json,
-    print_table,
-    say,
-    size_text,
-    time_line,
-)
+from pipeline import show
+from pipeline.interrupt import SIGNALLED, InterruptedRunError
+from pipeline.quiet import is_debugging, quiet_import, start_tensorflow
 from transforms.credentials import mask
 
 if TYPE_CHECKING:
@@ -96,17 +80,16 @@ def taps(
 
         checked = load_config(config, overrides or ())
         start_tensorflow(compute=False)
-        from pipeline import show
         from pipeline.list_taps import list_taps
 
         found = list_taps(checked, pattern)
     for complaint in found.complaints:
-        say(f"featuretap: {complaint}", err=True)
+        show.say(f"featuretap: {complaint}", err=True)
     if as_json:
-        print_json(show.documents(found))
+        show.print_json(show.documents(found))
         return
     rows = show.tree_rows(found) if tree else show.table_rows(found)
-    print_table(show.HEAD, list(rows))
+    show.print_table(show.HEAD, list(rows))
 
 
 @app.command()
@@ -120,31 +103,9 @@ def plan(
     with _errors():
         made = _make_plan(config, overrides, limit, compute=False)
     if as_json:
-        print_json(plan_json(made))
-        return
-    from transforms.messages import shape_text
-
-    print_table(
-        ("column", "role", "type", "shape", "a row", "from"),
-        [
-            (
-                c.name,
-                c.role,
-                c.dtype,
-                shape_text(c.shape),
-                size_text(c.bytes_per_row),
-                " | ".join((column_origin(c), *c.reduce)),
-            )
-            for c in made.columns
-        ],
-    )
-    rows = made.rows
-    total = "unknown" if rows is None else size_text(rows * made.bytes_per_row)
-    say(
-        f"\n{len(made.shards)} shards, {'unknown' if rows is None else rows} rows,"
-        f" {made.bytes_per_row} bytes a row, {total} before compression"
-        f"\nfingerprint {made.fingerprint}\ntable {made.config.table.path}"
-    )
+        show.print_json(show.plan_json(made))
+    else:
+        show.print_plan(made)
 
 
 @app.command()
@@ -169,78 +130,22 @@ def run(
     ] = None,
 ) -> None:
     """Extract the table; what an earlier run has committed is kept."""
-    if overwrite and repair:
-        fail("either --overwrite or --repair, got both", EXIT_MISUSE)
-    if beam_args and not beam_args[0].startswith("-"):
-        fail(f"one CONFIG is enough, got also {beam_args[0]!r}", EXIT_MISUSE)
-    if workers and beam_args:
-        fail(
-            f"either --workers or arguments for Beam, got --workers {workers} and"
-            f" {beam_args[0]!r}",
-            EXIT_MISUSE,
-        )
+    given = beam_args or []
+    _check_run(given, workers, overwrite=overwrite, repair=repair)
     with _errors():
+        threads = not workers and _works_here(given)
+        made = _make_plan(config, overrides, limit, compute=threads)
         with quiet_import():
-            from pipeline.runners import (
-                is_local,
-                make_pipeline,
-                pipeline_options,
-                works_here,
-            )
+            from pipeline.attended import run_attended
 
-        in_threads = not workers and works_here(beam_args or ())
-        made = _make_plan(config, overrides, limit, compute=in_threads)
-        with quiet_import():
-            from pipeline.run import prepare_table, repair_table, run_plan
-            from transforms.table.directory import Table
-
-        if not workers:  # before anything is replaced
-            make_pipeline(pipeline_options(beam_args or ()))
-        prepare_table(made, overwrite=overwrite)
-        for difference in repair_table(made) if repair else ():
-            say(f"repairing: {difference}", err=True)
-        table = made.config.table.path
-        finished = Table(table).read_success() is not None
-        again = "Run the same command again"
-        again += " without --overwrite to go on." if overwrite else " to go on."
-        finish = bool(workers) or (in_threads and is_local(beam_args or ()))
-        discreet = cast(TextIO, Discreet(sys.stderr))
-        with (
-            redirect_stderr(discreet),
-            interruptible(table, again, finish=finish) as signals,
-            progress_bar(made),
-        ):
-            try:
-                summary = run_plan(made, beam_args=beam_args or (), workers=workers)
-            except Exception:
-                if not signals:
-                    raise
-                summary = {}
-        if signals and not summary:
-            sys.stderr.write(progress_text(table, again))
-            raise typer.Exit(SIGNALLED + signals[0])
-    for column, rows in summary.get("non_finite", {}).items():
-        say(
-            f"featuretap: {rows} rows have NaN or infinite values in column {column}"
-            ' (errors.non_finite = "quarantine" would set them apart)',
-            err=True,
+        summary, finished = run_attended(
+            made, given, workers, overwrite=overwrite, repair=repair
         )
+    show.warn_of_non_finite(summary)
     if as_json:
-        print_json({"table": made.config.table.path, **summary})
-        return
-    if not summary:
-        say(f"{made.config.table.path}: handed over; featuretap status follows it")
-        return
-    bad = (
-        f", {summary['quarantined']} bad rows set apart"
-        if summary["quarantined"]
-        else ""
-    )
-    say(
-        f"{made.config.table.path}: {'was finished before: ' if finished else ''}"
-        f"{summary['rows']} rows in {summary['parts']} parts,"
-        f" {size_text(summary['bytes'])}{bad}"
-    )
+        show.print_json({"table": made.config.table.path, **summary})
+    else:
+        show.print_summary(made.config.table.path, summary, finished=finished)
 
 
 @app.command()
@@ -251,17 +156,9 @@ def status(table: TableUri, as_json: Json = False) -> None:
 
         found = table_status(table)
     if as_json:
-        print_json(found.to_json())
-        return
-    state = "finished" if found.finished else "not finished"
-    of = "" if found.planned_rows is None else f" of {found.planned_rows}"
-    say(
-        f"{found.table}: {state}, {found.committed} of {found.shards} shards,"
-        f" {found.rows}{of} rows, {found.quarantined} bad rows,"
-        f" {size_text(found.bytes)}"
-    )
-    if found.committed:
-        typer.echo(time_line(found))
+        show.print_json(found.to_json())
+    else:
+        show.print_status(found)
 
 
 @app.command()
@@ -281,33 +178,25 @@ def verify(
     """Re-read a finished table and compare it with its manifest, or its model."""
     certificate = None
     if seed is not None and parity is None:
-        fail("--seed is for the rows that --parity draws, got it alone", EXIT_MISUSE)
+        _refuse("--seed is for the rows that --parity draws, got it alone")
     with _errors():
-        with quiet_import():
-            from pipeline.verify import verify_table
+        from pipeline.verify import verify_table
 
         differences = verify_table(table)
         if parity and not differences:
             start_tensorflow(compute=True)
-            from pipeline.parity.certificate import PARITY_HEAD, check_parity, describe
+            from pipeline.parity.certificate import check_parity
 
             certificate = check_parity(table, parity, seed or 0)
     if as_json:
         document: dict[str, Any] = {"table": table, "differences": differences}
         if parity:
             document["parity"] = certificate.to_json() if certificate else None
-        print_json(document)
+        show.print_json(document)
     else:
-        for difference in differences:
-            say(difference)
-        if not differences:
-            say(f"{table}: as its manifest says")
+        show.print_differences(table, differences)
         if certificate:
-            print_table(PARITY_HEAD, describe(certificate))
-            typer.echo(
-                f"parity of {certificate.rows} rows (seed {certificate.seed}):"
-                f" {'within' if certificate.passed else 'OUTSIDE'} tolerance"
-            )
+            show.print_certificate(certificate)
     if differences or (certificate and not certificate.passed):
         raise typer.Exit(EXIT_FAILED)
 
@@ -315,6 +204,29 @@ def verify(
 def main() -> None:
     """Run the command line."""
     app()
+
+
+def _check_run(
+    beam_args: list[str], workers: int | None, *, overwrite: bool, repair: bool
+) -> None:
+    """Refuse options of `run` that exclude each other."""
+    if overwrite and repair:
+        _refuse("either --overwrite or --repair, got both")
+    if beam_args and not beam_args[0].startswith("-"):
+        _refuse(f"one CONFIG is enough, got also {beam_args[0]!r}")
+    if workers and beam_args:
+        _refuse(
+            f"either --workers or arguments for Beam, got --workers {workers} and"
+            f" {beam_args[0]!r}"
+        )
+
+
+def _works_here(beam_args: list[str]) -> bool:
+    """Whether this process's own threads will compute."""
+    with quiet_import():
+        from pipeline.runners import works_here
+
+    return works_here(beam_args)
 
 
 def _make_plan(
@@ -338,14 +250,26 @@ def _errors() -> Iterator[None]:
         yield
     except typer.Exit:
         raise
+    except InterruptedRunError as error:
+        raise typer.Exit(SIGNALLED + error.signal) from None
     except KeyboardInterrupt:
-        fail("interrupted", SIGNALLED + signal.SIGINT)
+        _fail("interrupted", SIGNALLED + signal.SIGINT)
     except Exception as error:
         if is_debugging():
             sys.stderr.write(mask(traceback.format_exc()))
         misuse = isinstance(error, ConfigError | FileNotFoundError)
-        message = str(error) if misuse else last_words(error)
-        fail(message, EXIT_MISUSE if misuse else EXIT_FAILED)
+        message = str(error) if misuse else show.last_words(error)
+        _fail(message, EXIT_MISUSE if misuse else EXIT_FAILED)
+
+
+def _refuse(message: str) -> NoReturn:
+    _fail(message, EXIT_MISUSE)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        show.say(f"featuretap: {line}", err=True)
+    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from pipeline.fingerprint import FREE
+from pipeline.fingerprint import changes_bytes
 from pipeline.plan import Plan
 from transforms import storage
 from transforms.table.directory import Table
-from transforms.table.plan_file import versions
+from transforms.table.plan_file import Claim, read_shards
 
 _NAMED_DIFFERENCES = 5
 _ABSENT = "nothing"
 
 
-def refusal(table: Table, plan: Plan, there: Mapping[str, Any]) -> str:
+def refusal(table: Table, plan: Plan, there: Claim) -> str:
     """Say what differs between two plans, with both values where they are short."""
     names = [
         name
         for name, digest in plan.ingredients.items()
-        if there["ingredients"].get(name) != digest
+        if there.ingredients.get(name) != digest
     ]
     changed = [*_changed_values(plan, there), *_changed_files(table, plan)]
     if len(changed) > _NAMED_DIFFERENCES:
@@ -33,29 +33,29 @@ def refusal(table: Table, plan: Plan, there: Mapping[str, Any]) -> str:
             f" (different: {', '.join(names)})",
             *changed,
             "  fingerprint",
-            f"    there: {there['fingerprint']}",
+            f"    there: {there.fingerprint}",
             f"    here:  {plan.fingerprint}",
             "choose another table.path, or replace the table with --overwrite",
         ]
     )
 
 
-def _changed_values(plan: Plan, there: Mapping[str, Any]) -> Iterator[str]:
+def _changed_values(plan: Plan, there: Claim) -> Iterator[str]:
     """Yield keys of the config, versions and digests that differ, with both values."""
     config = plan.config.model_dump(mode="json", exclude_none=True)
     here = {
         **_flat(config),
-        **{f"version of {name}": v for name, v in _flat(versions()).items()},
+        **{f"version of {name}": v for name, v in _flat(dict(plan.versions)).items()},
         "digest of the model": plan.model_digest,
     }
     before = {
-        **_flat(there["config"]),
-        **{f"version of {name}": v for name, v in _flat(there["versions"]).items()},
-        "digest of the model": there["model_digest"],
+        **_flat(dict(there.config)),
+        **{f"version of {name}": v for name, v in _flat(dict(there.versions)).items()},
+        "digest of the model": there.model_digest,
     }
     for name in [*before, *(name for name in here if name not in before)]:
         one, other = before.get(name, _ABSENT), here.get(name, _ABSENT)
-        if one != other and name not in FREE:
+        if one != other and changes_bytes(name):
             yield f"  {name}\n    there: {one}\n    here:  {other}"
 
 
@@ -72,7 +72,7 @@ def _changed_files(table: Table, plan: Plan) -> list[str]:
     """Name the files of the source that are not those of the table."""
     if not storage.exists(table.internal("plan.parquet")):
         return []
-    there, here = table.shards().files(), plan.shards.files()
+    there, here = read_shards(table).files(), plan.shards.files()
     return [
         *(f"  new: {uri}" for uri in here if uri not in there),
         *(f"  gone: {uri}" for uri in there if uri not in here),

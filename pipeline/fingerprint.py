@@ -14,32 +14,103 @@ from transforms.sources.source import File
 from transforms.table.directory import FORMAT_VERSION
 from transforms.table.plan_file import versions
 
+INGREDIENTS: dict[str, str | None] = {
+    "source": "source",  # the reader's own options
+    "source.reader": "source",
+    "source.key": "source",
+    "source.keep": "source",
+    "source.preprocess": "preprocess",
+    "model.path": None,  # what is stored there counts, by the model's digest
+    "model.weights": None,  # likewise
+    "model.build": "model",
+    "model.signature": "model",
+    "model.imports": "model",
+    "model.inputs": "model",
+    "model.batch_rows": "batch_rows",
+    "model.precision": "precision",
+    "model.trusted": None,  # only says what may be loaded
+    "taps": "taps",
+    "table.path": None,  # only says where
+    "table.rows_per_part": "parts",
+    "table.event_timestamp": "event_timestamp",
+    "table.timestamp_unit": "event_timestamp",
+    "errors.max_fraction": None,  # decides whether a table is finished
+    "errors.non_finite": "non_finite",
+    "errors.crash": None,  # decides what becomes of rows that kill
+    "errors.attempts": None,  # likewise
+    "limit": "limit",
+}
+"""For each key of the config the ingredient of the fingerprint that it is part of.
+
+None: it changes no byte. A new key of the config must be entered here.
+"""
+
+
+def changes_bytes(name: str) -> bool:
+    """Tell whether a dotted name of a config, such as `taps.0.path`, changes bytes.
+
+    >>> changes_bytes("source.split"), changes_bytes("model.trusted")
+    (True, False)
+    """
+    section, _, rest = name.partition(".")
+    key = f"{section}.{rest.partition('.')[0]}"
+    return INGREDIENTS.get(key, INGREDIENTS.get(section)) is not None
+
 
 def hash_ingredients(
-    config: Config, files: Sequence[File], shards: Shards, digest: str
+    config: Config, files: Sequence[File], shards: Shards, model_digest: str
 ) -> dict[str, str]:
-    """Hash each thing that changes the bytes, so that a difference can be named."""
-    source, model = config.source, config.model
-    user_code = [step.step for step in source.preprocess] + [source.reader]
-    user_code += [text.partition("(")[0] for tap in config.taps for text in tap.reduce]
-    names = [name for name in user_code if ":" in name]
-    parts: dict[str, Any] = {
-        "source": source.model_dump(mode="json", exclude={"preprocess"}),
+    """Hash each thing that changes the bytes, so that a difference can be named.
+
+    Args:
+      config: the whole config.
+      files: of the source.
+      shards: how their rows are cut.
+      model_digest: of the model.
+
+    Returns:
+      `{ingredient: 16 hex digits}`.
+    """
+    parts = _config_parts(config)
+    parts["non_finite"] = config.errors.non_finite == "quarantine"  # others keep bytes
+    parts["parts"] = shards.digest()  # of rows_per_part, what comes of it
+    parts["model"]["digest"] = model_digest
+    parts |= {
         "files": _files_digest(files),
-        "preprocess": [step.model_dump(mode="json") for step in source.preprocess],
-        "model": [digest, model.inputs],
-        "taps": [tap.model_dump(mode="json") for tap in config.taps],
-        "batch_rows": model.batch_rows,
-        "precision": model.precision,
-        "parts": shards.digest(),
-        "event_timestamp": [config.table.event_timestamp, config.table.timestamp_unit],
-        "limit": config.limit,
-        "user_code": source_digest(names),
+        "user_code": source_digest(_user_names(config)),
         "versions": versions(),
-        "non_finite": config.errors.non_finite == "quarantine",
         "format_version": FORMAT_VERSION,
     }
     return {name: digest_of(part)[:16] for name, part in parts.items()}
+
+
+def digest_of(document: Any) -> str:
+    """Hash a JSON document: 64 hex digits."""
+    text = json.dumps(document, sort_keys=True, default=dict)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _config_parts(config: Config) -> dict[str, Any]:
+    """Collect the keys of a config that change bytes, by ingredient."""
+    document = config.model_dump(mode="json")
+    parts: dict[str, Any] = {}
+    for place, ingredient in INGREDIENTS.items():
+        section, _, key = place.partition(".")
+        if ingredient is None:
+            continue
+        value = document[section][key] if key else document[section]
+        if isinstance(value, dict) and not key:
+            options = [name for name in value if f"{section}.{name}" not in INGREDIENTS]
+            value = {name: value[name] for name in options}
+        parts.setdefault(ingredient, {})[place] = value
+    return parts
+
+
+def _user_names(config: Config) -> list[str]:
+    """Names of the user's own functions that a config uses."""
+    names = [step.step for step in config.source.preprocess] + [config.source.reader]
+    names += [text.partition("(")[0] for tap in config.taps for text in tap.reduce]
+    return [name for name in names if ":" in name]
 
 
 def _files_digest(files: Sequence[File]) -> str:
@@ -47,19 +118,3 @@ def _files_digest(files: Sequence[File]) -> str:
     for file in files:
         digest.update(f"{file.uri}\0{file.identity}\0{file.blocks}\n".encode())
     return digest.hexdigest()
-
-
-def digest_of(document: Any) -> str:
-    text = json.dumps(document, sort_keys=True, default=dict)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-FREE = {
-    "errors.attempts",
-    "errors.crash",
-    "errors.max_fraction",
-    "model.path",
-    "model.trusted",
-    "model.weights",
-    "table.path",
-}

@@ -16,8 +16,20 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 _REPORT_SECONDS = 5
 
 
+class InterruptedRunError(Exception):
+    """A run was ended by a signal; what is committed stays.
+
+    Attributes:
+      signal: its number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
 @contextmanager
-def interruptible(table: str, again: str, *, finish: bool) -> Iterator[list[int]]:
+def interruptible(table: str, again: str, *, in_order: bool) -> Iterator[list[int]]:
     """Let Ctrl-C and SIGTERM end a run: once in order, twice at once.
 
     In order means that shards at work are finished, and no other begun. At once is safe
@@ -29,53 +41,22 @@ def interruptible(table: str, again: str, *, finish: bool) -> Iterator[list[int]
     Args:
       table: that is being made.
       again: how to go on, for the message.
-      finish: whether the first signal finishes shards; else it ends the run at once.
+      in_order: whether shards can be finished; else the first signal ends the run.
 
     Yields:
       The signals that came, in order.
     """
-    from transforms.errors.attempts import forget_attempts
     from transforms.stop import stopping
 
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    signals: list[int] = []
-
-    def report() -> None:
-        with suppress(Exception):  # what cannot be reached must not keep us
-            forget_attempts()
-        sys.stderr.write(progress_text(table, again))
-
-    def wait() -> None:
-        while number := receiver.recv(1):
-            if number[0] in _ENDING:
-                signals.append(number[0])
-                if finish and len(signals) == 1:
-                    stopping.set()
-                    sys.stderr.write(
-                        "\nfeaturetap: finishing the shards at work; once more to stop"
-                        " at once\n"
-                    )
-                else:
-                    stop()
-
-    def stop() -> NoReturn:
-        try:
-            visible = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor
-            sys.stderr.write(f"{visible}\n")
-            reporting = threading.Thread(target=report, daemon=True)
-            reporting.start()
-            reporting.join(_REPORT_SECONDS)
-            sys.stderr.flush()
-        finally:
-            os._exit(SIGNALLED + signals[0])
-
-    waiting = threading.Thread(target=wait, daemon=True)
+    listener = _Listener(receiver, table, again, in_order=in_order)
+    waiting = threading.Thread(target=listener.wait, daemon=True)
     waiting.start()
     handlers = {n: signal.signal(n, lambda *_: None) for n in _ENDING}
     wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
-        yield signals
+        yield listener.signals
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in handlers.items():
@@ -86,7 +67,60 @@ def interruptible(table: str, again: str, *, finish: bool) -> Iterator[list[int]
         stopping.clear()
 
 
+class _Listener:
+    """Waits for signals, and acts on them.
+
+    Attributes:
+      signals: those that came, in order.
+    """
+
+    def __init__(
+        self, receiver: socket.socket, table: str, again: str, *, in_order: bool
+    ) -> None:
+        self.signals: list[int] = []
+        self._receiver = receiver
+        self._table = table
+        self._again = again
+        self._in_order = in_order
+
+    def wait(self) -> None:
+        """Act on signals until the other end of the socket is closed."""
+        from transforms.stop import stopping
+
+        while number := self._receiver.recv(1):
+            if number[0] not in _ENDING:
+                continue
+            self.signals.append(number[0])
+            if not self._in_order or len(self.signals) > 1:
+                self._stop()
+            stopping.set()
+            sys.stderr.write(
+                "\nfeaturetap: finishing the shards at work; once more to stop at"
+                " once\n"
+            )
+
+    def _stop(self) -> NoReturn:
+        """End this process now, but for a word on how far it came."""
+        try:
+            visible = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor
+            sys.stderr.write(f"{visible}\n")
+            reporting = threading.Thread(target=self._report, daemon=True)
+            reporting.start()
+            reporting.join(_REPORT_SECONDS)
+            sys.stderr.flush()
+        finally:
+            os._exit(SIGNALLED + self.signals[0])
+
+    def _report(self) -> None:
+        from transforms.errors.attempts import forget_attempts
+
+        with suppress(Exception):  # what cannot be reached must not keep us
+            forget_attempts()
+        sys.stderr.write(progress_text(self._table, self._again))
+
+
 def progress_text(table: str, again: str) -> str:
+    """Say how far an interrupted run came."""
     from pipeline.status import table_status
 
     found = table_status(table)

@@ -44,8 +44,8 @@ def list_taps(config: Config, pattern: str | None = None) -> TapListing:
     Raises:
       ConfigError: source or model cannot be had, or nothing matches the pattern.
     """
-    source, *_, model = trace_job(config)
-    activations = list_activations(model)
+    job = trace_job(config)
+    activations = list_activations(job.model)
     taps: list[Tap] = []
     complaints: list[str] = []
     for index, spec in enumerate(config.taps):
@@ -55,7 +55,7 @@ def list_taps(config: Config, pattern: str | None = None) -> TapListing:
             complaints.append(str(error))
     if pattern is not None:
         activations = filter_activations(pattern, activations)
-    counts = [file.blocks for file in source.files()]
+    counts = [file.blocks for file in job.source.files()]
     known = [sum(blocks) for blocks in counts if blocks is not None]
     rows = sum(known) if len(known) == len(counts) else None
     columns: dict[str, list[str]] = {}

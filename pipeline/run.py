@@ -1,33 +1,32 @@
-"""Run a plan: prepare the directory, hand the shards to Beam, finish the table."""
+"""Run a plan: validate -> prepare -> run -> finish; `repair_table` goes in between."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 from pipeline.differences import refusal
 from pipeline.local_workers import extract_in_processes
 from pipeline.plan import Plan
-from pipeline.runners import (
-    await_job_server,
-    complaints,
-    listings,
-    make_pipeline,
-    pipeline_options,
-    works_here,
-)
 from pipeline.verify import find_damage
 from transforms import device, storage
-from transforms.beam import CommitTable, ExtractShards
 from transforms.lookup import ConfigError
+from transforms.shard import Shard
 from transforms.stop import stopping
 from transforms.table.commit import commit_table
-from transforms.table.directory import Table, to_json
-from transforms.table.plan_file import pending_shards
+from transforms.table.directory import Table
+from transforms.table.plan_file import (
+    claim_table,
+    pending_shards,
+    read_claim,
+    write_plan,
+)
 
 _log = logging.getLogger("featuretap")
+Engine = Callable[[Iterator[Shard]], dict[str, Any]]
+"""Extracts shards that are pending, and finishes the table; gives its summary."""
 
 
 def run_plan(
@@ -41,7 +40,8 @@ def run_plan(
 
     Args:
       plan: what to do.
-      overwrite: remove an earlier table at the same place first.
+      overwrite: remove an earlier table at the same place first, once everything that
+        can be refused has been accepted.
       beam_args: arguments for Beam, such as `--runner=FlinkRunner`.
       workers: run so many processes on this machine instead, without Beam.
 
@@ -50,68 +50,119 @@ def run_plan(
       over to Dataflow by a template.
 
     Raises:
-      ConfigError: the directory holds a table of another plan.
+      ConfigError: the directory holds a table of another plan, or Beam refuses its
+        arguments.
       RuntimeError: the run failed; what it has committed is kept for the next.
     """
     table = Table(plan.config.table.path)
+    engine = (
+        _local_processes(plan, workers)
+        if workers
+        else _beam_runner(plan, beam_args, replacing=overwrite)
+    )
     prepare_table(plan, overwrite=overwrite)
-    budget = plan.config.errors.max_fraction
     pending = pending_shards(table.uri)
     first = next(pending, None)
     if first is None:
-        return commit_table(table, budget)
-    if workers or not works_here(beam_args):
-        device.release()
+        return commit_table(table, plan.config.errors.max_fraction)
+    return engine(chain([first], pending))
+
+
+def check_engine(beam_args: Sequence[str], workers: int | None) -> bool:
+    """Refuse arguments that `run_plan` would refuse, before anything is replaced.
+
+    Returns:
+      Whether shards at work can be finished when the run is to end.
+
+    Raises:
+      ConfigError: Beam refuses its arguments.
+    """
     if workers:
-        extract_in_processes(plan.config, chain([first], pending), workers)
+        return True
+    from pipeline.runners import is_local, make_pipeline, pipeline_options, works_here
+
+    make_pipeline(pipeline_options(beam_args))
+    return works_here(beam_args) and is_local(beam_args)
+
+
+def _local_processes(plan: Plan, workers: int) -> Engine:
+    """Make the engine of local processes."""
+    table, budget = Table(plan.config.table.path), plan.config.errors.max_fraction
+
+    def run(shards: Iterator[Shard]) -> dict[str, Any]:
+        device.release()
+        extract_in_processes(plan.config, shards, workers)
         return {} if stopping.is_set() else commit_table(table, budget)
-    options = pipeline_options(beam_args)
-    for complaint in complaints(options):
+
+    return run
+
+
+def _beam_runner(plan: Plan, beam_args: Sequence[str], *, replacing: bool) -> Engine:
+    """Make the engine of a Beam runner.
+
+    Args:
+      plan: what to run.
+      beam_args: for Beam.
+      replacing: another table is about to be removed, so a job server must answer now.
+
+    Raises:
+      ConfigError: Beam refuses its arguments.
+    """
+    from pipeline.runners import BeamRun, works_here
+
+    job = BeamRun(plan.config.table.path, plan.config.errors.max_fraction, beam_args)
+    for complaint in job.complaints():
         _log.warning(complaint)
-    await_job_server(options)
-    pipeline = make_pipeline(options)
-    commits = pipeline | ExtractShards(table.uri, listings(options))
-    _ = commits | CommitTable(table.uri, budget)
-    result = pipeline.run()
-    if not getattr(result, "has_job", True):
-        return {}  # it has been made a template's, which Dataflow runs
-    result.wait_until_finish()
-    summary = table.read_success(written=True)
-    if summary is None:
-        raise RuntimeError(
-            f"the run must leave a _SUCCESS file in {table.uri!r}, found none; follow a"
-            " run that goes on elsewhere with featuretap status"
-        )
-    return summary
+    if replacing:
+        job.await_job_server()
+
+    def run(_: Iterator[Shard]) -> dict[str, Any]:
+        # the pipeline lists the pending shards itself, on a worker
+        if not works_here(beam_args):
+            device.release()
+        job.await_job_server()
+        return job.run()
+
+    return run
 
 
 def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
     """Write the plan to the table's directory, unless it is there already.
 
+    Args:
+      plan: what to write.
+      overwrite: remove an earlier table there first.
+
     Raises:
-      ConfigError: the directory holds a table of another plan.
+      ConfigError: the directory holds a table of another plan, or of another format.
     """
     table = Table(plan.config.table.path)
     claimed = storage.exists(table.internal("config.json"))
     if overwrite and claimed:
+        _check_format(table)
         table.clear()
-        plan.claim(table)
+        claim_table(table, plan)
     elif not claimed:
         if storage.exists(table.path("_SUCCESS")) or table.part_names():
             raise ConfigError(
                 f"table.path must not hold parts without a plan, {table.uri!r} does;"
                 " choose another path, or remove them"
             )
-        plan.claim(table)  # or somebody else has, just now
-    there = table.read_json("config.json", written=True)
-    if there["fingerprint"] != plan.fingerprint:
+        claim_table(table, plan)  # or somebody else has, just now
+    there = read_claim(table, written=True)
+    if there.fingerprint != plan.fingerprint:
         raise ConfigError(refusal(table, plan, there))
-    here = plan.config.model_dump(mode="json", exclude_none=True)
-    if there["config"] != here:  # in what changes no byte, such as [errors]
-        storage.replace(
-            table.internal("config.json"), to_json({**there, "config": here})
-        )
-    plan.write(table)
+    write_plan(table, plan, plan.shards)
+
+
+def _check_format(table: Table) -> None:
+    """Refuse to clear a table of another format, whose files have other names."""
+    try:
+        table.read_config()
+    except ConfigError:
+        raise
+    except ValueError:  # a damaged document says nothing of its format
+        pass
 
 
 def repair_table(plan: Plan) -> list[str]:

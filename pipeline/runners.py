@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import apache_beam as beam
 import grpc
@@ -23,7 +24,9 @@ from apache_beam.transforms.environments import (
 
 from pipeline.dataflow import dataflow_complaints, supply_defaults
 from transforms import device
+from transforms.beam import CommitTable, ExtractShards
 from transforms.lookup import ConfigError
+from transforms.table.directory import Table
 
 LOCAL_RUNNER = "FnApiRunner"
 # runners as `_kind` names them
@@ -98,13 +101,72 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
         try:
             return beam.Pipeline(options=options)
         except (ValueError, ImportError, AttributeError) as error:
-            raise ConfigError(f"arguments behind -- must suit Beam: {error}") from error
+            raise ConfigError(
+                f"Beam refuses the arguments after --: {error}"
+            ) from error
     direct.direct_running_mode = None  # Beam would take its own environment
     environment = EmbeddedPythonGrpcEnvironment(
         data_buffer_time_limit_ms=_NEVER, capabilities=python_sdk_capabilities()
     )
     local = FnApiRunner(default_environment=environment)
     return beam.Pipeline(runner=local, options=options)
+
+
+class BeamRun:
+    """One run of a planned table on a Beam runner.
+
+    Args:
+      table: URI of the table.
+      max_fraction: the share of rows that may be bad, from 0 to 1.
+      beam_args: arguments given after `--`.
+
+    Raises:
+      ConfigError: Beam refuses the arguments.
+    """
+
+    def __init__(
+        self, table: str, max_fraction: float, beam_args: Sequence[str]
+    ) -> None:
+        self._table = table
+        self._max_fraction = max_fraction
+        self._options = pipeline_options(beam_args)
+        self._pipeline = make_pipeline(self._options)
+
+    def complaints(self) -> list[str]:
+        """Name combinations of options that are known to fail, a sentence each."""
+        return complaints(self._options)
+
+    def await_job_server(self) -> None:
+        """See that a job server answers, if one is named.
+
+        Raises:
+          RuntimeError: it does not.
+        """
+        await_job_server(self._options)
+
+    def run(self) -> dict[str, Any]:
+        """Extract the pending shards and finish the table; give its summary.
+
+        Returns:
+          What `_SUCCESS` holds; nothing if the job was handed over to Dataflow.
+
+        Raises:
+          RuntimeError: the run failed, or left no `_SUCCESS`.
+        """
+        shards = ExtractShards(self._table, listings(self._options))
+        commits = self._pipeline | shards
+        _ = commits | CommitTable(self._table, self._max_fraction)
+        result = self._pipeline.run()
+        if not getattr(result, "has_job", True):
+            return {}  # it has been made a template's, which Dataflow runs
+        result.wait_until_finish()
+        summary = Table(self._table).read_success(written=True)
+        if summary is None:
+            raise RuntimeError(
+                f"the run must leave a _SUCCESS file in {self._table!r}, found none;"
+                " follow a run that goes on elsewhere with featuretap status"
+            )
+        return summary
 
 
 def complaints(options: PipelineOptions) -> list[str]:

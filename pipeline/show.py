@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from transforms.messages import plain, shape_text, shown
 
 if TYPE_CHECKING:
     from pipeline.list_taps import TapListing
+    from pipeline.parity.certificate import Parity
     from pipeline.plan import Plan
     from pipeline.status import Status
     from transforms.table.columns import Column
@@ -132,24 +133,54 @@ def _row(
     )
 
 
-def fail(message: str, code: int) -> NoReturn:
-    for line in message.splitlines():
-        say(f"featuretap: {line}", err=True)
-    raise typer.Exit(code)
-
-
 def say(text: str, *, err: bool = False) -> None:
     """Print text that may hold anything."""
     typer.echo(shown(text), err=err)
 
 
-def column_origin(column: Column) -> str:
-    if column.is_computed and not column.source:
-        return "the model's result"
-    return repr(column.source) if column.source else ""
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text in columns."""
+    cells = [[plain(cell) for cell in row] for row in rows]
+    typer.echo(mask("\n".join(table_lines(head, cells))))
+
+
+def print_json(document: Any) -> None:
+    """Print a JSON document that may hold anything."""
+    text = json.dumps(_masked(document), indent=2, ensure_ascii=False)
+    typer.echo(
+        "".join(
+            c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text
+        )
+    )
+
+
+def print_plan(made: Plan) -> None:
+    """Print the columns of a plan, its size and its fingerprint."""
+    print_table(
+        ("column", "role", "type", "shape", "a row", "from"),
+        [
+            (
+                c.name,
+                c.role,
+                c.dtype,
+                shape_text(c.shape),
+                size_text(c.bytes_per_row),
+                " | ".join((_origin(c), *c.reduce)),
+            )
+            for c in made.columns
+        ],
+    )
+    rows = made.rows
+    total = "unknown" if rows is None else size_text(rows * made.bytes_per_row)
+    say(
+        f"\n{len(made.shards)} shards, {'unknown' if rows is None else rows} rows,"
+        f" {made.bytes_per_row} bytes a row, {total} before compression"
+        f"\nfingerprint {made.fingerprint}\ntable {made.config.table.path}"
+    )
 
 
 def plan_json(made: Plan) -> dict[str, Any]:
+    """Give a plan as a JSON document."""
     rows = made.rows
     return {
         "table": made.config.table.path,
@@ -165,7 +196,46 @@ def plan_json(made: Plan) -> dict[str, Any]:
     }
 
 
-def time_line(found: Status) -> str:
+def warn_of_non_finite(summary: Mapping[str, Any]) -> None:
+    """Say in which columns rows with NaN or infinite values were kept."""
+    for column, rows in summary.get("non_finite", {}).items():
+        say(
+            f"featuretap: {rows} rows have NaN or infinite values in column {column}"
+            ' (errors.non_finite = "quarantine" would set them apart)',
+            err=True,
+        )
+
+
+def print_summary(table: str, summary: Mapping[str, Any], *, finished: bool) -> None:
+    """Say what a run has made.
+
+    Args:
+      table: URI of the table.
+      summary: that `_SUCCESS` holds; empty if the run was handed over.
+      finished: whether the table was finished before.
+    """
+    if not summary:
+        say(f"{table}: handed over; featuretap status follows it")
+        return
+    bad = summary["quarantined"]
+    say(
+        f"{table}: {'was finished before: ' if finished else ''}"
+        f"{summary['rows']} rows in {summary['parts']} parts,"
+        f" {size_text(summary['bytes'])}{f', {bad} bad rows set apart' if bad else ''}"
+    )
+
+
+def print_status(found: Status) -> None:
+    """Say how far a table is, and where the time went."""
+    state = "finished" if found.finished else "not finished"
+    of = "" if found.planned_rows is None else f" of {found.planned_rows}"
+    say(
+        f"{found.table}: {state}, {found.committed} of {found.shards} shards,"
+        f" {found.rows}{of} rows, {found.quarantined} bad rows,"
+        f" {size_text(found.bytes)}"
+    )
+    if not found.committed:
+        return
     total = found.seconds["total"] or 1.0
     shares = [
         f"{name} {found.seconds[phase] / total:.0%}"
@@ -175,16 +245,48 @@ def time_line(found: Status) -> str:
             ("write", "waiting for the writer"),
         )
     ]
-    return f"workers spent {total:.1f} s: {', '.join(shares)}"
+    typer.echo(f"workers spent {total:.1f} s: {', '.join(shares)}")
 
 
-def print_json(document: Any) -> None:
-    text = json.dumps(_masked(document), indent=2, ensure_ascii=False)
-    typer.echo(
-        "".join(
-            c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text
-        )
+def print_differences(table: str, differences: Sequence[str]) -> None:
+    """Say what `verify` has found."""
+    for difference in differences:
+        say(difference)
+    if not differences:
+        say(f"{table}: as its manifest says")
+
+
+def print_certificate(parity: Parity) -> None:
+    """Print how far each column lies from the reference."""
+    print_table(
+        ("column", "precision", "max abs", "relative", "1-cos", "unequal", "ok"),
+        [
+            (
+                name,
+                column.precision if column.has_error else "exact",
+                _number(column.max_abs),
+                _number(column.relative),
+                _number(column.cosine),
+                str(column.mismatched),
+                "yes" if column.passed else "NO",
+            )
+            for name, column in parity.columns.items()
+        ],
     )
+    typer.echo(
+        f"parity of {parity.rows} rows (seed {parity.seed}):"
+        f" {'within' if parity.passed else 'OUTSIDE'} tolerance"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
+
+
+def _origin(column: Column) -> str:
+    if column.is_computed and not column.source:
+        return "the model's result"
+    return repr(column.source) if column.source else ""
 
 
 def _masked(document: Any) -> Any:
@@ -193,11 +295,6 @@ def _masked(document: Any) -> Any:
     if isinstance(document, list | tuple):
         return [_masked(value) for value in document]
     return mask(document) if isinstance(document, str) else document
-
-
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    cells = [[plain(cell) for cell in row] for row in rows]
-    typer.echo(mask("\n".join(table_lines(head, cells))))
 
 
 def last_words(error: Exception) -> str:

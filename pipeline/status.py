@@ -8,6 +8,7 @@ from typing import Any
 
 from transforms.table.commit_record import Commit
 from transforms.table.directory import Table
+from transforms.table.plan_file import TablePlan, read_plan
 
 _PHASES = ("read", "compute", "write", "total")
 
@@ -53,7 +54,7 @@ class Watch:
     _seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(_PHASES, 0.0)
     )
-    _layout: dict[str, Any] = field(default_factory=dict)
+    _plan: TablePlan | None = None
 
     def status(self) -> Status:
         """Look again.
@@ -61,17 +62,17 @@ class Watch:
         Raises:
           FileNotFoundError: there is no table, or no plan for one.
         """
-        self._layout = self._layout or self.table.read_json("schema.json")
+        self._plan = plan = self._plan or read_plan(self.table)
         new = [i for i in self.table.committed() if i not in self._seen]
         for commit in self.table.read_commits(new):
             self._add(commit)
         return Status(
             table=self.table.uri,
             finished=self.table.read_success() is not None,
-            shards=self._layout["shards"],
+            shards=plan.shard_count,
             committed=len(self._seen),
             rows=self._sums["rows"],
-            planned_rows=self._layout["rows"],
+            planned_rows=plan.rows,
             quarantined=self._sums["quarantined"],
             bytes=self._sums["bytes"],
             seconds={phase: round(self._seconds[phase], 3) for phase in _PHASES},

@@ -21,7 +21,7 @@ from transforms.table.columns import Column
 from transforms.table.commit_record import Commit, StoredFile
 from transforms.table.directory import Table
 from transforms.table.manifest import MANIFEST_SCHEMA, manifest_table
-from transforms.table.plan_file import Planned, read_planned
+from transforms.table.plan_file import TablePlan, read_plan, read_shards
 
 _PARALLEL_PARTS = 4
 _SUMS = ("rows", "quarantined", "bytes")
@@ -67,8 +67,8 @@ def find_damage(table: Table) -> Damage:
     Raises:
       FileNotFoundError: there is no table.
     """
-    plan = read_planned(table)
-    shards = table.shards()
+    plan = read_plan(table)
+    shards = read_shards(table)
     committed = [index for index in table.committed() if index < len(shards)]
     with ThreadPoolExecutor(_PARALLEL_PARTS) as pool:
         looks = pool.map(
@@ -84,7 +84,7 @@ def find_damage(table: Table) -> Damage:
 
 
 def _look(
-    table: Table, plan: Planned, shard: Shard
+    table: Table, plan: TablePlan, shard: Shard
 ) -> tuple[Commit | None, Sequence[str]]:
     """Give a shard's record, if it can be read, and what is wrong with the shard."""
     try:
@@ -100,7 +100,7 @@ def _look(
     ]
 
 
-def _accounts(plan: Planned, shard: Shard, commit: Commit) -> Iterator[str]:
+def _accounts(plan: TablePlan, shard: Shard, commit: Commit) -> Iterator[str]:
     if commit.fingerprint != plan.fingerprint:
         yield (
             f"shard {shard.index} has fingerprint {commit.fingerprint}, the plan"
@@ -113,7 +113,7 @@ def _accounts(plan: Planned, shard: Shard, commit: Commit) -> Iterator[str]:
 
 
 def _whole(
-    table: Table, plan: Planned, commits: Sequence[Commit], committed: Sequence[int]
+    table: Table, plan: TablePlan, commits: Sequence[Commit], committed: Sequence[int]
 ) -> Iterator[str]:
     """Compare `_SUCCESS` and manifest with commit records, and both with the plan."""
     try:
@@ -141,19 +141,21 @@ def _whole(
             f" {plan.fingerprint}"
         )
     yield from _sums(summary, manifest)
-    if list(range(plan.shards)) != [part["shard"] for part in manifest]:
-        yield f"the plan has {plan.shards} shards, the manifest {len(manifest)} parts"
+    if list(range(plan.shard_count)) != [part["shard"] for part in manifest]:
+        parts = len(manifest)
+        yield f"the plan has {plan.shard_count} shards, the manifest {parts} parts"
         return
-    for index in sorted(set(range(plan.shards)) - set(committed)):
+    for index in sorted(set(range(plan.shard_count)) - set(committed)):
         yield f"_featuretap/commits/{index:05d}.json is missing"
     for row, commit in zip(manifest_table(commits).to_pylist(), commits, strict=True):
         if row != manifest[commit.shard]:
             name = f"_featuretap/commits/{commit.shard:05d}.json"
             yield f"{name} differs from the manifest"
-    for extra in sorted(set(table.part_names()) - {p["path"] for p in manifest}):
-        yield f"{extra} is not in the manifest"
+    known = {part["path"] for part in manifest}
+    for stranger in sorted(set(table.visible_names()) - known):
+        yield f"{stranger} is not in the manifest, but readers may take it for a part"
     kept = {commit.errors.path for commit in commits if commit.errors}
-    if len(commits) == plan.shards:  # else nobody knows whose errors they are
+    if len(commits) == plan.shard_count:  # else nobody knows whose errors they are
         for extra in sorted(set(table.error_names()) - kept):
             yield f"{extra} is in no commit record"
 
@@ -210,10 +212,10 @@ def _part(
 def _values(place: str, rows: pa.Table, columns: Sequence[Column]) -> Iterator[str]:
     for column in columns:
         values = rows[column.name]
-        if values.null_count:
+        if values.null_count and not column.nullable:
             yield f"{place} column {column.name} has {values.null_count} nulls"
         if column.is_vector and column.width is not None:
-            lengths = pc.unique(pc.list_value_length(values)).to_pylist()
+            lengths = pc.unique(pc.list_value_length(values)).drop_null().to_pylist()
             if lengths not in ([column.width], []):
                 yield (
                     f"{place} column {column.name} has vectors of lengths {lengths},"

@@ -242,11 +242,11 @@ def test_limit_and_set_change_the_run(config: Path) -> None:
 
 def test_verify_fails_on_a_difference(config: Path) -> None:
     invoke("run", config)
-    part = next(iter(Path("table").glob("part-*")))
+    part = next(iter(Path("table/data").glob("part-*")))
     part.unlink()
-    assert f"{part.name} is missing" in invoke("verify", "table", code=1)[0]
+    assert f"data/{part.name} is missing" in invoke("verify", "table", code=1)[0]
     document = json.loads(invoke("verify", "table", "--json", code=1)[0])
-    assert document["differences"] == [f"{part.name} is missing"]
+    assert document["differences"] == [f"data/{part.name} is missing"]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_beam_arguments_go_to_beam(config: Path, monkeypatch: Any) -> None:
         seen.append(options["beam_args"])
         return original(plan, **options)
 
-    monkeypatch.setattr("pipeline.run.run_plan", spy)
+    monkeypatch.setattr("pipeline.attended.run_plan", spy)
     invoke("run", config, "--limit", 3, "--", "--direct_num_workers=1", "--x", "y")
     assert list(seen[0]) == ["--direct_num_workers=1", "--x", "y"]
 
@@ -358,7 +358,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(config: Path, job: Job) -
     invoke("run", config, "--set", "table.path=whole")
     whole, resumed = contents(config.parent / "whole"), contents(table)
     different = {n for n in whole.keys() | resumed if whole.get(n) != resumed.get(n)}
-    assert different == {"_featuretap/config.json"}  # it holds table.path
+    # one holds table.path, both a random id
+    assert different == {"_featuretap/config.json", "_SUCCESS"}
     assert pq.read_table(table)["example_id"].to_pylist() == list(range(ROWS))
 
 

@@ -58,7 +58,9 @@ def test_source_and_table_in_one_store(
     run_plan(job.plan(table=table))  # finished already
     assert verify_table(table["path"]) == []
     files, out = fsspec.core.url_to_fs(table["path"])
-    ids = pq.read_table(files.glob(f"{out}/*.parquet"), filesystem=files)["example_id"]
+    ids = pq.read_table(files.glob(f"{out}/data/*.parquet"), filesystem=files)[
+        "example_id"
+    ]
     assert sorted(ids.to_pylist()) == list(range(100))
 
 

@@ -83,7 +83,7 @@ def test_the_manifest_does_not_depend_on_how_many_records_are_held(
 
 
 def part(job: Job, index: int = 0) -> Path:
-    return sorted(job.table.glob("part-*"))[index]
+    return sorted((job.table / "data").glob("part-*"))[index]
 
 
 def flip(job: Job) -> str:
@@ -105,7 +105,7 @@ def truncate(job: Job) -> str:
 
 
 def add(job: Job) -> str:
-    name = "part-00000-of-00006-00000000.parquet"
+    name = "data/part-00000-00000000.parquet"
     (job.table / name).write_bytes(part(job).read_bytes())
     return f"{name} is not in the manifest"
 
@@ -176,7 +176,7 @@ def misname_in_a_commit(job: Job) -> str:
     document = json.loads(record.read_text())
     document["part"]["path"] = "../" + document["part"]["path"]
     record.write_text(json.dumps(document))
-    return r"record of shard 1 must name its own files, it names '\.\./part"
+    return r"record of shard 1 must name its own files, it names '\.\./data/part"
 
 
 def break_a_commit(job: Job) -> str:

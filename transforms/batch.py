@@ -70,6 +70,13 @@ class Batch:
     inputs: Mapping[str, Any]
     passed: Mapping[str, Any]
 
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def passed_of(self, row: int) -> dict[str, Any]:
+        """Give one row's features for the table, `{name: tensor [...]}`."""
+        return {name: values[row] for name, values in self.passed.items()}
+
     def take(self, chosen: np.ndarray) -> Batch:
         """Keep some rows, by index."""
 
@@ -90,7 +97,7 @@ class Batch:
         """Group rows whose inputs have the same shapes; indexes, rising in each."""
         shapes = [v.shapes for v in self.inputs.values() if isinstance(v, Uneven)]
         if not shapes:
-            return [np.arange(len(self.positions))]
+            return [np.arange(len(self))]
         _, group = np.unique(np.concatenate(shapes, 1), axis=0, return_inverse=True)
         return [np.flatnonzero(group == g) for g in range(int(group.max()) + 1)]
 

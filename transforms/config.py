@@ -77,6 +77,12 @@ class ModelSpec(_Section):
     precision: Literal["float32", "bfloat16", "float16"] | None = None
     trusted: bool = False
 
+    @property
+    def files(self) -> dict[str, str]:
+        """URIs of stored files, with the option that names each: `{uri: option}`."""
+        named = {"model.path": self.path, "model.weights": self.weights}
+        return {uri: option for option, uri in named.items() if uri}
+
 
 class TapSpec(_Section):
     """`[[taps]]`: which activations, how reduced, into which column."""

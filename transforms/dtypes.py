@@ -1,16 +1,66 @@
-"""Name the types that features and columns can have."""
+"""Know every type that a feature or a column can have: the one table of dtypes.
+
+To add a type, add it here; readers, preprocessing and columns look it up.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict
+import numpy as np
+import pyarrow as pa
 
-DTYPES = (
-    *("string", "bytes", "bool", "timestamp", "float16", "float32", "float64"),
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_TEXT_BYTES = 32  # what a text is taken to be long, where only its type is known
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """One type of values.
+
+    Attributes:
+      name: as configs and plans write it: a numpy type name, `string` (UTF-8 text),
+        `bytes`, or `timestamp` (microseconds since the epoch, UTC).
+      family: `text`, `time`, `flag`, `integer` or `float`; casts stay within one.
+      tensor: the TensorFlow type that carries values of it.
+      arrow: the Arrow type of a column of it.
+      bytes: uncompressed size of one value; of text an assumption.
+    """
+
+    name: str
+    family: Literal["text", "time", "flag", "integer", "float"]
+    tensor: str
+    arrow: pa.DataType
+    bytes: int
+
+
+def _number(name: str, family: Literal["flag", "integer", "float"]) -> Dtype:
+    kind = np.dtype(name)
+    return Dtype(name, family, name, pa.from_numpy_dtype(kind), kind.itemsize)
+
+
+DTYPES: dict[str, Dtype] = {
+    dtype.name: dtype
+    for dtype in (
+        Dtype("string", "text", "string", pa.string(), _TEXT_BYTES),
+        Dtype("bytes", "text", "string", pa.binary(), _TEXT_BYTES),
+        _number("bool", "flag"),
+        Dtype("timestamp", "time", "int64", pa.timestamp("us", tz="UTC"), 8),
+        *(_number(name, "float") for name in ("float16", "float32", "float64")),
+        *(_number(name, "integer") for name in ("int8", "int16", "int32", "int64")),
+        *(_number(name, "integer") for name in ("uint8", "uint16", "uint32", "uint64")),
+    )
+}
+
+KEY_DTYPES = (
+    *("string", "int64", "int32", "int16", "int8"),
+    *("uint8", "uint16", "uint32"),
 )
+"""Types that identify a row. Feature stores refuse uint64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +68,61 @@ class Feature:
     """Type of one feature of an example.
 
     Attributes:
-      dtype: a numpy type name, `string` (UTF-8 text), `bytes`, or `timestamp` (int64
-        microseconds since the epoch, UTC).
-      shape: without the batch dimension; None where it differs between examples (-1 in
-        a config).
+      dtype: name of an entry of `DTYPES`.
+      shape: without the batch dimension; None where it differs between examples.
+      nullable: whether rows may have no value. A reader that is asked for such a
+        feature gives, beside it, a bool feature called `null_name(feature)`, true
+        where there is none; the value there is zero, or empty text.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     dtype: str
     shape: tuple[int | None, ...] = ()
+    nullable: bool = False
 
     @property
     def tensor_dtype(self) -> str:
         """The TensorFlow type that carries it."""
-        return {"bytes": "string", "timestamp": "int64"}.get(self.dtype, self.dtype)
+        return DTYPES[self.dtype].tensor
+
+    @property
+    def family(self) -> str:
+        """The family of its dtype."""
+        return DTYPES[self.dtype].family
+
+
+def null_name(feature: str) -> str:
+    """Name the bool feature that is true where another has no value."""
+    return f"{feature}\0null"
+
+
+def column_dtype(tensor_dtype: str) -> str | None:
+    """Give the type of the column that holds a tensor's values; None if none can.
+
+    Half floats are widened: many readers of Parquet do not know them.
+
+    >>> column_dtype("bfloat16"), column_dtype("int8"), column_dtype("complex64")
+    ('float32', 'int8', None)
+    """
+    if tensor_dtype in ("float16", "bfloat16"):
+        return "float32"
+    return tensor_dtype if tensor_dtype in DTYPES else None
+
+
+def tensor_specs(
+    features: Mapping[str, Feature], *, batched: bool = False
+) -> dict[str, tf.TensorSpec]:
+    """Give the tensors that carry features, with those that say where nulls are.
+
+    Args:
+      features: by name.
+      batched: with a batch axis of any length in front.
+    """
+    import tensorflow as tf
+
+    lead = [None] if batched else []
+    specs = {}
+    for name, feature in features.items():
+        specs[name] = tf.TensorSpec([*lead, *feature.shape], feature.tensor_dtype)
+        if feature.nullable:
+            specs[null_name(name)] = tf.TensorSpec(lead, tf.bool)
+    return specs

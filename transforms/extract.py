@@ -1,4 +1,4 @@
-"""Read, preprocess, infer and write one shard; ExtractShards does so for a plan.
+"""Extract one shard: stored rows -> part -> commit record.
 
 `extract_shard` is the whole flow of a worker. It can run anywhere, any number of times,
 by several workers at once: the first commit record of a shard counts.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 from transforms import storage
 from transforms.batch import Batch, Extracted
@@ -17,20 +16,18 @@ from transforms.clock import Clock
 from transforms.credentials import mask
 from transforms.errors.attempts import attempt, count_deaths
 from transforms.errors.failure import Failure
-from transforms.errors.isolate import Found, ProcessDiedError, isolated_rows
+from transforms.errors.isolate import ProcessDiedError, Request, isolated_rows
 from transforms.errors.non_finite import non_finite_rows, set_apart
 from transforms.errors.quarantine import Quarantine
 from transforms.shard import Piece, Shard, position
-from transforms.sources.staging import readable
-from transforms.table import names
+from transforms.sources.staging import local_copies, readable
 from transforms.table.commit_record import Commit
-from transforms.table.directory import Table
 from transforms.table.encode import encode
 from transforms.table.parquet_writer import (
     PartWriter,
     check_part,
     store_errors,
-    store_file,
+    store_part,
     unfinished_files,
 )
 from transforms.taps.infer import infer
@@ -57,12 +54,12 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
         try:
             commit = _compute(worker, shard, deaths)
         except OSError:
-            # Whoever finishes a table tidies up behind attempts that came too late.
+            # Whoever finishes a table tidies up after attempts that came too late.
             committed = table.read_commit(shard.index)
             if committed is not None:
                 return committed
             raise
-        _check_claim(worker)
+        worker.check_claim()
         if table.create_commit(commit):
             return commit
         first = table.read_commit(shard.index, written=True)
@@ -74,34 +71,20 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
         return first
 
 
-def _check_claim(worker: Worker) -> None:
-    claim = worker.table.read_json("config.json")["claim"]
-    if claim != worker.claim:
-        raise RuntimeError(
-            f"the table in {worker.table.uri!r} must be the one that this worker began"
-            f" with, it has been replaced\n  began with: {worker.claim}\n"
-            f"  there now:  {claim}\nnothing was committed to it"
-        )
-
-
 def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
     """Write a shard's part and errors, and say what a commit of them would be."""
     began = time.perf_counter()
     clock = Clock()
-    quarantine = Quarantine(
-        shard,
-        worker.layout.columns[0].source,
-        worker.compiled.batch_rows,
-        partial(_hopeless, worker.table, shard),
-    )
+    quarantine = _quarantine(worker, shard)
     non_finite: Counter[str] = Counter()
+    plan, layout = worker.plan, worker.layout
     with (
         unfinished_files(worker.table) as directory,
         readable(worker.pipeline.source, shard.pieces) as pieces,
     ):
         path = directory / "part.parquet"
-        with PartWriter(path, worker.layout.schema, worker.layout.columns) as writer:
-            for made in _rows(worker, shard, pieces, quarantine, clock, deaths):
+        with PartWriter(path, layout.schema, layout.columns) as writer:
+            for made in _rows(worker, shard, pieces, deaths, quarantine, clock):
                 quarantine.passed(made.rows.num_rows, made.positions)
                 non_finite.update(made.non_finite)
                 with clock.during("write"):
@@ -109,14 +92,15 @@ def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
             with clock.during("write"):
                 writer.finish()
         quarantine.close()
-        check_part(path, worker.layout.schema, quarantine.sound)
-        _check_claim(worker)
-        part_name = partial(names.part_name, shard.index, worker.shards)
+        check_part(path, layout.schema, quarantine.sound)
+        worker.check_claim()
         return Commit(
             shard=shard.index,
-            fingerprint=worker.fingerprint,
+            fingerprint=plan.fingerprint,
+            claim=worker.claim,
+            versions=dict(plan.versions),
             planned_rows=quarantine.sound + len(quarantine.rows),
-            part=store_file(worker.table, path, quarantine.sound, part_name),
+            part=store_part(worker.table, shard, path, quarantine.sound),
             errors=store_errors(worker.table, shard, directory, quarantine),
             rest_lost=quarantine.rest_lost,
             piece_rows=quarantine.piece_rows(),
@@ -126,38 +110,52 @@ def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
         )
 
 
+def _quarantine(worker: Worker, shard: Shard) -> Quarantine:
+    """Start a quarantine; only the first shard's may judge the config by its rows.
+
+    It judges by nothing else, such as what others have committed meanwhile, so that the
+    same data always have the same verdict.
+    """
+    key = worker.layout.columns[0].source
+    return Quarantine(shard, key, worker.compiled.batch_rows, judges=shard.index == 0)
+
+
 def _rows(
     worker: Worker,
     shard: Shard,
     pieces: Sequence[Piece],
+    deaths: int,
     quarantine: Quarantine,
     clock: Clock,
-    deaths: int,
 ) -> Iterator[Extracted]:
     """Compute here, unless too many workers have died of it."""
-    policy = worker.errors
+    policy = worker.plan.config.errors
     if deaths < policy.attempts:
         batches = worker.pipeline.batches(pieces, quarantine.add)
         yield from compute_rows(worker, shard, batches, quarantine.add, clock)
     elif policy.crash == "isolate":
-
-        def take(found: Found) -> None:
-            quarantine.take(found.position, found.row, rest_lost=found.rest_lost)
-
-        made = isolated_rows(worker.table.uri, shard, pieces, quarantine.add, take)
-        yield from clock.timed("compute", made)
+        with local_copies(worker.plan.config.model.files) as files:
+            copies = {uri: str(path) for uri, path in files.items()}
+            request = Request(worker.table.uri, shard, tuple(pieces), copies)
+            made = isolated_rows(request, quarantine.add)
+            yield from clock.timed("compute", made)
     elif policy.crash == "quarantine":
-        error = ProcessDiedError(f"{deaths} worker processes died at this row's shard")
-        for index, piece in enumerate(pieces):
-            unknown = piece.rows is None
-            for row in range(1 if piece.rows is None else piece.rows):
-                at = position(index, row)
-                quarantine.add(Failure(at, "crash", error, rest_lost=unknown))
+        _give_up(pieces, deaths, quarantine)
     else:
         raise RuntimeError(
-            f"fewer than {policy.attempts} workers may die at one shard, {deaths} did;"
-            ' set errors.crash to "isolate" to find the rows at fault'
+            f"{deaths} workers died at this shard, which is as many as errors.attempts"
+            ' allows; set errors.crash to "isolate" to find the rows at fault'
         )
+
+
+def _give_up(pieces: Sequence[Piece], deaths: int, quarantine: Quarantine) -> None:
+    """Set all rows of a shard apart."""
+    error = ProcessDiedError(f"{deaths} worker processes died at this row's shard")
+    for index, piece in enumerate(pieces):
+        unknown = piece.rows is None
+        for row in range(1 if piece.rows is None else piece.rows):
+            at = position(index, row)
+            quarantine.add(Failure.of(at, "crash", error, rest_lost=unknown))
 
 
 def compute_rows(
@@ -177,7 +175,7 @@ def compute_rows(
       clock: counts the time.
     """
     clock = clock or Clock()
-    policy = worker.errors.non_finite
+    policy = worker.plan.config.errors.non_finite
     for batch in clock.timed("read", batches):
         computed = infer(worker.compiled, batch, on_failure)
         for rows, values in clock.timed("compute", computed):
@@ -188,17 +186,6 @@ def compute_rows(
             encoded = encode(worker.layout, shard, rows, values, on_failure)
             counts = {name: int(found.sum()) for name, found in marked.items()}
             yield Extracted(encoded, rows.positions, counts)
-
-
-def _hopeless(table: Table, shard: Shard) -> bool:
-    """Whether rows that all fail alike mean a wrong config: nothing has ever worked.
-
-    Only the first shard judges, so that the order in which workers finish decides
-    nothing.
-    """
-    if shard.index != 0:
-        return False
-    return not any(commit.part.rows for commit in table.read_commits(table.committed()))
 
 
 def shard_error(shard: Shard, error: BaseException) -> RuntimeError:

@@ -17,7 +17,6 @@ from transforms.models.inputs import Input, Shape
 from transforms.models.load import load_model
 from transforms.taps.compile import CompiledTaps, compile_taps
 from transforms.taps.language import choose
-from transforms.taps.padding import in_pieces
 from transforms.taps.survey import list_activations
 from transforms.values import Values
 
@@ -141,7 +140,7 @@ def _check(example: Example, names: Sequence[str]) -> None:
 def _compute(model: CompiledTaps, features: Mapping[str, Any]) -> dict[str, Values]:
     """Compute any number of rows but none."""
     tensors = {i.feature: _tensor(i, features[i.feature]) for i in model.inputs}
-    return in_pieces(model, tensors)
+    return model(tensors)
 
 
 def _tensor(wanted: Input, values: Any) -> Any:

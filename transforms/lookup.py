@@ -155,8 +155,13 @@ def _annotation(function: Any, parameter: inspect.Parameter) -> Any:
         return annotation
     while isinstance(function, functools.partial):
         function = function.func
+    owner = function
+    for kind in getattr(function, "__mro__", ()):  # an inherited field of a dataclass
+        if parameter.name in vars(kind).get("__annotations__", {}):
+            owner = kind
+            break
     try:
-        return eval(annotation, vars(sys.modules[function.__module__]))
+        return eval(annotation, vars(sys.modules[owner.__module__]))
     except (NameError, AttributeError, KeyError):
         return Any
 

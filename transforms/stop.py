@@ -1,4 +1,4 @@
-"""Tell this process's workers to finish the shards they are at and to begin no other."""
+"""Tell the workers of this process to finish what they are at, and begin no more."""
 
 from __future__ import annotations
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from transforms.config import Config, ErrorSpec
 from transforms.models.load import cached_model
+from transforms.models.model import Model
 from transforms.preprocess.steps import make_steps, trace_steps
 from transforms.sources.batches import InputPipeline
+from transforms.sources.prepared import Preparation
 from transforms.sources.readers import make_source
-from transforms.table.columns import Column, passed_features
+from transforms.table.columns import passed_features
 from transforms.table.directory import Table
 from transforms.table.encode import Layout
-from transforms.table.plan_file import Planned, read_planned, versions
+from transforms.table.plan_file import TablePlan, read_claim, read_plan, versions
 from transforms.table.timestamps import constant_timestamp
 from transforms.taps.compile import compile_taps
 from transforms.taps.device_memory import FittingTaps
-from transforms.taps.language import Tap
 
 _workers: dict[str, Worker] = {}
 _lock = threading.Lock()
@@ -32,23 +32,34 @@ class Worker:
 
     Attributes:
       table: the table being made.
-      claim: that the table had when this began.
-      fingerprint: of its plan.
-      shards: how many the plan has.
+      claim: random id of the table this worker was made for; compared before each
+        commit.
+      plan: of the table.
       pipeline: from stored rows to model inputs.
       compiled: from model inputs to columns.
       layout: how rows of the table look.
-      errors: what becomes of rows that are not as they should be.
     """
 
     table: Table
     claim: str
-    fingerprint: str
-    shards: int
+    plan: TablePlan
     pipeline: InputPipeline
     compiled: FittingTaps
     layout: Layout
-    errors: ErrorSpec
+
+    def check_claim(self) -> None:
+        """See that the table is still the one that this worker was made for.
+
+        Raises:
+          RuntimeError: it has been replaced.
+        """
+        now = read_claim(self.table).id
+        if now != self.claim:
+            raise RuntimeError(
+                f"the table in {self.table.uri!r} has been replaced while this worker"
+                f" was at it\n  began with: {self.claim}\n  there now:  {now}\n"
+                "nothing was committed to it"
+            )
 
 
 def worker_for(table: Table) -> Worker:
@@ -57,35 +68,43 @@ def worker_for(table: Table) -> Worker:
     Raises:
       RuntimeError: this machine would not compute what the plan says.
     """
-    planned = read_planned(table, written=True)
-    key = f"{table.uri} {planned.claim} {planned.config.errors.model_dump_json()}"
+    plan, claim = read_plan(table, written=True), read_claim(table).id
+    key = f"{table.uri} {claim} {plan.config.errors.model_dump_json()}"
     with _lock:
         if key not in _workers:
             _workers.clear()
-            _workers[key] = _make_worker(table, planned)
+            _workers[key] = _make_worker(table, claim, plan)
         return _workers[key]
 
 
-def _make_worker(table: Table, plan: Planned) -> Worker:
-    config, columns = plan.config, plan.columns
-    _check_versions(plan.metadata["versions"], versions())
+def _make_worker(table: Table, claim: str, plan: TablePlan) -> Worker:
+    config = plan.config
+    _check_versions(plan.versions, versions())
     steps = make_steps(config.source.preprocess)
-    prepared = trace_steps(steps, plan.features)
-    model = cached_model(config.model, prepared, plan.model_digest)
-    taps = [
-        Tap(
-            c.source,
-            c.reduce,
-            c.name,
-            c.dtype if c.dtype.startswith("float") else None,
-            c.name,
-        )
-        for c in columns
-        if c.role == "feature"
-    ]
-    compile_for = partial(compile_taps, model, taps)
-    compiled = compile_for(config.model.batch_rows)
-    planned = [(c.name, c.shape, c.dtype) for c in columns if c.is_computed]
+    model = cached_model(
+        config.model, trace_steps(steps, plan.features), plan.model_digest
+    )
+    preparation = Preparation(
+        features=plan.features,
+        steps=steps,
+        inputs={i.feature: i.shape for i in model.inputs},
+        passed=passed_features(plan.columns),
+    )
+    source = make_source(config.source)
+    pipeline = InputPipeline(source, preparation, config.model.batch_rows)
+    layout = Layout(plan.columns, plan.schema, _timestamp(plan))
+    return Worker(table, claim, plan, pipeline, _compile(model, plan), layout)
+
+
+def _compile(model: Model, plan: TablePlan) -> FittingTaps:
+    """Compile the planned taps.
+
+    Raises:
+      RuntimeError: they come out differently here.
+    """
+    compile_for = partial(compile_taps, model, plan.taps)
+    compiled = compile_for(plan.config.model.batch_rows)
+    planned = [(c.name, c.shape, c.dtype) for c in plan.columns if c.is_computed]
     found = [(o.column, o.shape, o.dtype) for o in compiled.outputs]
     if planned != found:
         raise RuntimeError(
@@ -93,27 +112,7 @@ def _make_worker(table: Table, plan: Planned) -> Worker:
             f"  planned: {planned}\n  here:    {found}\n"
             "use the same versions of TensorFlow, Keras and the model's code everywhere"
         )
-    return Worker(
-        table=table,
-        claim=plan.claim,
-        fingerprint=plan.fingerprint,
-        shards=plan.shards,
-        pipeline=InputPipeline(
-            source=make_source(config.source),
-            features=plan.features,
-            steps=steps,
-            inputs={i.feature: i.shape for i in model.inputs},
-            passed=passed_features(columns),
-            batch_rows=config.model.batch_rows,
-        ),
-        compiled=FittingTaps(compiled, None if model.batch_rows else compile_for),
-        errors=config.errors,
-        layout=Layout(
-            columns=columns,
-            schema=plan.schema,
-            timestamp=_constant_timestamp(config, columns),
-        ),
-    )
+    return FittingTaps(compiled, None if model.batch_rows else compile_for)
 
 
 def _check_versions(planned: Mapping[str, str], here: Mapping[str, str]) -> None:
@@ -128,8 +127,9 @@ def _check_versions(planned: Mapping[str, str], here: Mapping[str, str]) -> None
         )
 
 
-def _constant_timestamp(config: Config, columns: Sequence[Column]) -> Any:
-    if not any(c.role == "timestamp" and not c.source for c in columns):
+def _timestamp(plan: TablePlan) -> datetime.datetime | None:
+    """The event timestamp that all rows share, None if each has its own or none."""
+    if not any(c.role == "timestamp" and not c.source for c in plan.columns):
         return None
-    assert config.table.event_timestamp is not None
-    return constant_timestamp(config.table.event_timestamp)
+    assert plan.config.table.event_timestamp is not None
+    return constant_timestamp(plan.config.table.event_timestamp)

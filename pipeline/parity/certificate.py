@@ -13,7 +13,7 @@ from transforms import storage
 from transforms.shard import Piece
 from transforms.table.columns import Column
 from transforms.table.directory import Table, to_json
-from transforms.table.plan_file import read_planned
+from transforms.table.plan_file import read_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def check_parity(table: str, rows: int, seed: int = 0) -> Parity:
       RuntimeError: model or source are not what they were.
     """
     place = Table(table)
-    plan = read_planned(place)
+    plan = read_plan(place)
     summary = place.read_success()
     if summary is None:
         raise FileNotFoundError(
@@ -119,30 +119,3 @@ def _expected_passed(
     if not column.source:
         return f"{where[0].name}#{where[1]}"
     return example.get(column.source, prepared.get(column.source))
-
-
-PARITY_HEAD = ("column", "precision", "max abs", "relative", "1-cos", "unequal", "ok")
-
-
-def describe(parity: Parity) -> list[tuple[str, ...]]:
-    """Lay a certificate out in rows of text, a row a column (`PARITY_HEAD`)."""
-    return [
-        (
-            name,
-            column.precision if _has_error(column) else "exact",
-            _number(column.max_abs),
-            _number(column.relative),
-            _number(column.cosine),
-            str(column.mismatched),
-            "yes" if column.passed else "NO",
-        )
-        for name, column in parity.columns.items()
-    ]
-
-
-def _has_error(column: ColumnParity) -> bool:
-    return column.relative is not None or column.precision != "float32"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1e}"

@@ -45,6 +45,11 @@ class ColumnParity:
     mismatched: int
     passed: bool
 
+    @property
+    def has_error(self) -> bool:
+        """Whether the column may deviate at all; else it must be equal."""
+        return self.relative is not None or self.precision != "float32"
+
 
 class Tally:
     """Gathers one column of the rows drawn, and tells how far it is off."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from transforms import storage
 from transforms.shard import Piece, Shard
 from transforms.table.directory import Table
+from transforms.table.plan_file import read_shards
 
 
 def draw_rows(
@@ -30,7 +31,7 @@ def draw_rows(
     total = int(ends[-1]) if len(ends) else 0
     generator = np.random.default_rng(seed)
     chosen = np.sort(generator.choice(total, min(rows, total), replace=False))
-    shards = table.shards()
+    shards = read_shards(table)
     for index in np.unique(np.searchsorted(ends, chosen, side="right")):
         start = int(ends[index]) - manifest[index]["rows"]
         inside = chosen[(chosen >= start) & (chosen < ends[index])] - start

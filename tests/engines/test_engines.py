@@ -243,7 +243,9 @@ def test_flink_loses_a_process_half_way(
     with flink(tmp_path / "engine") as engine:
         launcher = start(engine, document)
         wait_until(lambda: committed(table) >= 2, log(tmp_path), 180)
-        before = {p.name: p.stat().st_mtime_ns for p in table.glob("*.parquet")}
+        before = {
+            p.name: p.stat().st_mtime_ns for p in (table / "data").glob("*.parquet")
+        }
         if victim == "taskmanager":
             os.kill(engine.processes["taskmanager-1"].pid, signal.SIGKILL)
         elif victim == "launcher":
@@ -258,7 +260,7 @@ def test_flink_loses_a_process_half_way(
             wait_until((table / "_SUCCESS").exists, log(tmp_path), 180)
         else:
             assert launcher.wait(400) == 0, log(tmp_path)()
-    after = {p.name: p.stat().st_mtime_ns for p in table.glob("*.parquet")}
+    after = {p.name: p.stat().st_mtime_ns for p in (table / "data").glob("*.parquet")}
     assert before.items() <= after.items()
     assert len(after) == 8
     assert len(outcome(table)) == 9

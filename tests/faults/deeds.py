@@ -26,6 +26,7 @@ from transforms.extract import extract_shard
 from transforms.sources.batches import InputPipeline
 from transforms.table import commit, directory, parquet_writer
 from transforms.table.directory import Table
+from transforms.table.plan_file import read_shards
 from transforms.worker import worker_for
 
 Event = Callable[[str], None]
@@ -137,7 +138,7 @@ def one_shard(
             os.kill(os.getpid(), signal.SIGSTOP)
 
     instrument(event)
-    extract_shard(worker, worker.table.shards()[shard])
+    extract_shard(worker, read_shards(worker.table)[shard])
 
 
 def prepare(config: dict[str, Any], stores: dict[str, Any] | None = None) -> None:

@@ -25,7 +25,9 @@ def job_document(table: Path | str) -> dict[str, Any]:
 def outcome(table: Path) -> dict[str, bytes]:
     """Manifest and parts of a table, which must be sound."""
     assert verify_table(str(table)) == []
-    parts = {path.name: path.read_bytes() for path in table.glob("*.parquet")}
+    parts = {
+        path.name: path.read_bytes() for path in (table / "data").glob("*.parquet")
+    }
     return {**parts, "m": (table / "_featuretap" / "manifest.parquet").read_bytes()}
 
 

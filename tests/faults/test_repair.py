@@ -34,7 +34,7 @@ def finished(zygote: Zygote, tmp_path: Path) -> Path:
 
 
 def part(table: Path, index: int = 1) -> Path:
-    return sorted(table.glob("part-*"))[index]
+    return sorted((table / "data").glob("part-*"))[index]
 
 
 def internal(table: Path, name: str) -> Path:
@@ -69,7 +69,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], set[int]]] = {
     "a deleted part": (lambda t: part(t).unlink(), {1}),
     "a truncated part": (cut_a_part, {1}),
     "an extra part": (
-        lambda t: (t / "part-00000-of-00003-00000000.parquet").write_text("?"),
+        lambda t: (t / "data" / "part-00000-00000000.parquet").write_text("?"),
         set(),
     ),
     "a lost record": (lambda t: internal(t, "commits/00001.json").unlink(), {1}),

@@ -23,6 +23,7 @@ from transforms.shard import Piece
 from transforms.sources.batches import InputPipeline
 from transforms.sources.csv import Csv
 from transforms.sources.jsonl import Jsonl
+from transforms.sources.prepared import Preparation
 from transforms.sources.tfrecord import TfRecord
 from transforms.sources.webdataset import WebDataset
 from transforms.taps.chains import parse_reduction
@@ -131,7 +132,8 @@ def _read(make: Callable[[], Any]) -> None:
         for file in files
         for span in (file.spans or (None,))
     ]
-    pipeline = InputPipeline(source, features, [], {}, list(features), 4)
+    preparation = Preparation(features, [], {}, list(features))
+    pipeline = InputPipeline(source, preparation, 4)
     bad: list[Failure] = []
     rows = 0
     for batch in pipeline.batches(pieces, bad.append):

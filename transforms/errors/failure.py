@@ -3,58 +3,22 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from transforms.errors.stages import Stage
 from transforms.messages import shown
-from transforms.shard import Shard
 
+_REST = "the rest of the file cannot be read"
+REST_LOST = f"{_REST} <{secrets.token_hex(16)}>"
+"""Stands in a reader's error where an unknown number of rows is lost after a row.
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A row that failed.
-
-    Attributes:
-      position: in the shard.
-      stage: `read`, `preprocess`, `infer`, `encode`, or `crash` if the process died.
-      error: what was raised.
-      passed: features for the table as far as they are known, `{name: tensor [...]}`.
-      rest_lost: whether an unknown number of rows behind it cannot be read either.
-    """
-
-    position: int
-    stage: str
-    error: Exception
-    passed: Mapping[str, Any] = field(default_factory=dict)
-    rest_lost: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that could not be read, preprocessed, inferred or encoded.
-
-    Attributes:
-      example_id: the row's key as text, None where it could not be read.
-      shard: index of the row's shard.
-      file: URI of the row's file.
-      row: row within the file; of text that is read in spans of bytes, within the span.
-      stage: `read`, `preprocess`, `infer`, `encode` or `crash`.
-      exception: type of the exception.
-      message: what it said, without graph node names.
-    """
-
-    example_id: str | None
-    shard: int
-    file: str
-    row: int
-    stage: str
-    exception: str
-    message: str
-
-
+Another one in each process, so that no data can hold it; messages are shown without it.
+"""
 # Where TensorFlow puts names and places of its own around what went wrong.
 _NOISE = re.compile(
     r"(?s:^Graph execution error:.*File \"[^\"]*\", line \d+, in [^\n]*\n)"
@@ -66,36 +30,69 @@ _MESSAGE_LENGTH = 1000
 _TRACEBACK = "Traceback (most recent call last)"
 
 
-def bad_row(shard: Shard, key: str, failure: Failure) -> BadRow:
-    """Say what the errors table says of a row that failed.
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A row that failed.
 
-    Args:
-      shard: whose row.
-      key: feature that identifies an example; empty for file and row.
-      failure: of the row.
+    Attributes:
+      position: of the row in its shard (`transforms.shard.position`).
+      stage: in which it failed.
+      exception: type name of what was raised.
+      message: what that said, fit to be shown.
+      passed: text of the row's scalar features for the table, as far as they are known,
+        `{feature: text}`; the row's key is among them.
+      rest_lost: whether an unknown number of rows after it cannot be read either.
     """
-    piece, row = shard.locate(failure.position)
-    example: str | None = f"{piece.name}#{row}"
-    if key:
-        value = failure.passed.get(key)
-        example = None if value is None else _text(np.asarray(value).item())
-    return BadRow(
-        example_id=example,
-        shard=shard.index,
-        file=piece.file,
-        row=row,
-        stage=failure.stage,
-        exception=type(failure.error).__name__,
-        message=clean_message(failure.error),
-    )
+
+    position: int
+    stage: Stage
+    exception: str
+    message: str
+    passed: Mapping[str, str] = field(default_factory=dict)
+    rest_lost: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        position: int,
+        stage: Stage,
+        error: Exception,
+        passed: Mapping[str, Any] | None = None,
+        *,
+        rest_lost: bool = False,
+    ) -> Failure:
+        """Describe an exception.
+
+        Args:
+          position: of the row in its shard.
+          stage: in which it failed.
+          error: what was raised.
+          passed: features of the row for the table, `{feature: tensor [...]}`.
+          rest_lost: as the attribute.
+        """
+        scalars = {
+            name: _text(np.asarray(value).item())
+            for name, value in (passed or {}).items()
+            if getattr(value, "shape", None) == ()
+        }
+        exception, message = type(error).__name__, clean_message(error)
+        return cls(position, stage, exception, message, scalars, rest_lost)
+
+
+def loses_rest(error: Exception) -> bool:
+    """Whether a file of unknown length cannot be read on after an error."""
+    import tensorflow as tf
+
+    return isinstance(error, tf.errors.DataLossError) or REST_LOST in str(error)
 
 
 def clean_message(error: Exception) -> str:
-    """What an exception says, fit to be shown.
+    """Say what an exception says, fit to be shown.
 
-    Names of graph nodes, which differ by run, are left out.
+    Names of graph nodes, which differ from run to run, are left out.
     """
-    text = _NOISE.sub("", str(getattr(error, "message", error)))
+    text = str(getattr(error, "message", error)).replace(REST_LOST, _REST)
+    text = _NOISE.sub("", text)
     # Python inside a graph adds its own traceback, with paths that differ by machine.
     text, _, _ = text.partition(_TRACEBACK)
     text = " ".join(text.split())

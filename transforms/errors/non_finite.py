@@ -48,8 +48,8 @@ def set_apart(
         error = FloatingPointError(
             f"activations must be finite, column {columns} has NaN or infinite values"
         )
-        passed = {name: tensor[int(row)] for name, tensor in batch.passed.items()}
-        on_failure(Failure(int(batch.positions[row]), "infer", error, passed))
+        at, passed = int(batch.positions[row]), batch.passed_of(int(row))
+        on_failure(Failure.of(at, "infer", error, passed))
     kept = np.flatnonzero(~bad)
     return batch.take(kept), {n: take_rows(v, kept) for n, v in values.items()}
 

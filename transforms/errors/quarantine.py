@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from transforms.errors.failure import BadRow, Failure, bad_row
+from transforms.errors.failure import Failure
+from transforms.errors.stages import Stage
 from transforms.shard import Shard, split_positions
 
 ERROR_SCHEMA = pa.schema(
@@ -25,6 +25,29 @@ ERROR_SCHEMA = pa.schema(
 _DAMAGE = ("DataLossError", "EOFError")
 
 
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row of the errors table.
+
+    Attributes:
+      example_id: the row's key as text; None where it could not be read.
+      shard: index of the row's shard.
+      file: URI of the row's file.
+      row: row within the file; of text that is read in spans of bytes, within the span.
+      stage: in which it failed.
+      exception: type name of what was raised.
+      message: what that said, without names of graph nodes.
+    """
+
+    example_id: str | None
+    shard: int
+    file: str
+    row: int
+    stage: Stage
+    exception: str
+    message: str
+
+
 class Quarantine:
     """Collects a shard's bad rows, and stops when they are not the rows' fault.
 
@@ -36,7 +59,7 @@ class Quarantine:
     """
 
     def __init__(
-        self, shard: Shard, key: str, batch_rows: int, hopeless: Callable[[], bool]
+        self, shard: Shard, key: str, batch_rows: int, *, judges: bool
     ) -> None:
         """Start with nothing.
 
@@ -45,7 +68,7 @@ class Quarantine:
           key: feature that identifies an example; empty for file and row.
           batch_rows: so many rows that fail alike before any is sound may speak of
             the config and not of the data.
-          hopeless: whether nothing else speaks for the config; asked when it matters.
+          judges: whether they do: then they stop the run.
         """
         self.rows: list[BadRow] = []
         self.sound = 0
@@ -53,7 +76,7 @@ class Quarantine:
         self._shard = shard
         self._key = key
         self._batch_rows = batch_rows
-        self._hopeless = hopeless
+        self._judges = judges
         self._ends = np.zeros(len(shard.pieces), np.int64)
 
     def add(self, failure: Failure) -> None:
@@ -62,14 +85,9 @@ class Quarantine:
         Raises:
           RuntimeError: all rows so far failed alike, and they fill a batch.
         """
-        row = bad_row(self._shard, self._key, failure)
-        self.take(failure.position, row, rest_lost=failure.rest_lost)
-
-    def take(self, position: int, row: BadRow, *, rest_lost: bool) -> None:
-        """Take what is known of a row that failed; otherwise as `add`."""
-        self._saw(np.array([position]))
-        self.rows.append(row)
-        self.rest_lost = self.rest_lost or rest_lost
+        self._saw(np.array([failure.position]))
+        self.rows.append(bad_row(self._shard, self._key, failure))
+        self.rest_lost = self.rest_lost or failure.rest_lost
         if len(self.rows) == self._batch_rows:
             self._stop_if_alike()
 
@@ -111,11 +129,32 @@ class Quarantine:
         if self.sound or len(self.rows) < 2 or len(kinds) > 1:
             return
         ((stage, exception),) = kinds
-        if stage == "crash" or exception in _DAMAGE or not self._hopeless():
+        if stage == "crash" or exception in _DAMAGE or not self._judges:
             return
         first = self.rows[0]
         raise RuntimeError(
             f"all {len(self.rows)} rows of the first batch failed alike in {stage},"
             f" which means a wrong config or model rather than bad rows: {exception}:"
-            f" {first.message} (first: row {first.row} of {first.file})"
+            f" {first.message} (first: row {first.row} of {first.file}). Correct the"
+            " config; or, if these rows are bad indeed, leave them out of the source"
         )
+
+
+def bad_row(shard: Shard, key: str, failure: Failure) -> BadRow:
+    """Say of a row that failed what the errors table says.
+
+    Args:
+      shard: whose row.
+      key: feature that identifies an example; empty for file and row.
+      failure: of the row.
+    """
+    piece, row = shard.locate(failure.position)
+    return BadRow(
+        example_id=failure.passed.get(key) if key else f"{piece.name}#{row}",
+        shard=shard.index,
+        file=piece.file,
+        row=row,
+        stage=failure.stage,
+        exception=failure.exception,
+        message=failure.message,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from transforms.models.forms import build_form, load_form
 from transforms.models.inputs import Shape, declared_features, wire
 from transforms.models.model import Model, ModelForm
 from transforms.models.weights import load_weights, set_precision
-from transforms.sources.staging import local_copy
+from transforms.sources.staging import local_copies
 
 _models: dict[str, Model] = {}
 
@@ -40,12 +39,7 @@ def load_model(
             "model must have either path (a saved model) or build (a function), got"
             f" {'both' if spec.path else 'neither'}"
         )
-    with contextlib.ExitStack() as stack:
-        files = {
-            uri: stack.enter_context(local_copy(uri, f"model.{option}"))
-            for option, uri in (("path", spec.path), ("weights", spec.weights))
-            if uri
-        }
+    with local_copies(spec.files) as files:
         form = load_form(spec, files[spec.path]) if spec.path else build_form(spec)
         declared = form.declared()
         if features is None:

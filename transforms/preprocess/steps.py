@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transforms.config import StepSpec
-from transforms.dtypes import Feature
+from transforms.dtypes import Feature, tensor_specs
 from transforms.lookup import ConfigError, bind, nearest, resolve
 from transforms.preprocess.images import center_crop, decode_image, resize
 from transforms.preprocess.tensors import (
@@ -103,17 +103,18 @@ def trace_steps(
     """
     import tensorflow as tf
 
-    spec = {
-        name: tf.TensorSpec(feature.shape, feature.tensor_dtype)
-        for name, feature in features.items()
+    # Steps never look at features that may be null.
+    seen = {
+        name: replace(feature, nullable=False) for name, feature in features.items()
     }
+    specs = tensor_specs(seen)
 
     @tf.autograph.experimental.do_not_convert
     def body(example: Features) -> Features:
         return apply_to_example(steps, example)
 
     try:
-        made = tf.function(body).get_concrete_function(spec).structured_outputs
+        made = tf.function(body).get_concrete_function(specs).structured_outputs
     except ConfigError:
         raise
     except Exception as error:

@@ -1,1 +1,1 @@
-"""Programs that run as processes of their own; `transforms.child_process` starts them."""
+"""Programs that run as processes of their own."""

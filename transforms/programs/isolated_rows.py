@@ -1,6 +1,7 @@
 """The program of a process that computes rows of one shard and may die of it.
 
-It gets a request and sends messages through the pipe to its parent (`isolate`).
+It gets a `Request` from its parent, `transforms.errors.isolate`, and sends `AtRow`,
+`Made` and at the end `Finished` through the pipe.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from multiprocessing.connection import Connection
 
 from transforms import child_process
 from transforms.batch import Batch, Extracted
-from transforms.errors.failure import Failure, bad_row
-from transforms.errors.isolate import AtRow, Finished, Found, Made, Request
+from transforms.errors.failure import Failure
+from transforms.errors.isolate import AtRow, Finished, Made, Request
 from transforms.extract import compute_rows
+from transforms.sources import staging
 from transforms.sources.positions import next_position
 from transforms.table.directory import Table
-from transforms.worker import worker_for
+from transforms.worker import Worker, worker_for
 
 
 def main() -> None:
@@ -26,44 +28,52 @@ def main() -> None:
     # whoever asked has gone: nobody needs the rest
     with contextlib.suppress(BrokenPipeError):
         try:
-            _compute(request, pipe)
+            staging.use_copies(request.copies)
+            _Computation(worker_for(Table(request.table)), request, pipe).run()
         except Exception as error:
             pipe.send(Finished(f"{type(error).__name__}: {error}"))
         else:
             pipe.send(Finished())
 
 
-def _compute(request: Request, pipe: Connection) -> None:
-    worker = worker_for(Table(request.table))
-    shard, pieces, at = request.shard, request.pieces, request.at
-    found: list[Found] = []
+class _Computation:
+    """Computes what a request asks for, and sends it batch by batch."""
 
-    def fail(failure: Failure) -> None:
-        nonlocal at
-        at = max(at, next_position(failure))
-        row = bad_row(shard, worker.layout.columns[0].source, failure)
-        found.append(Found(failure.position, row, failure.rest_lost))
+    def __init__(self, worker: Worker, request: Request, pipe: Connection) -> None:
+        self._worker = worker
+        self._request = request
+        self._pipe = pipe
+        self._next = request.start
+        self._failures: list[Failure] = []
 
-    def compute(batches: Iterator[Batch]) -> None:
-        nonlocal at
+    def run(self) -> None:
+        """Compute to the end of the shard."""
+        pipeline, pieces = self._worker.pipeline, self._request.pieces
+        if self._request.careful:
+            rows = pipeline.rows(pieces, self._next, self._announce)
+            for row in itertools.islice(rows, self._worker.compiled.batch_rows):
+                if isinstance(row, Batch):
+                    self._compute(iter([row]))
+                else:
+                    self._fail(row)
+                    self._send(())
+        self._compute(pipeline.batches(pieces, self._fail, self._next))
+        self._send(())
+
+    def _announce(self, position: int) -> None:
+        self._pipe.send(AtRow(position))
+
+    def _compute(self, batches: Iterator[Batch]) -> None:
+        shard = self._request.shard
         for batch in batches:
-            made = tuple(compute_rows(worker, shard, iter([batch]), fail))
-            at = max(at, int(batch.positions[-1]) + 1)
-            send(made)
+            made = tuple(compute_rows(self._worker, shard, iter([batch]), self._fail))
+            self._next = max(self._next, int(batch.positions[-1]) + 1)
+            self._send(made)
 
-    def send(made: tuple[Extracted, ...]) -> None:
-        pipe.send(Made(made, tuple(found), at))
-        found.clear()
+    def _fail(self, failure: Failure) -> None:
+        self._next = max(self._next, next_position(failure))
+        self._failures.append(failure)
 
-    if request.careful:
-        rows = worker.pipeline.one_by_one(
-            pieces, at, lambda position: pipe.send(AtRow(position))
-        )
-        for outcome in itertools.islice(rows, worker.compiled.batch_rows):
-            if isinstance(outcome, Batch):
-                compute(iter([outcome]))
-            else:
-                fail(outcome)
-                send(())
-    compute(worker.pipeline.batches(pieces, fail, at))
-    send(())
+    def _send(self, made: tuple[Extracted, ...]) -> None:
+        self._pipe.send(Made(made, tuple(self._failures), self._next))
+        self._failures.clear()

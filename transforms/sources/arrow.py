@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.dtypes import Feature
+from transforms.dtypes import DTYPES, Feature, null_name
 from transforms.sources.blocks import Block, nothing
 
-_TEXT = {"string": pa.string(), "bytes": pa.binary()}
 _OPEN_ROWS = 64
-_TIME = pa.timestamp("us", tz="UTC")
 
 
 def feature_of(kind: pa.DataType, length: int | None = None) -> Feature | None:
@@ -52,7 +51,11 @@ def features_of(
 ) -> dict[str, Feature]:
     """Give the features of a schema; what tensors cannot hold is left out."""
     found = {f.name: feature_of(f.type, lengths.get(f.name)) for f in schema}
-    return {name: feature for name, feature in found.items() if feature}
+    return {
+        name: replace(feature, nullable=schema.field(name).nullable)
+        for name, feature in found.items()
+        if feature
+    }
 
 
 def list_lengths(sample: pa.Table) -> dict[str, int | None]:
@@ -67,11 +70,7 @@ def list_lengths(sample: pa.Table) -> dict[str, int | None]:
 
 def arrow_type(feature: Feature) -> pa.DataType:
     """Give the type that a column of a feature is converted to."""
-    kind = _TEXT.get(feature.dtype)
-    if feature.dtype == "timestamp":
-        kind = _TIME
-    if kind is None:
-        kind = pa.from_numpy_dtype(np.dtype(feature.dtype))
+    kind = DTYPES[feature.dtype].arrow
     for _ in feature.shape:
         kind = pa.list_(kind)
     return kind
@@ -99,26 +98,39 @@ def block_of(
     """Convert a table.
 
     Args:
-      table: may lack columns or hold others types: that is a fault of its rows.
+      table: may lack columns or hold other types: that is a fault of its rows. So is a
+        null, except in a nullable feature.
       rows: their numbers, int64 `[rows]`.
       features: as planned.
     """
-    values, lengths = {}, {}
+    values: dict[str, np.ndarray] = {}
+    lengths: dict[str, np.ndarray] = {}
     faults = np.full(len(rows), "", object)
     for name, feature in features.items():
         fault, whole = "", np.zeros(len(rows), bool)
         try:
             column = _planned_type(table, name, feature)
             made, sizes, whole = _values(column, feature.shape, feature)
+            if feature.nullable:
+                values[null_name(name)] = _nulls(column)
+                whole |= values[null_name(name)]
             fault = f"{name} is null or has another length than planned"
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
             fault = str(error).strip("'\"")
             made, sizes = nothing(len(rows), feature), np.zeros(len(rows), np.int64)
+            if feature.nullable:
+                values[null_name(name)] = np.zeros(len(rows), bool)
         values[name] = made
         if None in feature.shape:
             lengths[name] = sizes
         faults[~whole & (faults == "")] = fault
     return Block(rows, values, lengths, faults)
+
+
+def _nulls(column: pa.Array) -> np.ndarray:
+    """Tell which rows have no value: bool `[rows]`."""
+    nulls: np.ndarray = column.is_null().to_numpy(zero_copy_only=False)
+    return nulls
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -144,7 +156,7 @@ def _planned_type(table: pa.Table, name: str, feature: Feature) -> pa.Array:
     if feature.dtype == "timestamp" and not feature.shape:
         return array.cast(pa.timestamp("us", getattr(found, "tz", None)), safe=False)
     depth_differs = len(feature.shape) != _depth(found)
-    is_text = feature.dtype in _TEXT
+    is_text = feature.family == "text"
     if depth_differs or is_text != _is_text(found):
         raise pa.ArrowInvalid(f"column {name!r} is {found}, planned was {wanted}")
     if is_text or pa.types.is_fixed_size_list(found):
@@ -160,7 +172,7 @@ def _is_text(kind: pa.DataType) -> bool:
     if _is_list(kind):
         return _is_text(kind.value_type)
     feature = feature_of(kind)
-    return feature is not None and feature.dtype in _TEXT
+    return feature is not None and feature.family == "text"
 
 
 def _values(
@@ -198,7 +210,7 @@ def _scalars(array: pa.Array, feature: Feature) -> np.ndarray:
     if feature.dtype == "timestamp":
         array = array.cast(pa.timestamp("us", getattr(array.type, "tz", None)))
         array = array.cast(pa.int64())
-    is_text = feature.dtype in _TEXT
+    is_text = feature.family == "text"
     if is_text:  # as bytes: text that is not UTF-8 is the business of whoever keeps it
         array = array.cast(pa.large_binary())
     if array.null_count:

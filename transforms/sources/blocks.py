@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transforms.dtypes import Feature
+from transforms.dtypes import Feature, null_name, tensor_specs
 from transforms.shard import Piece, position
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Block:
         values, lengths = {}, {}
         for name, feature in features.items():
             values[name] = nothing(len(rows), feature)
+            if feature.nullable:
+                values[null_name(name)] = np.zeros(len(rows), bool)
             if None in feature.shape:
                 lengths[name] = np.zeros(len(rows), np.int64)
         return cls(rows, values, lengths, np.full(len(rows), fault, object))
@@ -93,10 +95,7 @@ def dataset(
     lengths = [name for name, feature in features.items() if None in feature.shape]
     signature = (
         tf.TensorSpec([None], tf.int64),
-        {
-            name: tf.TensorSpec([None, *feature.shape], feature.tensor_dtype)
-            for name, feature in features.items()
-        },
+        tensor_specs(features, batched=True),
         {name: tf.TensorSpec([None], tf.int64) for name in lengths},
         tf.TensorSpec([None], tf.string),
     )

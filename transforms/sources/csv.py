@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -37,6 +38,8 @@ class Csv(Lines):
     delimiter: str = ","
     quote: str = '"'
     multiline: bool = False
+
+    _text_may_be_null: ClassVar[bool] = False  # an empty field is empty text
 
     @property
     def _starts_with_header(self) -> bool:  # type: ignore[override]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest
-from transforms.sources.source import given_features
+from transforms.sources.source import GivenFeature, given_features
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -22,8 +22,8 @@ class Examples:
     """What readers of messages have in common: how an example lies in a message."""
 
     path: str | list[str]
-    features: dict[str, Feature | str] | None = None
-    sequence_features: dict[str, Feature | str] | None = None
+    features: dict[str, GivenFeature | str] | None = None
+    sequence_features: dict[str, GivenFeature | str] | None = None
 
     default_key: ClassVar[str | None] = None
 
@@ -202,4 +202,4 @@ def _stored_dtype(feature: Feature) -> str:
     """The one of three types in which messages hold a feature's values."""
     if feature.tensor_dtype == "string":
         return "string"
-    return "float32" if feature.dtype.startswith("float") else "int64"
+    return "float32" if feature.family == "float" else "int64"

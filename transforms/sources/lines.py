@@ -20,12 +20,14 @@ from fsspec.core import OpenFile
 
 from transforms import storage
 from transforms.dtypes import Feature
+from transforms.errors.failure import REST_LOST
+from transforms.errors.halving import by_halves
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.arrow import blocks_of
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.files import list_files
-from transforms.sources.source import REST_LOST, File, given_features
+from transforms.sources.source import File, GivenFeature, given_features
 from transforms.sources.staging import in_place
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ class Lines:
     """What CSV and JSON Lines have in common: the options, and where lines begin."""
 
     path: str | list[str]
-    features: dict[str, Feature | str] | None = None
+    features: dict[str, GivenFeature | str] | None = None
     encoding: str = "utf-8"
     max_line_bytes: int = 16 << 20
 
@@ -88,7 +90,13 @@ class Lines:
                 f"source.encoding must be one that Python knows, got {self.encoding!r}"
             ) from None
         found = self._given() if self.features is not None else self._inferred()
-        return {**found, ROW_ID: Feature("string")}
+        nullable = {
+            name: replace(
+                feature, nullable=self._text_may_be_null or feature.family != "text"
+            )
+            for name, feature in found.items()
+        }
+        return {**nullable, ROW_ID: Feature("string")}
 
     def read(
         self,
@@ -138,6 +146,7 @@ class Lines:
     _starts_with_header: ClassVar[bool] = False
     _quote: ClassVar[str] = ""
     _joins_lines: ClassVar[bool] = False
+    _text_may_be_null: ClassVar[bool] = True
 
     @cached_property
     def _files(self) -> list[File]:
@@ -196,7 +205,7 @@ class Lines:
                 yield Block.of_faults(rows, fault, features)
             elif len(rows) and parse:
                 read = partial(self._table, parse, piece.name, chunk)
-                yield from _halved(read, starts, ends, rows, features)
+                yield from _parsed(read, starts, ends, rows, features)
             if count >= most:
                 return
             if chunk.fault:
@@ -327,26 +336,24 @@ class _Recoded:
         return self._decoder.decode(b"", final=True).encode()
 
 
-def _halved(
+def _parsed(
     read: Callable[[np.ndarray, np.ndarray], pa.Table],
     starts: np.ndarray,
     ends: np.ndarray,
     rows: np.ndarray,
     features: Mapping[str, Feature],
 ) -> Iterator[Block]:
-    """Parse lines; where that fails halves of them, down to the lines at fault."""
-    try:
-        table = read(starts, ends)
-    except ValueError as error:
-        if len(rows) == 1:
-            yield Block.of_faults(rows, str(error), features)
-            return
-    else:
-        yield from blocks_of(table, rows, features)
-        return
-    middle = len(rows) // 2
-    for half in (slice(None, middle), slice(middle, None)):
-        yield from _halved(read, starts[half], ends[half], rows[half], features)
+    """Parse lines; those that cannot be parsed become rows with a fault."""
+
+    def parse(lines: np.ndarray) -> Sequence[Block]:
+        table = read(starts[lines], ends[lines])
+        return list(blocks_of(table, rows[lines], features))
+
+    def alone(line: int, error: Exception) -> Sequence[Block]:
+        return [Block.of_faults(rows[[line]], str(error), features)]
+
+    for blocks in by_halves(len(rows), parse, (ValueError,), alone):
+        yield from blocks
 
 
 def _spans(size: int) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from pydantic import ConfigDict
 
 from transforms.dtypes import DTYPES, Feature
 from transforms.lookup import ConfigError, nearest
@@ -13,9 +15,6 @@ from transforms.shard import Piece, position
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-REST_LOST = "the rest of the file cannot be read"
-"""Stands in a reader's error where an unknown number of rows is lost behind a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +113,23 @@ class Localizes(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class GivenFeature:
+    """A feature as a config gives it.
+
+    Attributes:
+      dtype: name of an entry of `DTYPES`.
+      shape: without the batch dimension; -1 where it differs between examples.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+
 def given_features(
-    given: Mapping[str, Feature | str], option: str = "source.features"
+    given: Mapping[str, GivenFeature | str], option: str = "source.features"
 ) -> dict[str, Feature]:
     """Check the features that a config gives; -1 in a shape becomes None.
 
@@ -124,7 +138,7 @@ def given_features(
     """
     features = {}
     for name, value in given.items():
-        feature = Feature(value) if isinstance(value, str) else value
+        feature = GivenFeature(value) if isinstance(value, str) else value
         if feature.dtype not in DTYPES:
             raise ConfigError(
                 f"{option}.{name} must be one of {', '.join(DTYPES)}, got"

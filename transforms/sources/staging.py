@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from transforms.sources.source import Localizes, Source
 
 _PARALLEL_COPIES = 16
 _CHUNK_BYTES = 8 << 20
+_given: dict[str, str] = {}
 
 
 @contextlib.contextmanager
@@ -120,25 +120,57 @@ def _check_room(directory: Path, needed: int, uri: str) -> None:
         )
 
 
+def use_copies(copies: Mapping[str, str]) -> None:
+    """Take local copies that another process holds, in place of making them.
+
+    Args:
+      copies: path of the copy by URI.
+    """
+    _given.update(copies)
+
+
 @contextlib.contextmanager
-def local_copy(uri: str, option: str) -> Iterator[Path]:
-    """Give a local path to a file, a directory or a checkpoint from anywhere."""
-    uri = uri.rstrip("/")
-    fs, path = storage.filesystem(uri)
-    whole = fs.exists(path)
-    if not whole and not fs.exists(f"{path}.index"):
+def local_copies(uris: Mapping[str, str]) -> Iterator[dict[str, Path]]:
+    """Give local paths to files, directories or checkpoints, as models are loaded from.
+
+    Copies lie in a directory of this process, and are removed on leaving; if it dies,
+    by the next process that starts.
+
+    Args:
+      uris: what to copy, on any filesystem, with the option of the config that names
+        it: `{uri: option}`.
+
+    Yields:
+      `{uri: path}`; what is local already stands for itself.
+
+    Raises:
+      ConfigError: there is no such file.
+    """
+    with scratch.directory() as directory:
+        yield {
+            uri: _local(uri, option, directory / str(index))
+            for index, (uri, option) in enumerate(uris.items())
+        }
+
+
+def _local(uri: str, option: str, directory: Path) -> Path:
+    """Give a local path to a file, a directory, or the files of a checkpoint."""
+    if uri in _given:
+        return Path(_given[uri])
+    fs, path = storage.filesystem(uri.rstrip("/"))
+    is_checkpoint = not fs.exists(path)
+    if is_checkpoint and not fs.exists(f"{path}.index"):
         raise ConfigError(
             f"{option} must be an existing file, got {uri!r} in the working directory"
             f" {str(Path.cwd())!r}"
         )
-    local = storage.local_path(uri)
+    local = storage.local_path(uri.rstrip("/"))
     if local is not None:
-        yield local
-        return
-    with tempfile.TemporaryDirectory(prefix="featuretap-") as directory:
-        copy = Path(directory) / uri.rpartition("/")[2]
-        if whole:
-            fs.get(path, str(copy), recursive=fs.isdir(path))
-        else:
-            fs.get(fs.glob(f"{path}.*"), directory)
-        yield copy
+        return local
+    directory.mkdir()
+    copy = directory / path.rpartition("/")[2]
+    if is_checkpoint:
+        fs.get(fs.glob(f"{path}.*"), str(directory))
+    else:
+        fs.get(path, str(copy), recursive=fs.isdir(path))
+    return copy

@@ -17,11 +17,12 @@ import numpy as np
 
 from transforms import storage
 from transforms.dtypes import Feature
+from transforms.errors.failure import REST_LOST
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.examples import FIRST_RECORDS, Examples
 from transforms.sources.files import check_unchanged, list_files
-from transforms.sources.source import REST_LOST, File, numbered_records
+from transforms.sources.source import File, numbered_records
 from transforms.sources.staging import copied, copy_range, readable_copy, target_in
 
 if TYPE_CHECKING:

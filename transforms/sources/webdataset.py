@@ -14,11 +14,12 @@ import numpy as np
 
 from transforms import storage
 from transforms.dtypes import Feature
+from transforms.errors.failure import REST_LOST
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset, nothing
 from transforms.sources.files import list_files
-from transforms.sources.source import REST_LOST, File, given_features
+from transforms.sources.source import File, GivenFeature, given_features
 from transforms.sources.staging import in_place
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class WebDataset:
     """
 
     path: str | list[str]
-    features: dict[str, Feature | str] | None = None
+    features: dict[str, GivenFeature | str] | None = None
     max_member_bytes: int = 1 << 30
 
     default_key: ClassVar[str | None] = None
@@ -244,4 +245,4 @@ def _value(example: Example, name: str, feature: Feature) -> Any:
     if feature.dtype == "bool":
         return {"true": True, "false": False, "1": True, "0": False}[data.decode()]
     text = data.decode().strip()
-    return float(text) if feature.dtype.startswith("float") else int(text)
+    return float(text) if feature.family == "float" else int(text)

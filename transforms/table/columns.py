@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from transforms.config import Config, TableSpec
-from transforms.dtypes import Feature
+from transforms.dtypes import DTYPES, KEY_DTYPES, Feature, null_name
 from transforms.lookup import ConfigError, nearest
 from transforms.messages import shape_text
 from transforms.table.timestamps import constant_timestamp
@@ -20,8 +19,6 @@ from transforms.taps.compile import Output
 from transforms.taps.language import RESERVED, Tap, snake
 
 METADATA_KEY = b"featuretap"
-_KEY_TYPES = ("string", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32")
-_TEXT_BYTES = 32
 _OPEN_LENGTH = 128
 
 
@@ -39,6 +36,7 @@ class Column:
         for a default key or a constant.
       reduce: reductions, left to right.
       unit: of a timestamp that is stored as a number: `s`, `ms` or `us`.
+      nullable: whether rows may have no value; only of kept features.
     """
 
     name: str
@@ -48,6 +46,7 @@ class Column:
     source: str = ""
     reduce: tuple[str, ...] = ()
     unit: str = ""
+    nullable: bool = False
 
     @property
     def width(self) -> int | None:
@@ -59,9 +58,7 @@ class Column:
     @property
     def bytes_per_row(self) -> int:
         """Uncompressed size; text is taken as 32 bytes, an open length as 128."""
-        size = 8 if self.dtype == "timestamp" else _TEXT_BYTES
-        if self.dtype not in ("string", "bytes", "timestamp"):
-            size = np.dtype(self.dtype).itemsize
+        size = DTYPES[self.dtype].bytes
         return size * math.prod(_OPEN_LENGTH if n is None else n for n in self.shape)
 
     @property
@@ -76,17 +73,13 @@ class Column:
 
     @property
     def arrow_type(self) -> pa.DataType:
-        """The column's type; vectors are lists of `element`."""
-        value = {
-            "string": pa.string(),
-            "bytes": pa.binary(),
-            "timestamp": pa.timestamp("us", tz="UTC"),
-        }.get(self.dtype)
-        if value is None:
-            value = pa.from_numpy_dtype(np.dtype(self.dtype))
-        if not self.shape:
-            return value
-        return pa.list_(pa.field("element", value, nullable=False))
+        """The column's type; vectors are lists of `element`.
+
+        Elements are nullable, though none is ever null: Feast does not recognize lists
+        of required elements.
+        """
+        value = DTYPES[self.dtype].arrow
+        return pa.list_(pa.field("element", value)) if self.shape else value
 
     def to_json(self) -> dict[str, Any]:
         """The column as a JSON document."""
@@ -139,7 +132,16 @@ def make_columns(
                 f"source.keep must name features of one shape, or lists, {name!r} has"
                 f" {shape_text(feature.shape)}"
             )
-        columns.append(Column(snake(name), "keep", feature.dtype, feature.shape, name))
+        columns.append(
+            Column(
+                snake(name),
+                "keep",
+                feature.dtype,
+                feature.shape,
+                name,
+                nullable=feature.nullable,
+            )
+        )
     by_column = {tap.column: tap for tap in taps}
     for output in outputs:
         tap = by_column[output.shape_of or output.column]
@@ -169,7 +171,7 @@ def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, Any]) -> pa.S
     """Make the schema of every part, with one JSON document under `featuretap`."""
     document = {**metadata, "columns": [column.to_json() for column in columns]}
     return pa.schema(
-        [pa.field(c.name, c.arrow_type, nullable=False) for c in columns],
+        [pa.field(c.name, c.arrow_type, nullable=c.nullable) for c in columns],
         metadata={METADATA_KEY: json.dumps(document, sort_keys=True).encode()},
     )
 
@@ -180,16 +182,24 @@ def bytes_per_row(columns: Sequence[Column]) -> int:
 
 
 def passed_features(columns: Sequence[Column]) -> list[str]:
-    """Features that go to the table without going through the model."""
-    passed = [c.source for c in columns if not c.is_computed and c.source]
-    return list(dict.fromkeys(passed))
+    """Features that go to the table without going through the model.
+
+    Beside those of nullable columns also the features that say where nulls are.
+    """
+    passed: dict[str, None] = {}
+    for column in columns:
+        if not column.is_computed and column.source:
+            passed[column.source] = None
+        if column.nullable:
+            passed[null_name(column.source)] = None
+    return list(passed)
 
 
 def _key_column(key: str | None, features: Mapping[str, Feature]) -> Column:
     if key is None:
         return Column("example_id", "key", "string")
     feature = _feature(key, features, "source.key")
-    if feature.dtype not in _KEY_TYPES or feature.shape:
+    if feature.dtype not in KEY_DTYPES or feature.shape:
         raise ConfigError(
             f"source.key must be a scalar of text or whole numbers, {key!r} is"
             f" {feature.dtype} {list(feature.shape)}"
@@ -207,7 +217,7 @@ def _timestamp_column(table: TableSpec, features: Mapping[str, Feature]) -> Colu
             )
         return Column("event_timestamp", "timestamp", "timestamp")
     feature = _feature(text, features, "table.event_timestamp")
-    is_number = feature.dtype.startswith(("int", "uint", "float"))
+    is_number = feature.family in ("integer", "float")
     if feature.shape or not (is_number or feature.dtype in ("string", "timestamp")):
         raise ConfigError(
             "table.event_timestamp must be an RFC 3339 time, or a feature of"

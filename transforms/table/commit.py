@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from transforms import storage
 from transforms.shard import Shards
+from transforms.table.columns import Column
 from transforms.table.commit_record import Commit
-from transforms.table.directory import Table, to_json, to_parquet
+from transforms.table.directory import FORMAT_VERSION, Table, to_json, to_parquet
 from transforms.table.keys import repeated_keys
-from transforms.table.manifest import MANIFEST_SCHEMA, manifest_table
-from transforms.table.plan_file import read_planned
+from transforms.table.manifest import MANIFEST_SCHEMA, manifest_table, with_plan
+from transforms.table.plan_file import read_claim, read_plan, read_shards
 
 _PARALLEL_LOOKS = 32
 _RECORDS_AT_A_TIME = 10_000
@@ -46,9 +47,9 @@ def commit_table(
     if done is not None:
         _check_budget(table, done["rows"], done["quarantined"], max_fraction)
         return done
-    plan = table.read_json("config.json", written=True)
-    shards = table.shards(written=True)
-    found = _gather(_all_commits(table, shards, known, plan["fingerprint"]))
+    plan, claim = read_plan(table, written=True), read_claim(table).id
+    shards = read_shards(table, written=True)
+    found = _gather(_all_commits(table, shards, known, plan.fingerprint))
     _check_whole(found.broken, max_fraction)
     sums = {
         name: pc.sum(found.manifest[name]).as_py()
@@ -56,19 +57,22 @@ def commit_table(
     }
     _check_budget(table, sums["rows"], sums["quarantined"], max_fraction)
     named = {*found.manifest["path"].to_pylist(), *found.errors}
-    stored = {*table.part_names(len(shards)), *table.error_names()}
+    stored = {*table.part_names(), *table.error_names()}
     _check_present(table, named - stored)
     _tidy(table, stored - named)
-    _check_keys(table, found.manifest)
-    manifest = to_parquet(found.manifest)
+    _check_keys(table, plan.columns[0], found.manifest)
+    manifest = to_parquet(with_plan(found.manifest, plan))
     storage.replace(table.internal("manifest.parquet"), manifest)
     summary = {
+        "format_version": FORMAT_VERSION,
         "rows": sums["rows"],
         "quarantined": sums["quarantined"],
         "parts": len(shards),
         "bytes": sums["bytes"],
         "non_finite": dict(sorted(found.non_finite.items())),
-        "fingerprint": plan["fingerprint"],
+        "fingerprint": plan.fingerprint,
+        "claim": claim,
+        "versions": dict(plan.versions),
     }
     storage.replace(table.path("_SUCCESS"), to_json(summary))
     return summary
@@ -150,10 +154,10 @@ def _check(commit: Commit, planned: int | None, fingerprint: str) -> None:
 def _check_whole(broken: Sequence[int], max_fraction: float) -> None:
     if broken and max_fraction < 1:
         raise RuntimeError(
-            f"files must be whole where only reading tells their rows, {len(broken)}"
-            f" broke off (first: shard {broken[0]}, see its rows in the errors"
-            " table), so that nobody knows how many rows are lost. Replace them, or"
-            " accept any loss with errors.max_fraction = 1"
+            f"files of {len(broken)} shards ended in the middle of a record (first:"
+            f" shard {broken[0]}, see its rows in the errors table). How many rows are"
+            " lost is unknown, because these files do not say how many they hold."
+            " Replace them, or accept any loss with errors.max_fraction = 1"
         )
 
 
@@ -175,9 +179,8 @@ def _check_budget(
         )
 
 
-def _check_keys(table: Table, manifest: pa.Table) -> None:
+def _check_keys(table: Table, key: Column, manifest: pa.Table) -> None:
     """See that no key comes twice; default keys cannot."""
-    key = read_planned(table).columns[0]
     if not key.source:
         return
     paths, rows = manifest["path"].to_pylist(), manifest["rows"].to_pylist()

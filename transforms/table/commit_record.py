@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from transforms.table.names import PART, errors_name, part_name
+from transforms.table.names import errors_name, part_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Commit:
     Attributes:
       shard: index of the shard.
       fingerprint: of the plan under which it was computed.
+      claim: random id of the table for which it was computed.
+      versions: of the packages that decide its bytes, by name.
       planned_rows: rows the shard had to account for.
       part: the feature rows.
       errors: the quarantined rows, None if there are none.
@@ -50,6 +52,8 @@ class Commit:
 
     shard: int
     fingerprint: str
+    claim: str
+    versions: dict[str, str]
     planned_rows: int
     part: StoredFile
     errors: StoredFile | None
@@ -65,7 +69,7 @@ class Commit:
         return self.errors.rows if self.errors else 0
 
     def to_json(self) -> dict[str, Any]:
-        """The record as a JSON document."""
+        """Give the record as a JSON document."""
         return asdict(self)
 
     @classmethod
@@ -87,8 +91,7 @@ def parse_commit(shard: int, data: bytes) -> Commit:
     try:
         commit = Commit.from_json(json.loads(data))
         part, errors = commit.part, commit.errors
-        match = PART.fullmatch(part.path)
-        names = [part_name(shard, int(match[1]) if match else 0, part.sha256)]
+        names = [part_name(shard, part.sha256)]
         found = [part.path]
         if errors:
             names.append(errors_name(shard, errors.sha256))

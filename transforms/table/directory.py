@@ -1,9 +1,9 @@
 """Know what lies where in a table's directory, and read and write its documents.
 
-part-00012-of-00512-1f9c44d2.parquet      features, named by content
+data/part-00012-1f9c44d2.parquet          features; parts and nothing else
 _SUCCESS                                  the table exists when this does
 _featuretap/config.json                   config, fingerprint, what it is made of
-_featuretap/schema.json                   columns and source features
+_featuretap/schema.json                   columns, taps, and source features
 _featuretap/plan.parquet                  shards
 _featuretap/commits/00012.json            one record for each finished shard
 _featuretap/errors/00012-1f9c44d2.parquet quarantined rows
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,32 +25,74 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
-from transforms.shard import Shards
+from transforms.lookup import ConfigError
 from transforms.table.commit_record import Commit, parse_commit
-from transforms.table.names import ERRORS, INTERNAL, PART
+from transforms.table.names import (
+    ATTEMPT,
+    COMMIT,
+    DATA,
+    ERRORS,
+    INTERNAL,
+    PART,
+    commit_name,
+)
 
-FORMAT_VERSION = 1
-_COMMIT = re.compile(r"(\d{5,})\.json")
-_ATTEMPT = re.compile(r"(\d{5,})-[0-9a-f]{8}\.json")
+FORMAT_VERSION = 2
+"""Of the table's layout; a table of another version is refused by every command."""
 _DOCUMENTS = ("parity.json", "manifest.parquet", "plan.parquet", "schema.json")
+_HIDDEN = ("_", ".")  # what readers of a directory pass over
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table's directory, by its URI."""
+    """A table's directory.
+
+    Attributes:
+      uri: of the directory, on any filesystem of fsspec.
+    """
 
     uri: str
 
     def path(self, name: str) -> str:
-        """URI of a file, from its path relative to the table."""
+        """Give the URI of a file, from its path relative to the table."""
         return storage.join(self.uri, name)
 
     def internal(self, name: str = "") -> str:
-        """URI of one of featuretap's own files."""
+        """Give the URI of one of featuretap's own files."""
         return self.path(f"{INTERNAL}/{name}".rstrip("/"))
 
+    def read_config(self, *, written: bool = False) -> dict[str, Any]:
+        """Read `config.json`, which says whose table this is, and of which format.
+
+        Args:
+          written: it is known to be there; wait for a store that shows it late.
+
+        Raises:
+          FileNotFoundError: this is not a table.
+          ConfigError: it is one of another format.
+          ValueError: the document is damaged.
+        """
+        document = self.read_json("config.json", written=written)
+        version = document.get("format_version")
+        if version != FORMAT_VERSION:
+            newer = isinstance(version, int) and version > FORMAT_VERSION
+            remedy = (
+                "use a newer featuretap"
+                if newer
+                else "make the table again at another path; remove the old one yourself"
+            )
+            raise ConfigError(
+                f"this featuretap works on tables of format {FORMAT_VERSION}, the one"
+                f" in {self.uri!r} has format {version}; {remedy}"
+            )
+        return document
+
     def read_json(self, name: str, *, written: bool = False) -> dict[str, Any]:
-        """Read one of featuretap's own documents; `written` as for `storage.read`.
+        """Read one of featuretap's own documents.
+
+        Args:
+          name: relative to `_featuretap`.
+          written: it is known to be there; wait for a store that shows it late.
 
         Raises:
           FileNotFoundError: this is not a table, or it has no such document.
@@ -65,11 +106,13 @@ class Table:
                 " check the path, or start the table with featuretap run CONFIG"
             ) from None
         try:
-            document: dict[str, Any] = json.loads(data)
+            document = json.loads(data)
+            if not isinstance(document, dict):
+                raise ValueError(f"it is a {type(document).__name__}")
         except ValueError as error:
             raise ValueError(
-                f"{self.internal(name)} must hold JSON, it does not: {error}; the table"
-                " is damaged, put the file back or start afresh elsewhere"
+                f"{self.internal(name)} must hold a JSON object, it does not: {error};"
+                " the table is damaged, put the file back or start afresh elsewhere"
             ) from error
         return document
 
@@ -78,29 +121,33 @@ class Table:
         data = storage.read(self.path(name), written=written)
         return pq.read_table(io.BytesIO(data))
 
-    def shards(self, *, written: bool = False) -> Shards:
-        """The planned shards, in order."""
-        name = f"{INTERNAL}/plan.parquet"
-        return Shards(self.read_parquet(name, written=written))
+    def part_names(self) -> list[str]:
+        """List every file that is named as a part, relative to the table."""
+        names = storage.list_names(self.path(DATA))
+        return [f"{DATA}/{name}" for name in names if PART.fullmatch(name)]
 
-    def part_names(self, shards: int | None = None) -> list[str]:
-        """Every file that is named as a part, committed or not.
+    def visible_names(self) -> list[str]:
+        """List what readers of the directory may come across, relative to the table.
 
-        Args:
-          shards: only names of a table with so many shards; others are not ours.
+        That is all that lies in `data/`, and in the root all but `data/` and what
+        readers pass over. Directories end with a slash.
         """
-        matches = [PART.fullmatch(name) for name in storage.list_names(self.uri)]
-        return [m[0] for m in matches if m and shards in (None, int(m[1]))]
+        inside = _entries(self.path(DATA))
+        return [f"{DATA}/{name}" for name in inside] + [
+            name
+            for name in _entries(self.uri)
+            if name != f"{DATA}/" and not name.startswith(_HIDDEN)
+        ]
 
     def error_names(self) -> list[str]:
-        """Every errors file, committed or not, relative to the table."""
+        """List every errors file, committed or not, relative to the table."""
         names = storage.list_names(self.internal("errors"))
         return [f"{INTERNAL}/errors/{n}" for n in names if ERRORS.fullmatch(n)]
 
     def committed(self) -> list[int]:
-        """Indexes of the shards that have a commit record, sorted."""
+        """List the indexes of the shards that have a commit record, sorted."""
         names = storage.list_names(self.internal("commits"))
-        matches = [_COMMIT.fullmatch(name) for name in names]
+        matches = [COMMIT.fullmatch(name) for name in names]
         return sorted(int(match[1]) for match in matches if match)
 
     def read_commits(self, shards: Collection[int]) -> Iterator[Commit]:
@@ -109,8 +156,8 @@ class Table:
         Raises:
           ValueError: one is no such record, or names files that are not its shard's.
         """
-        records = storage.read_many(map(self._commit, shards))
-        yield from map(parse_commit, shards, records)
+        uris = (self.path(commit_name(shard)) for shard in shards)
+        yield from map(parse_commit, shards, storage.read_many(uris))
 
     def read_commit(self, shard: int, *, written: bool = False) -> Commit | None:
         """Read one commit record, None if the shard has none yet.
@@ -118,29 +165,29 @@ class Table:
         Raises:
           ValueError: as for `read_commits`.
         """
+        uri = self.path(commit_name(shard))
         try:
-            return parse_commit(
-                shard, storage.read(self._commit(shard), written=written)
-            )
+            return parse_commit(shard, storage.read(uri, written=written))
         except FileNotFoundError:
             return None
 
     def create_commit(self, commit: Commit) -> bool:
         """Commit a shard, unless it is committed already; say whether this did it."""
-        return storage.create(self._commit(commit.shard), to_json(commit.to_json()))
+        uri = self.path(commit_name(commit.shard))
+        return storage.create(uri, to_json(commit.to_json()))
 
     def remove_commit(self, shard: int) -> None:
         """Take a shard's commit back, so that it is computed again."""
-        storage.remove(self._commit(shard))
+        storage.remove(self.path(commit_name(shard)))
 
     def attempts(self, shard: int | None = None) -> list[str]:
-        """URIs of the notes of workers that are at a shard, or died at it."""
-        matches = map(_ATTEMPT.fullmatch, storage.list_names(self.internal("attempts")))
+        """List the notes of workers that are at a shard, or died at it, by URI."""
+        matches = map(ATTEMPT.fullmatch, storage.list_names(self.internal("attempts")))
         found = [m[0] for m in matches if m and shard in (None, int(m[1]))]
         return [self.internal(f"attempts/{name}") for name in found]
 
     def read_success(self, *, written: bool = False) -> dict[str, Any] | None:
-        """The summary of a finished table, None while it is not finished."""
+        """Read the summary of a finished table; None while it is not finished."""
         try:
             data = storage.read(self.path("_SUCCESS"), written=written)
         except FileNotFoundError:
@@ -159,9 +206,7 @@ class Table:
             self.remove_commit(shard)
         for uri in self.attempts():
             storage.remove(uri)
-        shards = self._planned_shards()
-        names = [] if shards is None else self.part_names(shards)
-        for name in names + self.error_names():
+        for name in self.part_names() + self.error_names():
             storage.remove(self.path(name))
         storage.remove_tree(self.internal("uploads"))
         for name in _DOCUMENTS:
@@ -169,18 +214,12 @@ class Table:
         storage.remove(self.internal("config.json"))  # says that the parts are ours
         for name in ("commits", "attempts", "errors", ""):
             storage.remove_empty(self.internal(name))
+        storage.remove_empty(self.path(DATA))
 
-    def _planned_shards(self) -> int | None:
-        """How many shards the table has; None if there is no plan, and so no part."""
-        try:
-            return int(self.read_json("schema.json")["shards"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError):  # damaged
-            return len(self.shards())
 
-    def _commit(self, shard: int) -> str:
-        return self.internal(f"commits/{shard:05d}.json")
+def _entries(uri: str) -> list[str]:
+    directories = [f"{name}/" for name in storage.list_directories(uri)]
+    return sorted(storage.list_names(uri) + directories)
 
 
 def to_json(document: dict[str, Any]) -> bytes:

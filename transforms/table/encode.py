@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.batch import Batch, Uneven
+from transforms.dtypes import DTYPES, null_name
 from transforms.errors.failure import Failure
+from transforms.errors.halving import by_halves
 from transforms.shard import Shard, split_positions
 from transforms.table.columns import Column
 from transforms.table.timestamps import microseconds, parse_timestamps
@@ -50,25 +52,22 @@ def encode(
       values: of the activations, by column.
       on_failure: called with each row that is left out.
     """
-    try:
-        return _record_batch(layout, shard, batch, values)
-    except ValueError as error:
-        rows = len(batch.positions)
-        if rows == 1:
-            passed = {name: tensor[0] for name, tensor in batch.passed.items()}
-            on_failure(Failure(int(batch.positions[0]), "encode", error, passed))
-            return pa.RecordBatch.from_pylist([], schema=layout.schema)
-    halves = [
-        encode(
-            layout,
-            shard,
-            batch.take(half),
-            {name: take_rows(array, half) for name, array in values.items()},
-            on_failure,
-        )
-        for half in np.array_split(np.arange(rows), 2)
-    ]
-    return pa.concat_batches(halves)
+
+    def make(rows: np.ndarray) -> pa.RecordBatch:
+        if len(rows) == len(batch):
+            return _record_batch(layout, shard, batch, values)
+        some = {name: take_rows(column, rows) for name, column in values.items()}
+        return _record_batch(layout, shard, batch.take(rows), some)
+
+    def alone(row: int, error: Exception) -> None:
+        at, passed = int(batch.positions[row]), batch.passed_of(row)
+        on_failure(Failure.of(at, "encode", error, passed))
+
+    nothing = pa.RecordBatch.from_pylist([], schema=layout.schema)
+    if not len(batch):
+        return nothing
+    made = list(by_halves(len(batch), make, (ValueError,), alone))
+    return made[0] if len(made) == 1 else pa.concat_batches([nothing, *made])
 
 
 def _record_batch(
@@ -79,7 +78,8 @@ def _record_batch(
         if column.is_computed:
             arrays.append(to_array(column, values[column.name]))
         elif column.source:
-            arrays.append(to_array(column, _passed(batch.passed[column.source])))
+            made = to_array(column, _passed(batch.passed[column.source]))
+            arrays.append(_with_nulls(column, made, batch.passed))
         elif column.role == "key":
             arrays.append(_default_keys(shard, batch.positions))
         else:
@@ -101,6 +101,17 @@ def _passed(values: Any) -> Values:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     kind = pa.binary() if flat.dtype == object else None
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))
+
+
+def _with_nulls(column: Column, array: pa.Array, passed: Mapping[str, Any]) -> pa.Array:
+    """Put nulls where a nullable column has no value."""
+    if not column.nullable:
+        return array
+    nulls = passed[null_name(column.source)].numpy()
+    if not nulls.any():
+        return array
+    nothing = pa.scalar(None, array.type)
+    return pc.if_else(pa.array(nulls), nothing, array).cast(array.type)
 
 
 def _default_keys(shard: Shard, positions: np.ndarray) -> pa.Array:
@@ -132,7 +143,7 @@ def to_array(column: Column, values: Values) -> pa.Array:
     rows, width = len(values), column.width or 0
     flat = np.ascontiguousarray(values).reshape(-1)
     element = kind.value_type if column.is_vector else kind
-    if column.dtype in ("string", "bytes"):
+    if DTYPES[column.dtype].family == "text":
         array = pa.array(flat, pa.binary())
         array = array.cast(pa.string()) if column.dtype == "string" else array
     elif column.dtype == "timestamp" and flat.dtype == object:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pyarrow as pa
 
+from transforms.table.columns import METADATA_KEY
 from transforms.table.commit_record import Commit
+from transforms.table.directory import FORMAT_VERSION
+from transforms.table.plan_file import TablePlan
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -33,3 +37,14 @@ def manifest_table(commits: Sequence[Commit]) -> pa.Table:
         },
         schema=MANIFEST_SCHEMA,
     )
+
+
+def with_plan(manifest: pa.Table, plan: TablePlan) -> pa.Table:
+    """Add what the table was made by to a manifest, as metadata of its schema."""
+    about = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": plan.fingerprint,
+        "versions": dict(plan.versions),
+    }
+    text = json.dumps(about, sort_keys=True).encode()
+    return manifest.replace_schema_metadata({METADATA_KEY: text})

@@ -5,15 +5,27 @@ from __future__ import annotations
 import re
 
 INTERNAL = "_featuretap"
-PART = re.compile(r"part-\d{5,}-of-(\d{5,})-[0-9a-f]{8}\.parquet")
+DATA = "data"
+PART = re.compile(r"part-\d{5,}-[0-9a-f]{8}\.parquet")
 ERRORS = re.compile(r"\d{5,}-[0-9a-f]{8}\.parquet")
+COMMIT = re.compile(r"(\d{5,})\.json")
+ATTEMPT = re.compile(r"(\d{5,})-[0-9a-f]{8}\.json")
 
 
-def part_name(shard: int, shards: int, sha256: str) -> str:
-    """Name of a part, relative to the table."""
-    return f"part-{shard:05d}-of-{shards:05d}-{sha256[:8]}.parquet"
+def part_name(shard: int, sha256: str) -> str:
+    """Name a part by its shard and content, relative to the table.
+
+    >>> part_name(12, "1f9c44d2" * 8)
+    'data/part-00012-1f9c44d2.parquet'
+    """
+    return f"{DATA}/part-{shard:05d}-{sha256[:8]}.parquet"
 
 
 def errors_name(shard: int, sha256: str) -> str:
-    """Name of a shard's quarantined rows, relative to the table."""
+    """Name the file of a shard's quarantined rows, relative to the table."""
     return f"{INTERNAL}/errors/{shard:05d}-{sha256[:8]}.parquet"
+
+
+def commit_name(shard: int) -> str:
+    """Name a shard's commit record, relative to the table."""
+    return f"{INTERNAL}/commits/{shard:05d}.json"

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from transforms import scratch, storage
 from transforms.errors.quarantine import Quarantine
 from transforms.shard import Shard
-from transforms.table import names
 from transforms.table.columns import Column
 from transforms.table.commit_record import StoredFile
 from transforms.table.directory import Table
+from transforms.table.names import errors_name, part_name
 
 # Large enough to compress and scan well, small enough to hold two of them in memory.
 ROW_GROUP_BYTES = 64 << 20
@@ -121,7 +121,7 @@ def file_sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def unfinished_files(table: Table) -> Iterator[Path]:
-    """A directory for unfinished files: on the table's own disk if that is local."""
+    """Give a directory for unfinished files, on the table's disk if that is local."""
     local = storage.local_path(table.internal(f"uploads/{uuid.uuid4().hex}"))
     if local is None:
         with scratch.directory() as elsewhere:
@@ -134,22 +134,40 @@ def unfinished_files(table: Table) -> Iterator[Path]:
         shutil.rmtree(local, ignore_errors=True)
 
 
-def store_file(
-    table: Table, path: Path, rows: int, name: Callable[[str], str]
-) -> StoredFile:
-    """Publish a finished file under the name that `name` gives its hash."""
-    sha256 = file_sha256(path)
-    stored = StoredFile(name(sha256), rows, path.stat().st_size, sha256)
-    storage.publish(path, table.path(stored.path))
-    return stored
+def store_part(table: Table, shard: Shard, path: Path, rows: int) -> StoredFile:
+    """Publish a finished part under its content-addressed name.
+
+    Args:
+      table: where to.
+      shard: whose rows.
+      path: of the local file; it is gone afterwards.
+      rows: that it holds.
+    """
+    return _store(table, partial(part_name, shard.index), path, rows)
 
 
 def store_errors(
     table: Table, shard: Shard, directory: Path, quarantine: Quarantine
 ) -> StoredFile | None:
+    """Write and publish a shard's bad rows; None if there are none.
+
+    Args:
+      table: where to.
+      shard: whose rows.
+      directory: a local one, for the unfinished file.
+      quarantine: the rows.
+    """
     if not quarantine.rows:
         return None
     path = directory / "errors.parquet"
     pq.write_table(quarantine.table(), path, compression="zstd")
-    name = partial(names.errors_name, shard.index)
-    return store_file(table, path, len(quarantine.rows), name)
+    return _store(table, partial(errors_name, shard.index), path, len(quarantine.rows))
+
+
+def _store(
+    table: Table, name: Callable[[str], str], path: Path, rows: int
+) -> StoredFile:
+    sha256 = file_sha256(path)
+    stored = StoredFile(name(sha256), rows, path.stat().st_size, sha256)
+    storage.publish(path, table.path(stored.path))
+    return stored

@@ -1,84 +1,189 @@
-"""Read and write the plan that is stored with a table."""
+"""Write the plan into a table's directory, and read it back.
+
+Only this file knows the keys of `config.json` and `schema.json`.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from transforms import storage
 from transforms.config import Config
 from transforms.dtypes import Feature
-from transforms.shard import Shard
-from transforms.table.columns import Column, arrow_schema
-from transforms.table.directory import Table
+from transforms.shard import Shard, Shards
+from transforms.table.columns import Column, arrow_schema, bytes_per_row
+from transforms.table.directory import FORMAT_VERSION, Table, to_json, to_parquet
+from transforms.table.names import INTERNAL
+from transforms.taps.language import Tap
 
 _VERSIONED = ("featuretap", "tensorflow", "keras", "numpy", "pyarrow")
+_SHARDS = f"{INTERNAL}/plan.parquet"
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide the bytes of a table."""
+    """Give the versions of the packages that decide the bytes of a table."""
     return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What every worker, and whoever checks the table, must know.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablePlan:
+    """What every worker, and whoever checks the table, must know of a plan.
 
     Attributes:
-      claim: drawn when the directory became this table's; another one after
-        `--overwrite`.
       config: what was asked for.
-      fingerprint: of the plan.
-      model_digest: of the model.
-      shards: how many there are.
-      columns: of the table.
+      fingerprint: hash of all that changes the bytes of the table, 64 hex digits.
+      ingredients: what the fingerprint is made of, `{name: hex digest}`.
+      model_digest: hash of all that decides what the model computes, 64 hex digits.
+      versions: of the packages that decide the bytes, by name.
+      shard_count: how many shards, and so parts, there are.
+      rows: planned rows; None if a source tells only when it is read.
+      columns: of the table, the key first.
+      taps: the chosen activations, in the order of their columns.
       features: what is read of each example.
-      metadata: what every part says of itself, beside its columns.
     """
 
-    claim: str
     config: Config
     fingerprint: str
+    ingredients: Mapping[str, str]
     model_digest: str
-    shards: int
+    versions: Mapping[str, str]
+    shard_count: int
+    rows: int | None
     columns: tuple[Column, ...]
+    taps: tuple[Tap, ...]
     features: Mapping[str, Feature]
-    metadata: Mapping[str, Any]
 
     @property
     def schema(self) -> pa.Schema:
-        """Arrow schema of every part."""
-        return arrow_schema(self.columns, self.metadata)
+        """Arrow schema of every part, with what a part says of itself as metadata."""
+        about = {"format_version": FORMAT_VERSION, "model_digest": self.model_digest}
+        return arrow_schema(self.columns, about)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Uncompressed bytes of a row; text is taken as 32 bytes."""
+        return bytes_per_row(self.columns)
 
 
-def read_planned(table: Table, *, written: bool = False) -> Planned:
-    """Read the plan of a table, without its shards.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Whose table a directory is: what `config.json` says.
+
+    Attributes:
+      id: random, drawn when the directory became a table's; another one after
+        `--overwrite`.
+      fingerprint: of the plan.
+      ingredients: what the fingerprint is made of.
+      model_digest: of the model.
+      versions: of the packages that decide the bytes.
+      config: what was asked for, as a document.
+    """
+
+    id: str
+    fingerprint: str
+    ingredients: Mapping[str, str]
+    model_digest: str
+    versions: Mapping[str, str]
+    config: Mapping[str, Any]
+
+
+def claim_table(table: Table, plan: TablePlan) -> bool:
+    """Make a directory this plan's, unless it is a plan's already.
+
+    Returns:
+      Whether this call made it so; of several at once exactly one does.
+    """
+    document = {
+        "format_version": FORMAT_VERSION,
+        "claim": uuid.uuid4().hex,
+        "fingerprint": plan.fingerprint,
+        "ingredients": dict(plan.ingredients),
+        "model_digest": plan.model_digest,
+        "versions": dict(plan.versions),
+        "config": _config_document(plan.config),
+    }
+    return storage.create(table.internal("config.json"), to_json(document))
+
+
+def write_plan(table: Table, plan: TablePlan, shards: Shards) -> None:
+    """Put the plan where workers and later runs find it, in a claimed table.
+
+    What lies there and is the same is left alone. What the claim says of settings that
+    change no byte, such as `[errors]`, is brought up to date.
+    """
+    claimed = table.read_config(written=True)
+    config = {**claimed, "config": _config_document(plan.config)}
+    layout = {
+        "shards": plan.shard_count,
+        "rows": plan.rows,
+        "columns": [column.to_json() for column in plan.columns],
+        "taps": [asdict(tap) for tap in plan.taps],
+        "features": {name: asdict(feature) for name, feature in plan.features.items()},
+    }
+    documents = {
+        table.internal("config.json"): to_json(config),
+        table.internal("schema.json"): to_json(layout),
+        table.path(_SHARDS): to_parquet(shards.table),
+    }
+    for uri, data in documents.items():
+        if _content(uri) != data:
+            storage.replace(uri, data)
+
+
+def read_claim(table: Table, *, written: bool = False) -> Claim:
+    """Read whose table a directory is.
 
     Args:
-      table: whose plan.
+      table: the directory.
       written: it is known to be there; wait for a store that shows it late.
 
     Raises:
-      FileNotFoundError: there is none.
+      FileNotFoundError: it is no table.
+      ConfigError: the table is of another format.
     """
-    plan = table.read_json("config.json", written=written)
+    document = table.read_config(written=written)
+    return Claim(
+        id=document["claim"],
+        fingerprint=document["fingerprint"],
+        ingredients=document["ingredients"],
+        model_digest=document["model_digest"],
+        versions=document["versions"],
+        config=document["config"],
+    )
+
+
+def read_plan(table: Table, *, written: bool = False) -> TablePlan:
+    """Read the plan of a table, without its shards; otherwise as `read_claim`."""
+    claim = read_claim(table, written=written)
     layout = table.read_json("schema.json", written=written)
-    return Planned(
-        claim=plan["claim"],
-        config=Config.model_validate(plan["config"]),
-        fingerprint=plan["fingerprint"],
-        model_digest=plan["model_digest"],
-        shards=layout["shards"],
-        columns=tuple(Column.from_json(document) for document in layout["columns"]),
+    return TablePlan(
+        config=Config.model_validate(claim.config),
+        fingerprint=claim.fingerprint,
+        ingredients=claim.ingredients,
+        model_digest=claim.model_digest,
+        versions=claim.versions,
+        shard_count=layout["shards"],
+        rows=layout["rows"],
+        columns=tuple(map(Column.from_json, layout["columns"])),
+        taps=tuple(
+            Tap(**{**tap, "reduce": tuple(tap["reduce"])}) for tap in layout["taps"]
+        ),
         features={
-            name: Feature(feature["dtype"], tuple(feature["shape"]))
+            name: Feature(**{**feature, "shape": tuple(feature["shape"])})
             for name, feature in layout["features"].items()
         },
-        metadata=layout["metadata"],
     )
+
+
+def read_shards(table: Table, *, written: bool = False) -> Shards:
+    """Read the planned shards of a table, in order."""
+    return Shards(table.read_parquet(_SHARDS, written=written))
 
 
 def pending_shards(
@@ -93,7 +198,18 @@ def pending_shards(
     """
     table = Table(table_uri)
     committed = set(table.committed())
-    shards = table.shards(written=True)
+    shards = read_shards(table, written=True)
     for shard in shards if listings == 1 else shards[listing::listings]:
         if shard.index not in committed:
             yield shard
+
+
+def _config_document(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def _content(uri: str) -> bytes | None:
+    try:
+        return storage.read(uri)
+    except FileNotFoundError:
+        return None

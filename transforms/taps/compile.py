@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from transforms.dtypes import column_dtype
 from transforms.lookup import ConfigError
 from transforms.models.inputs import Input, Shape
 from transforms.models.model import Model
 from transforms.taps.chains import parse_reduction, reduce_chain
 from transforms.taps.language import Tap
-from transforms.taps.probe import UNSURE, probe_shapes
+from transforms.taps.padding import in_batches
+from transforms.taps.probe import probe_shapes
 from transforms.taps.trace import is_ragged, trace_model
-from transforms.values import Values, list_array, take_rows
-
-HALF = ("float16", "bfloat16")
+from transforms.values import Values, list_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class CompiledTaps:
 
     Attributes:
       inputs: what it takes.
-      outputs: the columns, in the order of the taps. Behind a column of tensors of rank
-        2 and more whose shape differs between rows stands a column of shapes.
+      outputs: the columns, in the order of the taps. After a column of tensors of rank
+        2 and more whose shape differs between rows comes a column of shapes.
       batch_rows: rows that it computes at a time.
     """
 
@@ -60,27 +60,16 @@ class CompiledTaps:
     _packed: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Values]:
-        """Compute the columns of one batch.
+        """Compute the columns of any number of rows, at least one.
 
         Args:
-          inputs: `{feature: tensor [rows, ...]}`, at most `batch_rows` rows. Fewer are
-            filled up with copies, so that the function always sees one shape.
+          inputs: `{feature: tensor [rows, ...]}`.
 
         Returns:
-          Values by column. All of fixed size but text share one buffer, copied from the
-          device at once.
+          Values by column. Within a batch all of fixed size but text share one buffer,
+          copied from the device at once.
         """
-        import tensorflow as tf
-
-        rows = len(next(iter(inputs.values())))
-        if rows == self.batch_rows:
-            return self._compute(inputs)
-        filled = np.arange(self.batch_rows) % rows
-        columns = self._compute(
-            {name: tf.gather(value, filled) for name, value in inputs.items()}
-        )
-        # A view would keep the whole batch in memory.
-        return {n: take_rows(values, np.arange(rows)) for n, values in columns.items()}
+        return in_batches(self._compute, self.batch_rows, inputs)
 
     def _compute(self, inputs: Mapping[str, Any]) -> dict[str, Values]:
         packed, texts, lists = self._function(dict(inputs))
@@ -110,61 +99,83 @@ def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> Compiled
             f"model.batch_rows must be {model.batch_rows}, the fixed batch size of the"
             f" model's input, got {batch_rows}"
         )
-    chains = [
-        [
-            parse_reduction(text, f"{tap.place}.reduce[{i}]")
-            for i, text in enumerate(tap.reduce)
-        ]
-        for tap in taps
-    ]
-    addresses = [tap.address for tap in taps]
-    shapes: dict[str, Shape] = {}
-    outputs: list[Output] = []
-    fixed: dict[str, Any] = {}
-
-    def body(inputs: Any) -> Any:
-        outputs.clear()
-        fixed.clear()
-        lists: dict[str, Any] = {}
-        found = model.form.find(model.tensors(inputs), addresses)
-        if unsure := [
-            address
-            for address, value in zip(addresses, found, strict=True)
-            if address not in shapes and _is_unsure(value)
-        ]:
-            raise _UnsureError(unsure)
-        for tap, chain, value in zip(taps, chains, found, strict=True):
-            if tap.address in shapes:
-                value = _with_shape(value, batch_rows, shapes[tap.address])
-            reduced = _reduce(value, tap, chain, batch_rows)
-            shape = tuple(reduced.shape.as_list()[1:])
-            outputs.append(Output(tap.column, shape, reduced.dtype.name))
-            if None not in shape and not is_ragged(reduced):
-                fixed[tap.column] = reduced
-                continue
-            lists[tap.column], row_shapes = _split(reduced)
-            if len(shape) > 1:
-                name = f"{tap.column}_shape"
-                outputs.append(Output(name, (len(shape),), "int32", tap.column))
-                fixed[name] = row_shapes
-        return *_pack(fixed), lists
-
+    body = _Body(model, taps, batch_rows)
     try:
         function = trace_model(model, batch_rows, body)
     except _UnsureError as unsure:
-        shapes.update(probe_shapes(model, unsure.addresses))
-        if missing := [a for a in unsure.addresses if a not in shapes]:
-            raise ConfigError(f"{missing[0]!r} {UNSURE}: it cannot be tapped") from None
+        body.shapes.update(probe_shapes(model, unsure.addresses))
+        if missing := [a for a in unsure.addresses if a not in body.shapes]:
+            raise ConfigError(
+                f"cannot tell whether the first axis of {missing[0]!r} is the batch, so"
+                " it cannot be tapped"
+            ) from None
         function = trace_model(model, batch_rows, body)
     packed = [
         (name, np.dtype(value.dtype.name), tuple(value.shape.as_list()))
-        for name, value in fixed.items()
+        for name, value in body.fixed.items()
         if value.dtype.name != "string"
     ]
     packed.sort(key=lambda place: -place[1].itemsize)
     return CompiledTaps(
-        model.inputs, tuple(outputs), batch_rows, function, tuple(packed)
+        model.inputs, tuple(body.outputs), batch_rows, function, tuple(packed)
     )
+
+
+class _Body:
+    """What is traced: the model as far as the taps need it, and their reductions.
+
+    Attributes:
+      outputs: of the columns, as tracing has found them.
+      fixed: the tensors of columns whose rows have one shape, by column.
+      shapes: of activations without batch, where tracing alone does not tell them.
+    """
+
+    def __init__(self, model: Model, taps: Sequence[Tap], batch_rows: int) -> None:
+        self.outputs: list[Output] = []
+        self.fixed: dict[str, Any] = {}
+        self.shapes: dict[str, Shape] = {}
+        self._model = model
+        self._taps = taps
+        self._rows = batch_rows
+        self._chains = [
+            [
+                parse_reduction(text, f"{tap.place}.reduce[{i}]")
+                for i, text in enumerate(tap.reduce)
+            ]
+            for tap in taps
+        ]
+
+    def __call__(self, inputs: Any) -> Any:
+        """Compute `(numbers in one buffer, {column: text}, {column: lists})`."""
+        self.outputs.clear()
+        self.fixed.clear()
+        lists: dict[str, Any] = {}
+        addresses = [tap.address for tap in self._taps]
+        found = self._model.form.find(self._model.tensors(inputs), addresses)
+        if unsure := [
+            address
+            for address, value in zip(addresses, found, strict=True)
+            if address not in self.shapes and _is_unsure(value)
+        ]:
+            raise _UnsureError(unsure)
+        for tap, chain, value in zip(self._taps, self._chains, found, strict=True):
+            if tap.address in self.shapes:
+                value = _with_shape(value, self._rows, self.shapes[tap.address])
+            self._add(tap, _reduce(value, tap, chain, self._rows), lists)
+        return *_pack(self.fixed), lists
+
+    def _add(self, tap: Tap, reduced: Any, lists: dict[str, Any]) -> None:
+        """Make a tap's column, and one of shapes where rows differ in shape."""
+        shape = tuple(reduced.shape.as_list()[1:])
+        self.outputs.append(Output(tap.column, shape, reduced.dtype.name))
+        if None not in shape and not is_ragged(reduced):
+            self.fixed[tap.column] = reduced
+            return
+        lists[tap.column], row_shapes = _split(reduced)
+        if len(shape) > 1:
+            name = f"{tap.column}_shape"
+            self.outputs.append(Output(name, (len(shape),), "int32", tap.column))
+            self.fixed[name] = row_shapes
 
 
 def _reduce(
@@ -173,21 +184,25 @@ def _reduce(
     """Reduce and cast an activation, in the graph being traced."""
     import tensorflow as tf
 
-    if value.dtype.name in HALF:
-        value = tf.cast(value, tf.float32)
+    value = _widened(value)
     value = reduce_chain(value, chain, f"{tap.place}.reduce")
     if tap.dtype and value.dtype == tf.string:
         raise ConfigError(f"{tap.place}.dtype must be left out, the activation is text")
-    if tap.dtype:
-        value = tf.cast(value, tap.dtype)
-    elif value.dtype.name in HALF:
-        value = tf.cast(value, tf.float32)
+    value = tf.cast(value, tap.dtype) if tap.dtype else _widened(value)
     if value.shape.rank is None or value.shape[0] != rows:
         raise ConfigError(
             f"{tap.place}: column {tap.column!r} must have a value for each row, got"
             f" {value.shape} for batches of {rows} rows"
         )
     return value
+
+
+def _widened(value: Any) -> Any:
+    """Cast half floats, in which one would not want to reduce, to float32."""
+    import tensorflow as tf
+
+    wanted = column_dtype(value.dtype.name)
+    return value if wanted in (None, value.dtype.name) else tf.cast(value, wanted)
 
 
 class _UnsureError(Exception):

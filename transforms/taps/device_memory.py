@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from transforms.taps.compile import CompiledTaps
-from transforms.taps.padding import in_pieces
 from transforms.values import Values
 
 _log = logging.getLogger("featuretap")
@@ -54,7 +53,7 @@ class FittingTaps:
         while True:
             compiled = self._compiled
             try:
-                return in_pieces(compiled, inputs)
+                return compiled(inputs)
             except tf.errors.ResourceExhaustedError as error:
                 self._halve(compiled, error)
 
@@ -63,9 +62,8 @@ class FittingTaps:
         if self._compile_for is None or rows == 1:
             what = "one row" if rows == 1 else f"the model's fixed batch of {rows} rows"
             raise RuntimeError(
-                f"the device must have memory for {what}, it ran out; take a larger"
-                " device, a lower model.precision, or fewer shards in flight"
-                " (-- --direct_num_workers=1)"
+                f"the device ran out of memory, even with {what} at a time; take a"
+                " larger device, a lower model.precision, or fewer shards at once"
             ) from error
         with self._lock:
             if self._compiled is not failed:  # another thread was faster

@@ -1,4 +1,4 @@
-"""Walk the operations of a traced graph, and find what depends on changing variables."""
+"""Walk the operations of a traced graph; find what depends on changing variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn batches into columns: one shape for every batch, bad rows set apart."""
+"""Turn batches into columns: rows of one shape together, rows at fault set apart."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import numpy as np
 
 from transforms.batch import Batch
 from transforms.errors.failure import Failure
+from transforms.errors.halving import by_halves
 from transforms.errors.stages import read_errors
 from transforms.taps.device_memory import FittingTaps
 from transforms.values import Values, join_rows, take_rows
 
+Computed = tuple[Batch, dict[str, Values]]
+
 
 def infer(
     compiled: FittingTaps, batch: Batch, on_failure: Callable[[Failure], None]
-) -> Iterator[tuple[Batch, dict[str, Values]]]:
+) -> Iterator[Computed]:
     """Compute the columns of a batch.
 
     Rows whose inputs differ in shape are computed apart, so that what comes out for a
@@ -48,25 +51,21 @@ def infer(
 
 def _infer_even(
     compiled: FittingTaps, batch: Batch, on_failure: Callable[[Failure], None]
-) -> Iterator[tuple[Batch, dict[str, Values]]]:
+) -> Iterator[Computed]:
     """Compute rows whose inputs all have the same shapes."""
-    rows = len(batch.positions)
-    try:
-        columns = compiled(batch.even_inputs())
-    except read_errors() as error:
-        if rows == 1:
-            passed = {name: values[0] for name, values in batch.passed.items()}
-            on_failure(Failure(int(batch.positions[0]), "infer", error, passed))
-            return
-        for half in np.array_split(np.arange(rows), 2):
-            yield from _infer_even(compiled, batch.take(half), on_failure)
-        return
-    yield batch, columns
+
+    def compute(rows: np.ndarray) -> Computed:
+        part = batch if len(rows) == len(batch) else batch.take(rows)
+        return part, compiled(part.even_inputs())
+
+    def alone(row: int, error: Exception) -> None:
+        at, passed = int(batch.positions[row]), batch.passed_of(row)
+        on_failure(Failure.of(at, "infer", error, passed))
+
+    yield from by_halves(len(batch), compute, read_errors(), alone)
 
 
-def _in_order(
-    parts: Sequence[tuple[Batch, dict[str, Values]]],
-) -> tuple[Batch, dict[str, Values]]:
+def _in_order(parts: Sequence[Computed]) -> Computed:
     """Put computed rows back into the order of their positions."""
     batch = Batch.concatenate([part for part, _ in parts])
     order = np.argsort(batch.positions)

@@ -12,9 +12,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from transforms.config import TapSpec
+from transforms.dtypes import DTYPES, column_dtype
 from transforms.lookup import ConfigError
 
 RESERVED = ("example_id", "event_timestamp")
@@ -48,11 +47,10 @@ class Activation:
     @property
     def bytes_per_row(self) -> int | None:
         """Bytes of a row in a column of its own; None if that cannot be told."""
-        if self.refusal or self.dtype == "string" or None in self.shape:
+        dtype = column_dtype(self.dtype)
+        if self.refusal or dtype in (None, "string") or None in self.shape:
             return None
-        half = self.dtype in ("float16", "bfloat16")  # columns of these are float32
-        size = 4 if half else np.dtype(self.dtype).itemsize
-        return size * math.prod(n for n in self.shape if n is not None)
+        return DTYPES[dtype].bytes * math.prod(n for n in self.shape if n is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,59 @@
-"""Give a compiled function batches of the one size it takes: split long ones, fill up short ones."""
+"""Give a compiled function batches of the one size that it takes.
+
+Long batches are split, short ones are filled up with copies of their rows: so every
+call has the same shape, and copies are as likely to be computable as rows are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from transforms.taps.compile import CompiledTaps
-from transforms.values import Values, join_rows
+import numpy as np
+
+from transforms.values import Values, join_rows, take_rows
+
+Function = Callable[[Mapping[str, Any]], dict[str, Values]]
 
 
-def in_pieces(compiled: CompiledTaps, inputs: Mapping[str, Any]) -> dict[str, Values]:
-    """Compute any number of rows but none, as many at a time as the function takes."""
-    rows, most = len(next(iter(inputs.values()))), compiled.batch_rows
-    if rows <= most:
-        return compiled(inputs)
+def in_batches(
+    function: Function, batch_rows: int, inputs: Mapping[str, Any]
+) -> dict[str, Values]:
+    """Compute any number of rows, at least one.
+
+    Args:
+      function: from inputs of exactly `batch_rows` rows to values by column.
+      batch_rows: rows in a batch.
+      inputs: `{feature: tensor [rows, ...]}`.
+
+    Returns:
+      Values of all rows, by column.
+    """
+    rows = len(next(iter(inputs.values())))
+    if rows <= batch_rows:
+        return _padded(function, batch_rows, rows, inputs)
+    starts = range(0, rows, batch_rows)
     computed = [
-        compiled({name: values[at : at + most] for name, values in inputs.items()})
-        for at in range(0, rows, most)
+        _padded(
+            function,
+            batch_rows,
+            min(rows - start, batch_rows),
+            {name: v[start : start + batch_rows] for name, v in inputs.items()},
+        )
+        for start in starts
     ]
     return {n: join_rows([columns[n] for columns in computed]) for n in computed[0]}
+
+
+def _padded(
+    function: Function, batch_rows: int, rows: int, inputs: Mapping[str, Any]
+) -> dict[str, Values]:
+    """Compute at most a batch."""
+    import tensorflow as tf
+
+    if rows == batch_rows:
+        return function(inputs)
+    filled = np.arange(batch_rows) % rows
+    columns = function({name: tf.gather(v, filled) for name, v in inputs.items()})
+    # A view would keep the whole batch in memory.
+    return {n: take_rows(values, np.arange(rows)) for n, values in columns.items()}

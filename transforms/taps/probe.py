@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from transforms.errors.halving import by_halves
 from transforms.models.inputs import Shape
 from transforms.models.model import Model
 from transforms.taps.trace import is_ragged, trace_model
 
-UNSURE = "has a first axis that cannot be told to be the batch"
+Result = TypeVar("Result")
+UNSURE = "has a first axis of which one cannot tell whether it is the batch"
 _MIXES = "has the batch elsewhere than in front, or mixes its rows"
 _PROBES = (2, 3)
 _DRAWS = 4
@@ -48,21 +50,21 @@ def _measure(
 
     static: dict[str, Shape | None] = {}
 
-    def body(inputs: Any) -> list[Any]:
-        values = model.form.find(model.tensors(inputs), addresses)
-        for address, value in zip(addresses, values, strict=True):
-            rank = value.shape.rank
-            static[address] = None if rank is None else tuple(value.shape.as_list())
-        return [v.nrows()[None] if is_ragged(v) else tf.shape(v) for v in values]
+    def measure(some: Sequence[str]) -> dict[str, tuple[list[int], Shape | None]]:
+        def body(inputs: Any) -> list[Any]:
+            values = model.form.find(model.tensors(inputs), some)
+            for address, value in zip(some, values, strict=True):
+                rank = value.shape.rank
+                static[address] = None if rank is None else tuple(value.shape.as_list())
+            return [v.nrows()[None] if is_ragged(v) else tf.shape(v) for v in values]
 
-    try:
         measured = trace_model(model, rows, body)(_made_up(model, rows, seed=rows))
-    except tf.errors.OpError:
-        return halved(addresses, lambda half: _measure(model, half, rows), {})
-    return {
-        address: ([int(n) for n in lengths.numpy()], static[address])
-        for address, lengths in zip(addresses, measured, strict=True)
-    }
+        return {
+            address: ([int(n) for n in lengths.numpy()], static[address])
+            for address, lengths in zip(some, measured, strict=True)
+        }
+
+    return _of_halves(addresses, measure, lambda address: {})
 
 
 def mixing_rows(model: Model, addresses: Sequence[str]) -> dict[str, str]:
@@ -70,60 +72,87 @@ def mixing_rows(model: Model, addresses: Sequence[str]) -> dict[str, str]:
 
     They have the batch elsewhere than in front, or mix it. What never changes, or
     cannot be computed from made-up rows, cannot be told.
+
+    Returns:
+      `{address: why it cannot be tapped}`.
     """
-    import tensorflow as tf
+
+    def compare(some: Sequence[str]) -> dict[str, str]:
+        changed, mixed = _compare(model, some)
+        unsure = dict.fromkeys(set(some) - changed, UNSURE)
+        return unsure | dict.fromkeys(mixed, _MIXES)
+
+    return _of_halves(addresses, compare, lambda address: {address: UNSURE})
+
+
+def _compare(model: Model, addresses: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Change one row of made-up inputs, some times.
+
+    Returns:
+      Addresses whose own row changed, and those of which another one did.
+    """
+    rows = model.batch_rows or 1
 
     def body(inputs: Any) -> list[Any]:
         return model.form.find(model.tensors(inputs), addresses)
 
-    if not addresses:
-        return {}
-    rows = model.batch_rows or 1
     function = trace_model(model, rows, body)
     changed: set[str] = set()
     mixed: set[str] = set()
-    try:
-        for seed in range(_DRAWS):
-            row = seed % rows
-            given, other = (_made_up(model, rows, s) for s in (seed, seed + _DRAWS))
-            mask = np.arange(rows) == row
-            turned = {
-                name: tf.tensor_scatter_nd_update(t, [[row]], other[name][row][None])
-                for name, t in given.items()
-            }
-            results = zip(addresses, function(given), function(turned), strict=True)
-            for address, before, after in results:
-                if is_ragged(before):
-                    changed.add(address)
-                    continue
-                one, two = before.numpy(), after.numpy()
-                if not _equal(one[mask], two[mask]):
-                    changed.add(address)
-                if not _equal(one[~mask], two[~mask]):
-                    mixed.add(address)
-    except tf.errors.OpError:
-        alone = {addresses[0]: UNSURE}
-        return halved(addresses, lambda half: mixing_rows(model, half), alone)
-    unsure = dict.fromkeys(set(addresses) - changed, UNSURE)
-    return unsure | dict.fromkeys(mixed, _MIXES)
+    for seed in range(_DRAWS):
+        row = seed % rows
+        given, turned = _with_another_row(model, rows, row, seed)
+        mask = np.arange(rows) == row
+        results = zip(addresses, function(given), function(turned), strict=True)
+        for address, before, after in results:
+            if is_ragged(before):
+                changed.add(address)
+                continue
+            one, two = before.numpy(), after.numpy()
+            if not _equal(one[mask], two[mask]):
+                changed.add(address)
+            if not _equal(one[~mask], two[~mask]):
+                mixed.add(address)
+    return changed, mixed
 
 
-def halved(
+def _with_another_row(
+    model: Model, rows: int, row: int, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make up inputs, and the same ones with another row in one place."""
+    import tensorflow as tf
+
+    given, other = (_made_up(model, rows, s) for s in (seed, seed + _DRAWS))
+    turned = {
+        name: tf.tensor_scatter_nd_update(t, [[row]], other[name][row][None])
+        for name, t in given.items()
+    }
+    return given, turned
+
+
+def _of_halves(
     addresses: Sequence[str],
-    function: Callable[[Sequence[str]], dict[str, Any]],
-    alone: dict[str, Any],
-) -> dict[str, Any]:
-    """Try halves where made-up rows are nothing for the model, or for a part of it.
+    function: Callable[[Sequence[str]], dict[str, Result]],
+    alone: Callable[[str], dict[str, Result]],
+) -> dict[str, Result]:
+    """Find something of addresses; made-up rows may be nothing for a part of a model.
 
     Args:
-      addresses: at least one of them failed.
+      addresses: of which.
       function: from addresses to what is found of them.
       alone: what is said of an address that fails by itself.
     """
-    if len(addresses) == 1:
-        return alone
-    middle = len(addresses) // 2
-    return function(addresses[:middle]) | function(addresses[middle:])
+    import tensorflow as tf
+
+    found: dict[str, Result] = {}
+    for part in by_halves(
+        len(addresses),
+        lambda chosen: function([addresses[i] for i in chosen]),
+        (tf.errors.OpError,),
+        lambda index, error: alone(addresses[index]),
+    ):
+        found |= part
+    return found
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:

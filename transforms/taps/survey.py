@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from transforms.dtypes import column_dtype
 from transforms.models.model import Model
-from transforms.taps.compile import HALF
 from transforms.taps.flops import flops_to_reach
 from transforms.taps.graph import depend_on_changes
 from transforms.taps.language import Activation
@@ -15,10 +15,6 @@ from transforms.taps.trace import is_ragged, trace_model
 
 # A batch size that no other axis is likely to have, to tell the batch axis from others.
 _LISTING_ROWS = 1009
-_STORED = frozenset(
-    [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-    + [*HALF, "float32", "float64", "bool", "string"]
-)
 _CHANGES = "depends on a variable that the model changes from batch to batch"
 
 
@@ -82,7 +78,7 @@ def _activation(address: str, value: Any, refusal: str | None, rows: int) -> Act
         refusal = refusal or f"is a {type(value).__name__}, not a tensor of the graph"
         return Activation(address, (), type(value).__name__, refusal)
     dtype = value.dtype.name
-    if refusal is None and dtype not in _STORED:
+    if refusal is None and column_dtype(dtype) is None:
         refusal = f"is of type {dtype}, which tables do not hold"
     if value.shape.rank is None:
         return Activation(address, (), dtype, refusal or UNSURE)

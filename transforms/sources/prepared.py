@@ -1,0 +1,218 @@
+"""Turn features that were read into model inputs, as traced functions.
+
+Batches and single rows go through the same steps; `transforms.sources.batches` and
+`transforms.sources.rows` call them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from transforms import device
+from transforms.batch import Batch, Uneven
+from transforms.dtypes import Feature, tensor_specs
+from transforms.errors.failure import Failure
+from transforms.errors.stages import preprocess_errors
+from transforms.preprocess.steps import (
+    Step,
+    apply_to_batch,
+    apply_to_example,
+    split_steps,
+)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Preprocessing of one table's examples, traced once for each process.
+
+    Attributes:
+      features: what is read of each example.
+      steps: preprocessing, in order.
+      inputs: features that the model takes, with their shapes without batch; None for
+        lengths that differ between rows.
+      passed: features for the table; as read where the source has them, else as
+        preprocessing made them.
+    """
+
+    features: Mapping[str, Feature]
+    steps: Sequence[Step]
+    inputs: Mapping[str, tuple[int | None, ...]]
+    passed: Sequence[str]
+
+    def one(self, at: int, example: Mapping[str, Any]) -> Batch | Failure:
+        """Prepare one example.
+
+        Args:
+          at: its position in the shard.
+          example: `{feature: tensor [...]}`.
+
+        Returns:
+          A batch of one row, or how it failed.
+        """
+        import tensorflow as tf
+
+        try:
+            inputs, passed = self.example(dict(example))
+        except preprocess_errors() as error:
+            known = {name: example[name] for name in self.passed if name in example}
+            return Failure.of(at, "preprocess", error, known)
+        uneven = self._uneven
+
+        def alone(name: str, value: Any) -> Any:
+            one = tf.expand_dims(value, 0)
+            return Uneven(one, np.array([value.shape])) if name in uneven else one
+
+        return Batch(
+            np.array([at]),
+            {name: alone(name, value) for name, value in inputs.items()},
+            {name: alone(name, value) for name, value in passed.items()},
+        )
+
+    @cached_property
+    def example(self) -> Any:
+        """All steps on one example as one graph function: `(inputs, passed)`."""
+
+        def body(example: dict[str, Any]) -> Any:
+            done = apply_to_example(self.steps, example)
+            return self._chosen(done, example, batched=False)
+
+        return self._traced(body)
+
+    def batches(self, read: Any, batch_rows: int, *, batched: bool) -> Any:
+        """Prepare a dataset of examples, by batches.
+
+        Args:
+          read: dataset of `(position, {feature: tensor})`.
+          batch_rows: rows in a batch.
+          batched: whether the elements of `read` are batches already.
+
+        Returns:
+          A dataset of `(positions, (inputs, passed))`, where what differs in shape
+          between rows is `(values, shapes)`.
+        """
+        threads = device.reader_threads()
+        parallel = threads if threads > 1 else None
+        if batched:
+            return read.map(self._whole_batch, parallel)
+        examples = read.map(self._example_part, parallel)
+        if _stackable(examples.element_spec):
+            return examples.batch(batch_rows).map(self._batch_part, parallel)
+        prepared = read.map(self._whole_example, parallel)
+        return _batch_uneven(prepared, batch_rows)
+
+    @cached_property
+    def takes_batches(self) -> bool:
+        """Whether all steps work on batches, and all features can be stacked."""
+        even = all(None not in feature.shape for feature in self.features.values())
+        return even and not self._split[0]
+
+    @cached_property
+    def _split(self) -> tuple[list[Step], list[Step]]:
+        """The steps that see one example, and those that see a batch."""
+        return split_steps(self.steps)
+
+    @property
+    def _whole_batch(self) -> Any:
+        return _unconverted(lambda at, batch: self._finish(at, batch, batch))
+
+    @property
+    def _whole_example(self) -> Any:
+        return _unconverted(lambda at, example: (at, self.example(example)))
+
+    @property
+    def _example_part(self) -> Any:
+        def part(at: Any, example: Any) -> Any:
+            read = {name: example[name] for name in self.passed if name in example}
+            return at, self._example_steps(example), read
+
+        return _unconverted(part)
+
+    @property
+    def _batch_part(self) -> Any:
+        return _unconverted(self._finish)
+
+    def _finish(self, at: Any, features: Any, read: Any) -> Any:
+        """Run the steps that see a batch, and keep what is wanted."""
+        done = apply_to_batch(self._split[1], features)
+        return at, self._chosen(done, read, batched=True)
+
+    @cached_property
+    def _example_steps(self) -> Any:
+        """The steps that see one example as one graph function.
+
+        Traced once, since a decoder of images takes longer to trace than to run on a
+        small shard.
+        """
+        steps = self._split[0]
+        return self._traced(lambda example: apply_to_example(steps, example))
+
+    @cached_property
+    def _uneven(self) -> set[str]:
+        """Names of what comes out of preprocessing in a shape that rows differ in."""
+        inputs, passed = self.example.structured_outputs
+        return {
+            name
+            for specs in (inputs, passed)
+            for name, spec in specs.items()
+            if not spec.shape.is_fully_defined()
+        }
+
+    def _traced(self, body: Callable[[dict[str, Any]], Any]) -> Any:
+        import tensorflow as tf
+
+        function = tf.function(_unconverted(body))
+        return function.get_concrete_function(tensor_specs(self.features))
+
+    def _chosen(self, done: Any, read: Any, *, batched: bool) -> tuple[Any, Any]:
+        """Keep what the model and the table take: `(inputs, passed)`."""
+        import tensorflow as tf
+
+        lead = [None] if batched else []
+        inputs = {
+            name: tf.ensure_shape(done[name], [*lead, *shape])
+            for name, shape in self.inputs.items()
+        }
+        passed = {
+            name: read[name] if name in read else done[name] for name in self.passed
+        }
+        return inputs, passed
+
+
+def _unconverted(function: Callable[..., Any]) -> Any:
+    """Keep autograph, which takes long, away from a function that does not need it."""
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+def _batch_uneven(examples: Any, rows: int) -> Any:
+    """Batch examples; what differs in shape becomes `(values, shapes)`."""
+    import tensorflow as tf
+
+    spec = examples.element_spec[1]
+
+    def shaped(at: Any, chosen: Any) -> Any:
+        return at, tf.nest.map_structure(
+            lambda value, known: (
+                value
+                if known.shape.is_fully_defined()
+                else (value, tf.shape(value, tf.int64))
+            ),
+            chosen,
+            spec,
+        )
+
+    if _stackable(spec):
+        return examples.batch(rows)
+    return examples.map(shaped).padded_batch(rows)
+
+
+def _stackable(spec: Any) -> bool:
+    import tensorflow as tf
+
+    return all(part.shape.is_fully_defined() for part in tf.nest.flatten(spec))
