@@ -1,4 +1,4 @@
-"""What runs once, on the launcher: config, plan, run, status, verify."""
+"""What runs once, on the launcher: config, plan, run, status, verify; and reading."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from pipeline.run import prepare_table, repair_table, run_plan
     from pipeline.status import table_status
     from pipeline.verify import verify_table
+    from transforms.table.read import iter_features, read_features
 
 __all__ = [
     "Plan",
     "check_parity",
+    "iter_features",
     "load_config",
     "make_plan",
     "prepare_table",
+    "read_features",
     "repair_table",
     "run_plan",
     "table_status",
@@ -26,15 +29,17 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Plan": "plan",
-    "check_parity": "parity.certificate",
-    "load_config": "config_file",
-    "make_plan": "plan",
-    "prepare_table": "run",
-    "repair_table": "run",
-    "run_plan": "run",
-    "table_status": "status",
-    "verify_table": "verify",
+    "Plan": "pipeline.plan",
+    "check_parity": "pipeline.parity.certificate",
+    "iter_features": "transforms.table.read",
+    "load_config": "pipeline.config_file",
+    "make_plan": "pipeline.plan",
+    "prepare_table": "pipeline.run",
+    "read_features": "transforms.table.read",
+    "repair_table": "pipeline.run",
+    "run_plan": "pipeline.run",
+    "table_status": "pipeline.status",
+    "verify_table": "pipeline.verify",
 }
 
 
@@ -44,4 +49,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"pipeline.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -62,6 +62,7 @@ def quiet_import() -> Iterator[None]:
 
 
 def is_debugging() -> bool:
+    """Whether tracebacks and logs are asked for, by FEATURETAP_DEBUG."""
     return bool(os.environ.get("FEATURETAP_DEBUG"))
 
 
@@ -75,6 +76,7 @@ class Discreet:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write text without credentials, unless it is a traceback."""
         if text.startswith(TRACEBACK) and not is_debugging():
             return len(text)
         return self._stream.write(mask(text))

@@ -9,6 +9,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from transforms.extract import extract_shard, shard_error
+from transforms.metrics import COUNTERS
 from transforms.shard import Shard
 from transforms.stop import stopping
 from transforms.table.commit import commit_table
@@ -63,10 +64,8 @@ class _ExtractShard(beam.DoFn):
             commit = extract_shard(self._worker, shard)
         except Exception as error:
             raise shard_error(shard, error) from error
-        Metrics.counter("featuretap", "shards").inc()
-        Metrics.counter("featuretap", "rows").inc(commit.part.rows)
-        Metrics.counter("featuretap", "quarantined_rows").inc(commit.quarantined)
-        Metrics.counter("featuretap", "part_bytes").inc(commit.part.bytes)
+        for name, count in COUNTERS.items():
+            Metrics.counter("featuretap", name).inc(count(commit))
         yield commit
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     import tensorflow as tf
 
+_NULL = "\0null"  # no name that data can have ends so
 _TEXT_BYTES = 32  # what a text is taken to be long, where only its type is known
 
 
@@ -92,7 +93,12 @@ class Feature:
 
 def null_name(feature: str) -> str:
     """Name the bool feature that is true where another has no value."""
-    return f"{feature}\0null"
+    return f"{feature}{_NULL}"
+
+
+def is_null_name(name: str) -> bool:
+    """Whether a feature is one that says where another has no value."""
+    return name.endswith(_NULL)
 
 
 def column_dtype(tensor_dtype: str) -> str | None:

@@ -29,6 +29,12 @@ def join_rows(parts: Sequence[Values]) -> Values:
 
 
 def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
+    """Make lists of values `[n]` that lie one after the other.
+
+    Args:
+      values: of all rows; an object array of bytes for text.
+      lengths: of the rows, int `[rows]`.
+    """
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     kind = pa.binary() if values.dtype == object else None
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind))

@@ -10,6 +10,7 @@ from pipeline.parity.deviations import TOLERANCES, ColumnParity, Tally
 from pipeline.parity.draw import draw_rows
 from pipeline.parity.reference import Reference
 from transforms import storage
+from transforms.dtypes import null_name
 from transforms.shard import Piece
 from transforms.table.columns import Column
 from transforms.table.directory import Table, to_json
@@ -70,23 +71,11 @@ def check_parity(table: str, rows: int, seed: int = 0) -> Parity:
     if summary["rows"] == 0:
         raise RuntimeError(f"a table must have rows to be checked, {table!r} has none")
     reference = Reference(plan.config, plan.features, plan.columns, plan.model_digest)
-    checked = [c for c in plan.columns if c.role != "shape" and c.dtype != "timestamp"]
-    tallies = {column.name: Tally(column) for column in checked}
+    tallies = {c.name: Tally(c) for c in plan.columns if _is_checked(c)}
     drawn = 0
     for stored, places in draw_rows(place, rows, seed):
-        examples = reference.read(places)
-        for values, where, example in zip(stored, places, examples, strict=True):
-            prepared = reference.prepare(example)
-            expected = dict(reference.values(prepared))
-            for column in checked:
-                if column.role != "feature":
-                    expected[column.name] = _expected_passed(
-                        column, example, prepared, where
-                    )
-                shape = values.get(f"{column.name}_shape")
-                tally = tallies[column.name]
-                tally.add(values[column.name], expected[column.name], shape)
-            drawn += 1
+        _add(tallies, reference, stored, places)
+        drawn += len(stored)
     parity = Parity(
         rows=drawn,
         seed=seed,
@@ -97,16 +86,44 @@ def check_parity(table: str, rows: int, seed: int = 0) -> Parity:
             for name, tally in tallies.items()
         },
     )
-    storage.replace(place.internal("parity.json"), to_json(parity.to_json()))
+    _store(place, parity, summary)
+    return parity
+
+
+def _is_checked(column: Column) -> bool:
+    return column.role != "shape" and column.dtype != "timestamp"
+
+
+def _add(
+    tallies: Mapping[str, Tally],
+    reference: Reference,
+    stored: Sequence[Mapping[str, Any]],
+    places: Sequence[tuple[Piece, int]],
+) -> None:
+    """Compute some rows again, and add them to the tallies of the columns."""
+    examples = reference.read(places)
+    for values, where, example in zip(stored, places, examples, strict=True):
+        prepared = reference.prepare(example)
+        expected = dict(reference.values(prepared))
+        for name, tally in tallies.items():
+            if tally.column.role != "feature":
+                expected[name] = _expected_passed(
+                    tally.column, example, prepared, where
+                )
+            tally.add(values[name], expected[name], values.get(f"{name}_shape"))
+
+
+def _store(table: Table, parity: Parity, summary: Mapping[str, Any]) -> None:
+    """Write the certificate, and its verdict into `_SUCCESS`."""
+    storage.replace(table.internal("parity.json"), to_json(parity.to_json()))
     deviations = [c.relative for c in parity.columns.values() if c.relative is not None]
     verdict = {
-        "rows": drawn,
-        "seed": seed,
+        "rows": parity.rows,
+        "seed": parity.seed,
         "passed": parity.passed,
         "worst_relative": max(deviations, default=0.0),
     }
-    storage.replace(place.path("_SUCCESS"), to_json({**summary, "parity": verdict}))
-    return parity
+    storage.replace(table.path("_SUCCESS"), to_json({**summary, "parity": verdict}))
 
 
 def _expected_passed(
@@ -118,4 +135,6 @@ def _expected_passed(
     """What a key or kept feature should be: as read, else as preprocessing made it."""
     if not column.source:
         return f"{where[0].name}#{where[1]}"
+    if example.get(null_name(column.source)):
+        return None
     return example.get(column.source, prepared.get(column.source))

@@ -52,17 +52,25 @@ class ColumnParity:
 
 
 class Tally:
-    """Gathers one column of the rows drawn, and tells how far it is off."""
+    """Gathers one column of the rows drawn, and tells how far it is off.
+
+    Attributes:
+      column: the column.
+    """
 
     def __init__(self, column: Column) -> None:
-        self._column = column
+        self.column = column
         self._kinds = {column.dtype}
         self._rows: list[tuple[np.ndarray, np.ndarray]] = []
         self._misshapen = 0
+        self._unequal_nulls = 0
 
     def add(self, stored: Any, expected: Any, shape: list[int] | None) -> None:
         """Take a row: what the table holds, and what it should hold."""
-        column = self._column
+        column = self.column
+        if stored is None or expected is None:  # a null of a kept feature
+            self._unequal_nulls += stored is not expected
+            return
         wanted = np.asarray(expected)
         fits = shape is None or tuple(shape) == wanted.shape
         if column.width is not None:
@@ -87,19 +95,21 @@ class Tally:
           magnitude: the largest value before reductions, whose float error is left
             where reductions cancel the rest out.
         """
-        kinds = {*self._kinds, precision if self._column.role == "feature" else ""}
+        kinds = {*self._kinds, precision if self.column.role == "feature" else ""}
         kind = next((k for k in ("bfloat16", "float16") if k in kinds), "float32")
-        if self._column.dtype.startswith("float"):
+        if self.column.family == "float":
             return self._deviations(kind, magnitude)
-        unequal = sum(int((a != b).sum()) for a, b in self._rows) + self._misshapen
+        unequal = sum(int((a != b).sum()) for a, b in self._rows)
+        unequal += self._misshapen + self._unequal_nulls
         values = sum(len(a) for a, _ in self._rows)
-        whole = self._column.dtype not in ("string", "bytes")
+        whole = self.column.family != "text"
         allowed = TOLERANCES[kind][2] * values if whole else 0
-        passed = self._misshapen == 0 and unequal <= allowed
+        fits = self._misshapen == self._unequal_nulls == 0
+        passed = fits and unequal <= allowed
         return ColumnParity(kind, None, None, None, unequal, passed)
 
     def _deviations(self, kind: str, magnitude: float) -> ColumnParity:
-        mismatched = self._misshapen
+        mismatched = self._misshapen + self._unequal_nulls
         pairs = []
         for stored, expected in self._rows:
             one, other = stored.astype(np.float64), expected.astype(np.float64)
@@ -123,7 +133,7 @@ class Tally:
             precision=kind,
             max_abs=min(max_abs, largest),
             relative=min(relative, largest),
-            cosine=cosine if self._column.width != 1 else None,
+            cosine=cosine if self.column.width != 1 else None,
             mismatched=mismatched,
             passed=mismatched == 0 and within,
         )

@@ -21,7 +21,7 @@ from pipeline.parity.reference_reductions import REDUCTIONS
 from pipeline.parity.reference_steps import Example, run_step
 from transforms import device
 from transforms.config import Config
-from transforms.dtypes import Feature
+from transforms.dtypes import Feature, is_null_name
 from transforms.lookup import ConfigError, resolve
 from transforms.models.function import FunctionForm
 from transforms.models.keras_layers import LayerForm
@@ -118,7 +118,9 @@ class Reference:
         if self._model is not None:
             return self._model
         shapes = {
-            name: (np.shape(value), _dtype(value)) for name, value in example.items()
+            name: (np.shape(value), _dtype(value))
+            for name, value in example.items()
+            if not is_null_name(name)
         }
         model = load_model(self._config.model, shapes)
         if model.digest != self._digest:

@@ -16,6 +16,13 @@ _FREEZABLE_BYTES = 2 << 30
 def layer_activations(
     form: LayerForm, tensors: Mapping[str, Any], addresses: Sequence[str]
 ) -> list[Any]:
+    """Run a Keras model and give what its layers return at some addresses.
+
+    Args:
+      form: of the model.
+      tensors: `{input: tensor [1, ...]}`.
+      addresses: of activations, or of the model's result.
+    """
     places = []
     for address in addresses:
         head, _, leaf = address.partition(":")

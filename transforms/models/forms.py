@@ -25,7 +25,15 @@ _SEED = 0
 
 
 def load_form(spec: ModelSpec, path: Path) -> ModelForm:
-    """Load a stored model by what it is: its content, then its name."""
+    """Load a stored model by what it is: its content, then its name.
+
+    Args:
+      spec: the config's `[model]`.
+      path: local path of `model.path`.
+
+    Raises:
+      ConfigError: it is no model, or one that brings code of its own.
+    """
     uri = str(spec.path)
     if (path / "saved_model.pb").exists():
         if not spec.trusted:
@@ -48,6 +56,11 @@ def load_form(spec: ModelSpec, path: Path) -> ModelForm:
 
 
 def build_form(spec: ModelSpec) -> ModelForm:
+    """Call the function that `model.build` names, and take what it returns.
+
+    Raises:
+      ConfigError: there is no such function, it fails, or it gives no model.
+    """
     assert spec.build is not None
     if ":" not in spec.build:
         raise ConfigError(

@@ -73,38 +73,49 @@ def wire(
             "model.inputs is required for a model that does not declare its inputs;"
             ' give inputs = { inputs = "<feature>" }'
         )
-    wired = []
-    for one in declared or [Declared(name, None, "") for name in names]:
-        name = one.name
-        feature = spec.inputs.get(name, name)
-        if name not in spec.inputs and name not in features:
-            if len(names) == len(features) == 1:
-                (feature,) = features
-            else:
-                raise ConfigError(
-                    f"model.inputs must say which feature goes into {name!r}, since no"
-                    f" feature has that name (features: {', '.join(sorted(features))});"
-                    f' give inputs = {{ "{name}" = "<feature>" }}'
-                )
-        if feature not in features:
-            raise ConfigError(
-                f"model.inputs.{name} must name a feature, got {feature!r}"
-                f"{nearest(feature, features)}"
-                f" (features: {', '.join(sorted(features))})"
-            )
-        found_shape, found_dtype = features[feature]
-        expected = found_shape if one.shape is None else one.shape[1:]
-        wired.append(
-            Input(
-                name,
-                feature,
-                _merge(name, feature, expected, found_shape),
-                one.dtype or found_dtype,
-                found_dtype,
-            )
+    only = len(names) == len(features) == 1
+    return tuple(
+        _wired(one, _feature_for(one.name, spec, features, only=only), features)
+        for one in declared or [Declared(name, None, "") for name in names]
+    )
+
+
+def _feature_for(
+    name: str,
+    spec: ModelSpec,
+    features: Mapping[str, tuple[Shape, str]],
+    *,
+    only: bool,
+) -> str:
+    """Find the feature of an input: by the config, by name, or since there is one."""
+    feature = spec.inputs.get(name, name)
+    if name not in spec.inputs and name not in features:
+        if only:
+            return next(iter(features))
+        raise ConfigError(
+            f"model.inputs must say which feature goes into {name!r}, since no"
+            f" feature has that name (features: {', '.join(sorted(features))});"
+            f' give inputs = {{ "{name}" = "<feature>" }}'
         )
-        _check_type(wired[-1])
-    return tuple(wired)
+    if feature not in features:
+        raise ConfigError(
+            f"model.inputs.{name} must name a feature, got {feature!r}"
+            f"{nearest(feature, features)}"
+            f" (features: {', '.join(sorted(features))})"
+        )
+    return feature
+
+
+def _wired(
+    declared: Declared, feature: str, features: Mapping[str, tuple[Shape, str]]
+) -> Input:
+    """Connect an input with a feature, if they fit."""
+    shape, dtype = features[feature]
+    expected = shape if declared.shape is None else declared.shape[1:]
+    merged = _merge(declared.name, feature, expected, shape)
+    wired = Input(declared.name, feature, merged, declared.dtype or dtype, dtype)
+    _check_type(wired)
+    return wired
 
 
 def declared_features(

@@ -19,6 +19,16 @@ _CONVERT = (
 
 
 def load_layers(path: Path, uri: str, *, trusted: bool) -> LayerForm:
+    """Load a model that Keras 3 or Keras 2 has saved.
+
+    Args:
+      path: of the file or directory.
+      uri: of the same in the config, for errors.
+      trusted: whether it may bring Python functions of its own.
+
+    Raises:
+      ConfigError: Keras cannot load it.
+    """
     import keras
 
     version = _keras_version(path)

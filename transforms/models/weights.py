@@ -16,6 +16,16 @@ _CAUSE_LENGTH = 400
 
 
 def load_weights(form: ModelForm, path: Path, spec: ModelSpec) -> None:
+    """Load a weights file or a TensorFlow checkpoint into a model that is built.
+
+    Args:
+      form: of the model.
+      path: local path of the file, or of the checkpoint without suffix.
+      spec: the config's `[model]`, for errors.
+
+    Raises:
+      ConfigError: the weights do not fit the model.
+    """
     try:
         if Path(f"{path}.index").exists():
             _restore(form.model, str(path))
@@ -59,6 +69,11 @@ def _restore(model: Any, prefix: str) -> None:
 
 
 def set_precision(form: ModelForm, precision: str) -> None:
+    """Make every layer compute in another precision.
+
+    Raises:
+      ConfigError: the precision of this form of model cannot be set.
+    """
     if isinstance(form, LayerForm):
         form.set_precision(precision)
     elif precision != "float32":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -114,47 +114,22 @@ class Examples:
         """Parse `(position, record)`, whole batches where batches are asked for."""
         import tensorflow as tf
 
-        def spec(feature: Feature) -> Any:
-            kind = _stored_dtype(feature)
-            if None in feature.shape:
-                inner = feature.shape[1:]
-                return tf.io.FixedLenSequenceFeature(inner, kind, allow_missing=True)
-            return tf.io.FixedLenFeature(feature.shape, kind)
-
-        def cast(parsed: dict[str, Any]) -> dict[str, Any]:
-            return {
-                name: value
-                if value.dtype == features[name].tensor_dtype
-                else tf.cast(value, features[name].tensor_dtype)
-                for name, value in parsed.items()
-            }
-
-        wanted = {name: spec(feature) for name, feature in features.items()}
-        lists = {name for name in wanted if name in self._sequence_names}
+        lists = {name for name in features if name in self._sequence_names}
         if lists:
-            context = {n: one for n, one in wanted.items() if n not in lists}
-            sequences = {
-                name: tf.io.FixedLenSequenceFeature(
-                    features[name].shape[1:], _stored_dtype(features[name])
-                )
-                for name in lists
-            }
-
-            def parse(record: Any) -> dict[str, Any]:
-                found = tf.io.parse_single_sequence_example(record, context, sequences)
-                return {**found[0], **found[1]}
-
-            examples = records.map(lambda at, record: (at, cast(parse(record))))
-            return examples if batch_rows is None else examples.batch(batch_rows)
-        if batch_rows is None:
-            return records.map(
-                lambda at, record: (
-                    at,
-                    cast(tf.io.parse_single_example(record, wanted)),
-                )
+            parse = _sequence_parser(features, lists)
+            examples = records.map(
+                lambda at, record: (at, _cast(parse(record), features))
             )
+            return examples if batch_rows is None else examples.batch(batch_rows)
+        specs = {name: _spec(feature) for name, feature in features.items()}
+        if batch_rows is None:
+            parse_one = tf.io.parse_single_example
+            return records.map(
+                lambda at, record: (at, _cast(parse_one(record, specs), features))
+            )
+        parse_all = tf.io.parse_example
         return records.batch(batch_rows).map(
-            lambda at, record: (at, cast(tf.io.parse_example(record, wanted)))
+            lambda at, record: (at, _cast(parse_all(record, specs), features))
         )
 
     @cached_property
@@ -162,6 +137,50 @@ class Examples:
         if self.features is None and self.sequence_features is None:
             return set(self._inferred()[1])
         return set(self.sequence_features or ())
+
+
+def _spec(feature: Feature) -> Any:
+    """Say how a feature lies in a tf.Example."""
+    import tensorflow as tf
+
+    kind = _stored_dtype(feature)
+    if None in feature.shape:
+        inner = feature.shape[1:]
+        return tf.io.FixedLenSequenceFeature(inner, kind, allow_missing=True)
+    return tf.io.FixedLenFeature(feature.shape, kind)
+
+
+def _cast(parsed: Mapping[str, Any], features: Mapping[str, Feature]) -> dict[str, Any]:
+    """Turn the three types that messages have into those of the features."""
+    import tensorflow as tf
+
+    return {
+        name: value
+        if value.dtype == features[name].tensor_dtype
+        else tf.cast(value, features[name].tensor_dtype)
+        for name, value in parsed.items()
+    }
+
+
+def _sequence_parser(
+    features: Mapping[str, Feature], lists: Collection[str]
+) -> Callable[[Any], dict[str, Any]]:
+    """Make a function from a tf.SequenceExample to features, some of them lists."""
+    import tensorflow as tf
+
+    context = {n: _spec(one) for n, one in features.items() if n not in lists}
+    sequences = {
+        name: tf.io.FixedLenSequenceFeature(
+            features[name].shape[1:], _stored_dtype(features[name])
+        )
+        for name in lists
+    }
+
+    def parse(record: Any) -> dict[str, Any]:
+        found = tf.io.parse_single_sequence_example(record, context, sequences)
+        return {**found[0], **found[1]}
+
+    return parse
 
 
 def parts_of(record: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -130,6 +130,12 @@ class _IpcFile(RowGroups):
 
 
 def open_groups(uri: str) -> RowGroups:
+    """Open a Parquet or Arrow IPC file, which its name tells apart.
+
+    Raises:
+      ConfigError: it is no such file.
+      OSError: the storage failed.
+    """
     is_ipc = uri.endswith(_IPC_SUFFIXES)
     try:
         return _IpcFile(uri) if is_ipc else _ParquetFile(uri)

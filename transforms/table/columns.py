@@ -49,6 +49,11 @@ class Column:
     nullable: bool = False
 
     @property
+    def family(self) -> str:
+        """The family of its dtype."""
+        return DTYPES[self.dtype].family
+
+    @property
     def width(self) -> int | None:
         """Values in a row; None if rows differ."""
         if None in self.shape:
@@ -120,51 +125,59 @@ def make_columns(
     columns = [_key_column(config.source.key or default_key, features)]
     if config.table.event_timestamp:
         columns.append(_timestamp_column(config.table, features))
-    for name in config.source.keep:
-        feature = _feature(name, features, "source.keep")
-        if name in RESERVED:
-            raise ConfigError(
-                f"source.keep must not use the names {', '.join(RESERVED)}, got"
-                f" {name!r}; set source.key or table.event_timestamp"
-            )
-        if None in feature.shape and len(feature.shape) > 1:
-            raise ConfigError(
-                f"source.keep must name features of one shape, or lists, {name!r} has"
-                f" {shape_text(feature.shape)}"
-            )
-        columns.append(
-            Column(
-                snake(name),
-                "keep",
-                feature.dtype,
-                feature.shape,
-                name,
-                nullable=feature.nullable,
-            )
-        )
+    columns += [_kept_column(name, features) for name in config.source.keep]
     by_column = {tap.column: tap for tap in taps}
-    for output in outputs:
-        tap = by_column[output.shape_of or output.column]
-        columns.append(
-            Column(
-                output.column,
-                "shape" if output.shape_of else "feature",
-                output.dtype,
-                output.shape,
-                tap.address,
-                tap.reduce,
-            )
+    columns += [
+        _computed_column(output, by_column[output.shape_of or output.column])
+        for output in outputs
+    ]
+    _check_unique(columns)
+    return columns
+
+
+def _kept_column(name: str, features: Mapping[str, Feature]) -> Column:
+    feature = _feature(name, features, "source.keep")
+    if name in RESERVED:
+        raise ConfigError(
+            f"source.keep must not use the names {', '.join(RESERVED)}, got"
+            f" {name!r}; set source.key or table.event_timestamp"
         )
+    if None in feature.shape and len(feature.shape) > 1:
+        raise ConfigError(
+            f"source.keep must name features of one shape, or lists, {name!r} has"
+            f" {shape_text(feature.shape)}"
+        )
+    return Column(
+        name=snake(name),
+        role="keep",
+        dtype=feature.dtype,
+        shape=feature.shape,
+        source=name,
+        nullable=feature.nullable,
+    )
+
+
+def _computed_column(output: Output, tap: Tap) -> Column:
+    return Column(
+        name=output.column,
+        role="shape" if output.shape_of else "feature",
+        dtype=output.dtype,
+        shape=output.shape,
+        source=tap.address,
+        reduce=tap.reduce,
+    )
+
+
+def _check_unique(columns: Sequence[Column]) -> None:
     seen: dict[str, Column] = {}
     for column in columns:
-        if column.name in seen:
+        other = seen.setdefault(column.name, column)
+        if other is not column:
             raise ConfigError(
-                f"column names must be unique, got {column.name!r} for a"
-                f" {seen[column.name].role} and a {column.role} column; give the tap"
-                " another column, or keep the feature no longer"
+                f"column names must be unique, got {column.name!r} for a {other.role}"
+                f" and a {column.role} column; give the tap another column, or keep the"
+                " feature no longer"
             )
-        seen[column.name] = column
-    return columns
 
 
 def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, Any]) -> pa.Schema:

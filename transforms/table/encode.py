@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.batch import Batch, Uneven
-from transforms.dtypes import DTYPES, null_name
+from transforms.dtypes import null_name
 from transforms.errors.failure import Failure
 from transforms.errors.halving import by_halves
 from transforms.shard import Shard, split_positions
@@ -143,7 +143,7 @@ def to_array(column: Column, values: Values) -> pa.Array:
     rows, width = len(values), column.width or 0
     flat = np.ascontiguousarray(values).reshape(-1)
     element = kind.value_type if column.is_vector else kind
-    if DTYPES[column.dtype].family == "text":
+    if column.family == "text":
         array = pa.array(flat, pa.binary())
         array = array.cast(pa.string()) if column.dtype == "string" else array
     elif column.dtype == "timestamp" and flat.dtype == object:

@@ -11,6 +11,7 @@ LOOPS = ("While", "StatelessWhile")
 
 
 def operations_before(op: Any) -> list[Any]:
+    """List the operations that one needs the results of, or must wait for."""
     return [*(tensor.op for tensor in op.inputs), *op.control_inputs]
 
 
@@ -58,6 +59,7 @@ def _assigns(op: Any) -> bool:
 
 
 def functions_of(op: Any) -> list[str]:
+    """Name the functions that an operation calls: branches, bodies, callees."""
     attributes = op.node_def.attr.values()
     names = [a.func.name for a in attributes if a.HasField("func")]
     return names + [f.name for a in attributes for f in a.list.func]

@@ -24,6 +24,7 @@ def trace_model(model: Model, rows: int, body: Any) -> Any:
 
 
 def is_ragged(value: Any) -> bool:
+    """Whether a value is a tensor whose rows differ in length."""
     import tensorflow as tf
 
     return isinstance(value, tf.RaggedTensor)

@@ -1,0 +1,134 @@
+"""Read a column of a finished table as a numpy matrix, with the keys of its rows."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms import storage
+from transforms.lookup import nearest
+from transforms.table.columns import Column
+from transforms.table.directory import Table
+from transforms.table.plan_file import read_plan
+
+
+class Features(NamedTuple):
+    """Rows of one column.
+
+    Attributes:
+      keys: of the rows, as the key's column holds them.
+      values: `[rows, *shape]`, in the column's own type.
+    """
+
+    keys: pa.ChunkedArray
+    values: np.ndarray
+
+
+def read_features(table: str, column: str) -> Features:
+    """Read a column of a finished table whole.
+
+    Args:
+      table: its URI.
+      column: of numbers, all rows of one shape.
+
+    Raises:
+      FileNotFoundError: there is no finished table.
+      ValueError: there is no such column, or its rows differ in shape.
+
+    Example:
+      >>> from pipeline import read_features
+      >>> keys, matrix = read_features("out/features", "texture")  # doctest: +SKIP
+      >>> matrix.shape  # doctest: +SKIP
+      (1797, 32)
+    """
+    wanted, key, manifest = _look_up(table, column)
+    shape = (sum(part["rows"] for part in manifest), *wanted.shape)
+    values = np.empty(shape, wanted.dtype)
+    keys, row = [], 0
+    for found in _chunks(Table(table), wanted, key, manifest):
+        values[row : row + len(found.values)] = found.values
+        keys += found.keys.chunks
+        row += len(found.values)
+    return Features(pa.chunked_array(keys, key.arrow_type), values)
+
+
+def iter_features(table: str, column: str) -> Iterator[Features]:
+    """Read a column of a finished table a row group at a time, without copying values.
+
+    Rows come in the order of the parts. The values of each chunk are a view of what
+    Arrow has read, and cannot be written to.
+
+    Args:
+      table: its URI.
+      column: of numbers, all rows of one shape.
+
+    Raises:
+      FileNotFoundError: there is no finished table.
+      ValueError: there is no such column, or its rows differ in shape.
+    """
+    wanted, key, manifest = _look_up(table, column)
+    return _chunks(Table(table), wanted, key, manifest)
+
+
+def _look_up(table: str, column: str) -> tuple[Column, Column, list[dict[str, Any]]]:
+    """Give the column, the key's column, and the manifest."""
+    place = Table(table)
+    plan = read_plan(place)
+    if place.read_success() is None:
+        raise FileNotFoundError(
+            f"a table must be finished to be read, {table!r} has no _SUCCESS; go on"
+            " with featuretap run CONFIG"
+        )
+    by_name = {one.name: one for one in plan.columns}
+    if column not in by_name:
+        raise ValueError(
+            f"{table!r} has no column {column!r}{nearest(column, by_name)} (columns:"
+            f" {', '.join(by_name)})"
+        )
+    wanted = by_name[column]
+    if None in wanted.shape or wanted.family not in ("float", "integer", "flag"):
+        raise ValueError(
+            f"column {column!r} must hold numbers of one shape to be a matrix, it holds"
+            f" {wanted.dtype} {list(wanted.shape)}; read it with pyarrow.dataset"
+        )
+    if wanted.nullable:
+        raise ValueError(
+            f"column {column!r} may hold nulls, for which a matrix has no place; read"
+            " it with pyarrow.dataset"
+        )
+    manifest = place.read_parquet("_featuretap/manifest.parquet").to_pylist()
+    return wanted, plan.columns[0], manifest
+
+
+def _chunks(
+    table: Table, column: Column, key: Column, manifest: list[dict[str, Any]]
+) -> Iterator[Features]:
+    """Yield keys and values of each row group."""
+    width = math.prod(n for n in column.shape if n is not None)
+    for part in manifest:
+        with contextlib.ExitStack() as stack:
+            file = _open(table.path(part["path"]), stack)
+            for group in range(file.metadata.num_row_groups):
+                rows = file.read_row_group(group, columns=[key.name, column.name])
+                flat = rows[column.name].combine_chunks()
+                if column.is_vector:
+                    flat = flat.values[flat.offset * width :][: len(flat) * width]
+                zero_copy = column.dtype != "bool"  # which Arrow packs into bits
+                values = flat.to_numpy(zero_copy_only=zero_copy)
+                yield Features(rows[key.name], values.reshape(len(rows), *column.shape))
+
+
+def _open(uri: str, stack: contextlib.ExitStack) -> pq.ParquetFile:
+    """Open a part, on a local disk through a memory map."""
+    local = storage.local_path(uri)
+    if local is not None:
+        return stack.enter_context(pq.ParquetFile(local, memory_map=True))
+    fs, path = storage.filesystem(uri)
+    stream = stack.enter_context(fs.open(path, "rb"))
+    return stack.enter_context(pq.ParquetFile(stream))
