@@ -152,5 +152,9 @@ def exit_text(code: int) -> str:
     'died of SIGSEGV'
     """
     if code < 0:
-        return f"died of {signal.Signals(-code).name}"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:  # a real-time signal
+            name = f"signal {-code}"
+        return f"died of {name}"
     return f"ended with exit code {code}"

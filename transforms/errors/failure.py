@@ -22,7 +22,7 @@ Another one in each process, so that no data can hold it; messages are shown wit
 # Where TensorFlow puts names and places of its own around what went wrong.
 _NOISE = re.compile(
     r"(?s:^Graph execution error:.*File \"[^\"]*\", line \d+, in [^\n]*\n)"
-    r"|\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]( name:)?"
+    r"|\[\[\{\{[^\]]*\}\}\]\]|\{\{.*?\}\}|\[Op:.*?\]( name:)?"
     r"|Error in user-defined function passed to .*? iterator: [\w:]*:"
 )
 _ASSERTION = "assertion failed: ["

@@ -21,9 +21,13 @@ def next_position(failure: Failure) -> int:
 def piece_and_row(pieces: Sequence[Piece], at: int) -> tuple[int, int]:
     """Piece and row of a position; past the end of a piece that is the next one."""
     index, row = split_position(at)
-    while index < len(pieces) and pieces[index].rows in (0, row or -1):
+    while index < len(pieces) and _is_past(pieces[index], row):
         index, row = index + 1, 0
     return index, row
+
+
+def _is_past(piece: Piece, row: int) -> bool:
+    return piece.rows is not None and row >= piece.rows
 
 
 def pieces_from(pieces: Sequence[Piece], at: int) -> list[Piece]:

@@ -24,7 +24,13 @@ def constant_timestamp(text: str) -> datetime.datetime | None:
             f"table.event_timestamp must have an offset, such as"
             f" '2026-01-31T12:00:00Z', got {text!r}"
         )
-    return moment.astimezone(datetime.UTC)
+    try:
+        return moment.astimezone(datetime.UTC)
+    except OverflowError:
+        raise ConfigError(
+            "table.event_timestamp must lie within the years 1 to 9999 in UTC, got"
+            f" {text!r}"
+        ) from None
 
 
 def parse_timestamps(texts: np.ndarray) -> pa.Array:
@@ -47,6 +53,7 @@ def microseconds(values: np.ndarray, unit: str) -> np.ndarray:
     """
     per_unit = _MICROSECONDS.get(unit, 1)
     if values.dtype.kind == "f":
+        values = values.astype(np.float64)  # half floats end at 65,504
         # In two steps, since a product may not be exact where the whole part is.
         if not (np.abs(values) < _MOST // per_unit).all():  # nor is a NaN
             raise ValueError("event timestamp is no time")
