@@ -8,6 +8,8 @@ BEAM := v2.77.0
 GOOGLE := 16.12.1
 FLINK_OPERATOR := 1.10.0
 ENGINES := $(CURDIR)/$(VENV)/engines
+# Each process goes through the tests of its half in order, then helps the other.
+PARALLEL := -n 2 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
@@ -29,7 +31,7 @@ demo: $(STAMP)  ## Extract activations of real handwritten digits, from nothing
 	cd examples/digits && PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-models: $(STAMP)  ## Run the tests on well-known and on very large models
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[zoo]'
