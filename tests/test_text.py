@@ -18,6 +18,7 @@ from readers import STACK, rows, write_csv
 
 from pipeline.plan import cut_shards
 from transforms.lookup import ConfigError
+from transforms.shard import split_position
 from transforms.sources import make_source, text
 from transforms.sources.staging import readable
 from transforms.spec import SourceSpec
@@ -42,12 +43,16 @@ def read(batch: int | None = None, **source: Any) -> tuple[list[dict[str, Any]],
     features = dict(made.describe())
     found, keys = [], set()
     for shard in cut_shards(made.files(), 1000):
-        for piece in shard.pieces:
-            with readable(made, [piece]) as pieces:
-                elements = made.read(pieces, features, batch)
-                for _, one in elements.as_numpy_iterator():
-                    found.append(dict(one))
-                    keys.add(found[-1].pop("row_id"))
+        # the last piece first: none may need what stands before it
+        with readable(made, shard.pieces[::-1]) as pieces:
+            elements = made.read(pieces, features, batch)
+            placed = [
+                (split_position(at), dict(one))
+                for at, one in elements.as_numpy_iterator()
+            ]
+        for _, one in sorted(placed, key=lambda row: (-row[0][0], row[0][1])):
+            found.append(one)
+            keys.add(one.pop("row_id"))
     return found, keys
 
 
