@@ -8,6 +8,10 @@ BEAM := v2.77.0
 GOOGLE := 16.12.1
 FLINK_OPERATOR := 1.10.0
 ENGINES := $(CURDIR)/$(VENV)/engines
+# Each process goes through the tests of its half in order, then helps the other.
+PARALLEL := -n 2 --dist worksteal
+# An engine, or the images, are started or built by one process.
+GROUPED := -n 2 --dist loadgroup
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
@@ -29,11 +33,11 @@ demo: $(STAMP)  ## Extract activations of real handwritten digits, from nothing
 	cd examples/digits && PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-models: $(STAMP)  ## Run the tests on well-known and on very large models
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[zoo]'
-	$(BIN)/python -m pytest tests/test_zoo.py tests/test_models.py -m heavy
+	$(BIN)/python -m pytest tests/test_zoo.py tests/test_models.py -m heavy $(PARALLEL)
 
 $(BIN)/fake-gcs-server: $(STAMP)
 	test -x $@ || \
@@ -41,13 +45,13 @@ $(BIN)/fake-gcs-server: $(STAMP)
 
 test-stores: $(BIN)/fake-gcs-server  ## Run the tests on servers of S3 and GCS (needs Go)
 	REQUIRE_STORES=1 FAKE_GCS_SERVER=$(CURDIR)/$(BIN)/fake-gcs-server \
-	  $(BIN)/python -m pytest tests/test_stores.py -m heavy
+	  $(BIN)/python -m pytest tests/test_stores.py -m heavy $(PARALLEL)
 
 test-faults: $(BIN)/fake-gcs-server  ## Kill, fill up, damage and fuzz (needs Go and root)
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[fuzz]'
 	REQUIRE_STORES=1 REQUIRE_FAULTS=1 \
 	FAKE_GCS_SERVER=$(CURDIR)/$(BIN)/fake-gcs-server \
-	  $(BIN)/python -m pytest tests/faults tests/fuzz -m heavy
+	  $(BIN)/python -m pytest tests/faults tests/fuzz -m heavy $(PARALLEL)
 
 $(ENGINES)/%/jars: tests/engines/%.xml
 	mvn -q -B -f $< dependency:copy-dependencies -DincludeScope=runtime \
@@ -66,7 +70,7 @@ $(ENGINES)/bin/boot: $(STAMP)
 # needs Go, Java and Maven
 test-engines: $(ENGINES)/flink/jars $(ENGINES)/spark/jars $(ENGINES)/bin/prism  ## Start Flink, Spark, Prism and Dask, and run on them
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[engines]'
-	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/engines -m heavy
+	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/engines -m heavy $(GROUPED)
 
 $(ENGINES)/schemas: $(STAMP)
 	mkdir -p $@.part
@@ -79,7 +83,7 @@ $(ENGINES)/schemas: $(STAMP)
 # needs Go, Java, Maven, buildah, debootstrap and root
 test-infra: $(ENGINES)/flink/jars $(ENGINES)/bin/boot $(ENGINES)/schemas  ## Build the images, run them, and check the files of infra/
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[engines,infra]'
-	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/infra -m heavy
+	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/infra -m heavy $(GROUPED)
 
 audit: $(STAMP)  ## Look for known faults of the pinned dependencies
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'

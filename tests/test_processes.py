@@ -179,16 +179,20 @@ def is_alive(pid: int) -> bool:
 
 LEASE = """
 import sys
-import tensorflow as tf
+from types import SimpleNamespace as Fake
 from transforms import device
 
 device._PATIENCE_SECONDS = 0
 device.borrow(sys.argv[2] or None)
 visible = []
-tf.config.list_physical_devices = lambda kind=None: ["gpu a", "gpu b"]
-tf.config.set_visible_devices = lambda devices, kind: visible.extend(devices)
-tf.config.get_visible_devices = lambda kind: visible
-tf.config.experimental.set_memory_growth = lambda gpu, grow: None
+config = Fake(
+    list_physical_devices=lambda kind=None: ["gpu a", "gpu b"],
+    set_visible_devices=lambda devices, kind: visible.extend(devices),
+    get_visible_devices=lambda kind: visible,
+    experimental=Fake(set_memory_growth=lambda gpu, grow: None),
+    threading=Fake(set_intra_op_parallelism_threads=lambda threads: None),
+)
+sys.modules["tensorflow"] = Fake(config=config)  # its import takes seconds
 try:
     device.configure(compute=sys.argv[1] == "compute")
     print(visible, device.shards_in_flight(), flush=True)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from readers import STACK, rows, write_csv
 from pipeline.cut import cut_shards
 from transforms.config import SourceSpec
 from transforms.lookup import ConfigError
+from transforms.shard import split_position
 from transforms.sources import lines
 from transforms.sources.readers import make_source
 from transforms.sources.staging import readable
@@ -40,15 +42,19 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def read(batch: int | None = None, **source: Any) -> tuple[list[dict[str, Any]], set]:
     """Everything a source holds, and its keys."""
     made = make_source(SourceSpec(**source))
-    features = dict(made.describe())
+    features = {n: replace(f, nullable=False) for n, f in made.describe().items()}
     found, keys = [], set()
     for shard in cut_shards(made.files(), 1000):
-        for piece in shard.pieces:
-            with readable(made, [piece]) as pieces:
-                elements = made.read(pieces, features, batch)
-                for _, one in elements.as_numpy_iterator():
-                    found.append(dict(one))
-                    keys.add(found[-1].pop("row_id"))
+        # the last piece first: none may need what stands before it
+        with readable(made, shard.pieces[::-1]) as pieces:
+            elements = made.read(pieces, features, batch)
+            placed = [
+                (split_position(at), dict(one))
+                for at, one in elements.as_numpy_iterator()
+            ]
+        for _, one in sorted(placed, key=lambda row: (-row[0][0], row[0][1])):
+            found.append(one)
+            keys.add(one.pop("row_id"))
     return found, keys
 
 

@@ -555,16 +555,21 @@ class UnluckyReader(CountingReader):
         return super().read(pieces, *args)
 
 
+def _is_worker() -> bool:
+    """One of featuretap's own; those of pytest-xdist are started by -c, too."""
+    return sys.argv[0] == "-c" and "pytest" not in sys.modules
+
+
 def fatal_model() -> keras.Model:
     """Ends the process that builds it, unless that is a launcher."""
-    if sys.argv[0] == "-c":
+    if _is_worker():
         os._exit(3)
     return dict_model()
 
 
 def single_model() -> keras.Model:
     """Refuses to be built by a second worker process."""
-    if sys.argv[0] == "-c":
+    if _is_worker():
         with Path(os.environ["TEST_PLACES"]).open("a") as file:
             file.write(f"{os.getpid()}\n")
         if Path(os.environ["TEST_PLACES"]).read_text().split()[0] != str(os.getpid()):

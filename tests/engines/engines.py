@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from toolbox import wait_until
 
 HERE = Path(__file__).parent
@@ -144,13 +145,6 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def is_open(port: int) -> bool:

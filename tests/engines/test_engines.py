@@ -67,7 +67,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(
+    scope="module",
+    # one process starts an engine, and runs all its tests
+    params=[pytest.param(one, marks=pytest.mark.xdist_group(one)) for one in ENGINES],
+)
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:

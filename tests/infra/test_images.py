@@ -22,7 +22,11 @@ from engines import HOME, flink, is_open, make_digits, need
 from schemas import ROOT
 from toolbox import wait_until
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.timeout(1800),
+    pytest.mark.xdist_group("images"),
+]
 DOCKERFILE = ROOT / "infra" / "docker" / "Dockerfile"
 PACKAGES = "python3,python3-venv,python-is-python3,ca-certificates"
 POOL = 50000  # boot has no other
@@ -140,10 +144,15 @@ def worker(buildah: Buildah) -> str:
     return "localhost/featuretap:worker"
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_digits(tmp_path_factory.mktemp("example") / "digits")
+
+
 @pytest.fixture
-def work(tmp_path: Path) -> Path:
+def work(digits: Path, tmp_path: Path) -> Path:
     """The digits example, for everybody to write to."""
-    directory = make_digits(tmp_path / "digits")
+    directory = shutil.copytree(digits, tmp_path / "digits")
     for path in [directory, *directory.rglob("*")]:
         path.chmod(path.stat().st_mode | 0o777)
     return directory
