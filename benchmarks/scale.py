@@ -31,6 +31,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import fsspec
 import numpy as np
 
+from transforms.table.names import part_name
+
 PAGE = 1000  # names in one answer to a listing, of S3 and of GCS
 WIDTH = 768  # float32 values in a row, as those of a ViT-B
 PART_ROWS = 1000
@@ -61,8 +63,9 @@ class Store(fsspec.AbstractFileSystem):
             Store.hidden -= 1
         elif path.endswith("/commits"):
             names += (f"{i:05d}.json" for i in range(self.shards))
-        elif path.endswith("/table"):
-            names += (self._part(i) for i in range(self.shards))
+        elif path.endswith("/table/data"):
+            parts = (self._part(i) for i in range(self.shards))
+            names += (part.rpartition("/")[2] for part in parts)
         self.requests["list"] += 1 + len(names) // PAGE
         return [{"name": f"{path}/{n}", "size": 1, "type": "file"} for n in names]
 
@@ -78,6 +81,8 @@ class Store(fsspec.AbstractFileSystem):
         record = {
             "shard": index,
             "fingerprint": self.fingerprint,
+            "claim": "",
+            "versions": {},
             "planned_rows": PART_ROWS,
             "part": {
                 "path": self._part(index),
@@ -124,7 +129,7 @@ class Store(fsspec.AbstractFileSystem):
 
     def _part(self, index: int) -> str:
         sha256 = _sha256(index)
-        return f"part-{index:05d}-{sha256[:8]}.parquet"
+        return part_name(index, sha256)
 
 
 def _sha256(index: int) -> str:

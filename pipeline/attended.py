@@ -40,7 +40,7 @@ def run_attended(
     Raises:
       InterruptedRunError: it was ended by a signal.
     """
-    in_order = check_engine(beam_args, workers)  # before anything is replaced
+    in_order = check_engine(plan, beam_args, workers, replacing=overwrite)
     prepare_table(plan, overwrite=overwrite)
     for difference in repair_table(plan) if repair else ():
         say(f"repairing: {difference}", err=True)

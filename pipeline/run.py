@@ -68,20 +68,29 @@ def run_plan(
     return engine(chain([first], pending))
 
 
-def check_engine(beam_args: Sequence[str], workers: int | None) -> bool:
-    """Refuse arguments that `run_plan` would refuse, before anything is replaced.
+def check_engine(
+    plan: Plan, beam_args: Sequence[str], workers: int | None, *, replacing: bool
+) -> bool:
+    """Refuse what `run_plan` would refuse, before anything is replaced.
+
+    Args:
+      plan: what to run.
+      beam_args: for Beam.
+      workers: run so many processes here instead.
+      replacing: another table is about to be removed, so a job server must answer now.
 
     Returns:
       Whether shards at work can be finished when the run is to end.
 
     Raises:
       ConfigError: Beam refuses its arguments.
+      RuntimeError: no job server answers.
     """
     if workers:
         return True
-    from pipeline.runners import is_local, make_pipeline, pipeline_options, works_here
+    from pipeline.runners import is_local, works_here
 
-    make_pipeline(pipeline_options(beam_args))
+    _beam_runner(plan, beam_args, replacing=replacing)
     return works_here(beam_args) and is_local(beam_args)
 
 
@@ -111,13 +120,13 @@ def _beam_runner(plan: Plan, beam_args: Sequence[str], *, replacing: bool) -> En
     from pipeline.runners import BeamRun, works_here
 
     job = BeamRun(plan.config.table.path, plan.config.errors.max_fraction, beam_args)
-    for complaint in job.complaints():
-        _log.warning(complaint)
     if replacing:
         job.await_job_server()
 
     def run(_: Iterator[Shard]) -> dict[str, Any]:
         # the pipeline lists the pending shards itself, on a worker
+        for complaint in job.complaints():
+            _log.warning(complaint)
         if not works_here(beam_args):
             device.release()
         job.await_job_server()

@@ -1,4 +1,4 @@
-"""The values that pass from stage to stage inside a worker: batches and failures."""
+"""Hold the rows that pass from stage to stage inside a worker."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ def read_features(table: str, column: str) -> Features:
 
     Raises:
       FileNotFoundError: there is no finished table.
+      ConfigError: the table is of another format.
       ValueError: there is no such column, or its rows differ in shape.
 
     Example:
@@ -70,6 +71,7 @@ def iter_features(table: str, column: str) -> Iterator[Features]:
 
     Raises:
       FileNotFoundError: there is no finished table.
+      ConfigError: the table is of another format.
       ValueError: there is no such column, or its rows differ in shape.
     """
     wanted, key, manifest = _look_up(table, column)

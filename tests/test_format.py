@@ -1,0 +1,307 @@
+"""Table format 2: nulls, versions, strangers, and what stands where."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROWS, Job, vectors
+from typer.testing import CliRunner
+
+from pipeline import (
+    check_parity,
+    make_plan,
+    repair_table,
+    run_plan,
+    table_status,
+    verify_table,
+)
+from pipeline.cli import app
+from transforms.lookup import ConfigError
+
+COUNT = 40
+KEPT: dict[str, pa.Array] = {
+    "whole": pa.array([None if i % 3 == 0 else i for i in range(COUNT)], pa.int16()),
+    "real": pa.array([None if i % 4 == 1 else i / 2 for i in range(COUNT)]),
+    "flag": pa.array([None if i % 5 == 2 else i % 2 == 0 for i in range(COUNT)]),
+    "text": pa.array([None if i % 6 == 3 else f"ü{i}" for i in range(COUNT)]),
+    "data": pa.array([None if i == 9 else bytes([i, 0]) for i in range(COUNT)]),
+    "many": pa.array([None if i % 7 == 4 else [i] * (i % 3) for i in range(COUNT)]),
+    "pair": pa.array([None if i == 8 else [i, -i] for i in range(COUNT)]),
+    "when": pa.array(
+        [None if i == 7 else i * 10**9 for i in range(COUNT)], pa.timestamp("us", "UTC")
+    ),
+}
+
+
+def table_of(**others: Any) -> pa.Table:
+    vec = pa.FixedSizeListArray.from_arrays(pa.array(vectors(COUNT).reshape(-1)), 6)
+    return pa.table({"id": pa.array(range(COUNT)), "vec": vec, **KEPT, **others})
+
+
+def job_of(tmp_path: Path, table: pa.Table) -> Job:
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=16)
+    return Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
+
+
+def test_nulls_of_kept_features_of_every_type_are_kept(tmp_path: Path) -> None:
+    job = job_of(tmp_path, table_of())
+    found = job.run(source={"keep": [*KEPT]}, table={"rows_per_part": 16})
+    assert found.num_rows == COUNT
+    for name, column in KEPT.items():
+        assert found.schema.field(name).nullable, name
+        assert found[name].to_pylist() == column.to_pylist(), name
+    for name in ("example_id", "hidden", "head"):
+        assert not found.schema.field(name).nullable
+        assert found[name].null_count == 0
+    assert verify_table(str(job.table)) == []
+    parity = check_parity(str(job.table), COUNT)
+    assert parity.passed
+    assert all(parity.columns[n].mismatched == 0 for n in KEPT if n != "when")
+
+
+def test_a_column_that_may_not_be_null_is_required_in_the_table(tmp_path: Path) -> None:
+    table = table_of()
+    fields = [field.with_nullable(field.name != "text") for field in table.schema]
+    sound = table["text"].fill_null("none")
+    table = table.set_column(table.schema.get_field_index("text"), "text", sound)
+    job = job_of(tmp_path, table.cast(pa.schema(fields)))
+    found = job.run(source={"keep": ["text", "whole"]})
+    assert not found.schema.field("text").nullable
+    assert found.schema.field("whole").nullable
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"source": {"key": "whole", "keep": []}},
+        {"source": {"keep": ["text"], "preprocess": ["toolbox:refuse_thirteen"]}},
+        {
+            "source": {
+                "keep": ["real"],
+                "preprocess": [{"step": "rescale", "feature": "real", "scale": 2.0}],
+            }
+        },
+        {
+            "source": {"keep": ["whole"]},
+            "table": {"event_timestamp": "whole", "timestamp_unit": "s"},
+        },
+    ],
+    ids=["key", "a user's step", "a step", "timestamp"],
+)
+def test_a_null_that_something_may_look_at_is_a_bad_row(
+    sections: dict[str, Any], tmp_path: Path
+) -> None:
+    job = job_of(tmp_path, table_of())
+    found = job.run(**sections, errors={"max_fraction": 0.8})
+    assert not any(field.nullable for field in found.schema)
+    assert 0 < len(job.errors()) == COUNT - found.num_rows
+    assert any("is null" in error["message"] for error in job.errors())
+
+
+def test_a_null_inside_of_a_list_is_a_bad_row(tmp_path: Path) -> None:
+    inner = pa.array([[1, None] if i == 3 else [1, i] for i in range(COUNT)])
+    job = job_of(tmp_path, table_of(inner=inner))
+    found = job.run(source={"keep": ["inner"]}, errors={"max_fraction": 0.1})
+    assert found["example_id"].to_pylist() == [i for i in range(COUNT) if i != 3]
+    assert found["inner"].null_count == 0
+
+
+def test_nulls_of_csv_and_json_lines_are_kept(tmp_path: Path) -> None:
+    names = [f"v{i}" for i in range(6)]
+    rows = [
+        {
+            "id": i,
+            **dict(zip(names, map(float, vec), strict=True)),
+            "count": None if i % 3 else i,
+            "note": None if i % 2 else f"n{i}",
+        }
+        for i, vec in enumerate(vectors(20))
+    ]
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "jsonl").mkdir()
+    head = list(rows[0])
+    lines = [",".join("" if r[n] is None else str(r[n]) for n in head) for r in rows]
+    (tmp_path / "csv" / "a.csv").write_text("\n".join([",".join(head), *lines]))
+    text = "\n".join(
+        json.dumps({n: v for n, v in row.items() if v is not None}) for row in rows
+    )
+    (tmp_path / "jsonl" / "a.jsonl").write_text(text)
+    stack = {"step": "stack", "feature": "vec", "of": names}
+    for reader in ("csv", "jsonl"):
+        source = {"reader": reader, "path": str(tmp_path / reader)}
+        job = Job(tmp_path / f"{reader}-out", source)
+        found = job.run(source={"preprocess": [stack], "keep": ["count", "note"]})
+        assert found["count"].to_pylist() == [row["count"] for row in rows]
+        assert found.schema.field("count").nullable
+        # an empty field of a CSV file is empty text
+        empty = "" if reader == "csv" else None
+        assert found["note"].to_pylist() == [row["note"] or empty for row in rows]
+        assert found.schema.field("note").nullable == (reader == "jsonl")
+
+
+def test_nulls_survive_bad_rows_and_batches_of_one(tmp_path: Path) -> None:
+    values = vectors(COUNT)
+    values[5:30:5, 0] = -1
+    vec = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 6)
+    table = table_of()
+    job = job_of(tmp_path, table.set_column(1, "vec", vec))
+    found = job.run(
+        source={"keep": [*KEPT]},
+        model={"build": "toolbox:picky_model"},
+        taps=[{"path": "head"}],
+        errors={"max_fraction": 0.2},
+    )
+    sound = found["example_id"].to_pylist()
+    assert sound == [i for i in range(COUNT) if values[i, 0] > 0]
+    for name, column in KEPT.items():
+        assert found[name].to_pylist() == column.take(pa.array(sound)).to_pylist()
+
+
+def change_version(table: Path, version: Any) -> None:
+    path = table / "_featuretap" / "config.json"
+    document = json.loads(path.read_text())
+    document["format_version"] = version
+    path.write_text(json.dumps(document))
+
+
+CALLS: dict[str, Callable[[Job], Any]] = {
+    "run": lambda job: run_plan(job.plan()),
+    "run --overwrite": lambda job: run_plan(job.plan(), overwrite=True),
+    "repair": lambda job: repair_table(job.plan()),
+    "status": lambda job: table_status(str(job.table)),
+    "verify": lambda job: verify_table(str(job.table)),
+    "parity": lambda job: check_parity(str(job.table), 3),
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        (1, "make the table again at another path"),
+        (3, "use a newer featuretap"),
+        (None, "make the table again at another path"),
+    ],
+)
+def test_a_table_of_another_format_is_refused_by_name_and_left_alone(
+    version: Any, remedy: str, job: Job
+) -> None:
+    job.run()
+    change_version(job.table, version)
+    before = {p: p.read_bytes() for p in job.table.rglob("*") if p.is_file()}
+    expected = (
+        rf"works on tables of format 2, the one in '.*table' has format {version};"
+        f" {remedy}"
+    )
+    for name, call in CALLS.items():
+        with pytest.raises(ConfigError, match=expected):
+            call(job)
+        after = {p: p.read_bytes() for p in job.table.rglob("*") if p.is_file()}
+        assert after == before, name
+
+
+@pytest.mark.parametrize("command", [["status"], ["verify"], ["verify", "--parity=3"]])
+def test_another_format_is_misuse(command: list[str], job: Job) -> None:
+    job.run()
+    change_version(job.table, 7)
+    name, *options = command
+    result = CliRunner().invoke(app, [name, str(job.table), *options])
+    assert result.exit_code == 2
+    assert "format 7; use a newer featuretap" in result.stderr
+
+
+def test_a_worker_refuses_a_table_that_has_become_one_of_another_format(
+    job: Job,
+) -> None:
+    from pipeline import prepare_table
+    from transforms.extract import extract_shard
+    from transforms.table.directory import Table
+    from transforms.worker import worker_for
+
+    plan = job.plan()
+    prepare_table(plan)
+    worker = worker_for(Table(str(job.table)))
+    change_version(job.table, 3)
+    with pytest.raises(ConfigError, match="format 3"):
+        extract_shard(worker, plan.shards[0])
+    assert not (job.table / "_featuretap" / "commits").exists()
+
+
+def part(table: Path) -> Path:
+    return min((table / "data").iterdir())
+
+
+STRANGERS: dict[str, Callable[[Path], str]] = {
+    "a copy of a part": lambda t: shutil.copy(part(t), t / "data" / "copy.parquet"),
+    "a part of another run": lambda t: shutil.copy(
+        part(t), t / "data" / "part-00009-00000000.parquet"
+    ),
+    "a part beside data": lambda t: shutil.copy(part(t), t / "part-1.parquet"),
+    "any other file": lambda t: (t / "data" / "notes.txt").write_text("x"),
+    "a hidden file in data": lambda t: (t / "data" / ".part.crc").write_text("x"),
+    "a folder in data": lambda t: (t / "data" / "day=1").mkdir(),
+    "a folder beside data": lambda t: (t / "more").mkdir(),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_verify_names_whatever_readers_may_take_for_a_part(kind: str, job: Job) -> None:
+    job.run()
+    before = {*job.table.rglob("*")}
+    STRANGERS[kind](job.table)
+    (new,) = {*job.table.rglob("*")} - before
+    (difference,) = verify_table(str(job.table))
+    name = new.relative_to(job.table).as_posix()
+    assert difference.startswith(f"{name}{'/' if new.is_dir() else ''} is not in the")
+
+
+def test_what_readers_pass_over_is_nobody_s_business(job: Job) -> None:
+    job.run()
+    (job.table / ".hidden").write_text("x")
+    (job.table / "_delta_log").mkdir()
+    assert verify_table(str(job.table)) == []
+    assert pq.read_table(job.table).num_rows == ROWS
+
+
+def test_overwriting_leaves_strangers_alone_and_removes_every_part(job: Job) -> None:
+    job.run()
+    (job.table / "data" / "mine.parquet").write_text("mine")
+    run_plan(job.plan(limit=10), overwrite=True)
+    names = {path.name for path in (job.table / "data").iterdir()}
+    assert "mine.parquet" in names
+    assert len(names) == 2
+    assert table_status(str(job.table)).rows == 10
+
+
+def test_records_manifest_and_success_say_what_the_table_was_made_by(job: Job) -> None:
+    plan = job.plan()
+    run_plan(plan)
+    internal = job.table / "_featuretap"
+    claim = json.loads((internal / "config.json").read_text())["claim"]
+    success = json.loads((job.table / "_SUCCESS").read_text())
+    record = json.loads((internal / "commits" / "00001.json").read_text())
+    metadata = pq.read_schema(internal / "manifest.parquet").metadata
+    manifest = json.loads(metadata[b"featuretap"])
+    for document in (success, record, manifest):
+        assert document["fingerprint"] == plan.fingerprint
+        assert document["versions"] == dict(plan.versions)
+    assert success["claim"] == record["claim"] == claim
+    assert success["format_version"] == manifest["format_version"] == 2
+
+
+def test_parts_of_two_tables_with_one_model_can_be_the_same_file(
+    job: Job, tmp_path: Path
+) -> None:
+    """Nothing in a part names its table's plan, so that another may carry it."""
+    job.run()
+    elsewhere = {"path": str(tmp_path / "longer")}
+    other = make_plan(job.config(table=elsewhere, errors={"attempts": 5}, limit=50))
+    run_plan(other)
+    names = {path.name for path in (job.table / "data").iterdir()}
+    assert len(names & {p.name for p in (tmp_path / "longer" / "data").iterdir()}) >= 2
