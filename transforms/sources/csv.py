@@ -1,4 +1,4 @@
-"""Read CSV files."""
+"""Read CSV files, a row for each line."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ class Csv(Lines):
     Attributes:
       path: path, directory or glob, one or a list; on any filesystem; also `.gz`,
         `.bz2` and `.xz`, which are read as a whole.
-      features: column to dtype; of absent ones the head of the first file tells. With
-        it, only these columns are read.
-      columns: names, for files without a header line.
-      delimiter: between fields.
-      quote: around fields that hold delimiters or quotes; empty if quotes mean nothing.
-      multiline: whether quoted fields may hold line ends; such files are not cut.
-      encoding: of the files.
+      features: column to dtype; only these columns are read. If absent, all columns
+        are, and their types are taken from the head of the first file.
+      columns: names of the columns, for files without a header line. If absent, the
+        first line of each file names them.
+      delimiter: character between fields.
+      quote: character around fields that hold delimiters or quotes; empty text if
+        quotes have no meaning.
+      multiline: whether quoted fields may hold line ends. Such files are not cut into
+        spans: each is read as a whole by one worker.
+      encoding: encoding of the files' text.
       max_line_bytes: a longer line is a bad row.
     """
 
