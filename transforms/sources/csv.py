@@ -78,7 +78,7 @@ class Csv(Lines):
         names = self._names(lines.partition(b"\n")[0].decode().rstrip("\r"))
         lines = lines if self.columns else lines.partition(b"\n")[2]
         if not lines.strip():
-            raise ValueError("it has no line behind the header")
+            raise ValueError("it has no line after the header")
         table = pacsv.read_csv(
             io.BytesIO(lines),
             pacsv.ReadOptions(column_names=names, block_size=len(lines) + 1),
