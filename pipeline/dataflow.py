@@ -14,24 +14,26 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-_DISK_GB = 100  # an image with CUDA, model, and parts on their way
-_SHARD_MINUTES = 120  # more than any shard takes; what hangs is tried again
+_DISK_GB = 100  # room for an image with CUDA, the model, and unfinished parts
+_SHARD_MINUTES = 120  # more than any shard takes; a shard that hangs is tried again
 _SMALLEST_CPU_THREADS, _MOST_CPU_THREADS, _GPU_THREADS = 2, 8, 2  # as in `device`
-_OWN_GPUS = {  # machine types that come with GPUs, by what their names begin with
+_OWN_GPUS = {  # beginnings of machine types that come with GPUs, and their GPUs
     "a2-highgpu-": "nvidia-tesla-a100",
     "a2-megagpu-": "nvidia-tesla-a100",
     "a2-ultragpu-": "nvidia-a100-80gb",
     "a3-highgpu-": "nvidia-h100-80gb",
 }
-_L4S = {4: 1, 8: 1, 12: 1, 16: 1, 24: 2, 32: 1, 48: 4, 96: 8}  # g2-standard-N
+# How many L4 GPUs a machine type g2-standard-N has, by N.
+_L4S = {4: 1, 8: 1, 12: 1, 16: 1, 24: 2, 32: 1, 48: 4, 96: 8}
 _ACCELERATOR = "worker_accelerator="
 
 
 def supply_defaults(options: PipelineOptions) -> None:
-    """Set what a job on Dataflow needs and the user has not said.
+    """Set the options that a job on Dataflow needs and the user has not given.
 
-    One process for each VM, since each holds a model and a GPU, with as many threads as
-    shards are to be in flight.
+    Each VM gets one process, since each process holds a model and a GPU, and the
+    process as many threads as it should compute shards at a time. A machine type that
+    comes with GPUs gets them and their driver.
     """
     debug, worker = options.view_as(DebugOptions), options.view_as(WorkerOptions)
     setup, cloud = options.view_as(SetupOptions), options.view_as(GoogleCloudOptions)
@@ -61,7 +63,7 @@ def dataflow_complaints(options: PipelineOptions) -> list[str]:
     """Name combinations of options that are known to fail, a sentence each.
 
     Args:
-      options: of a job on Dataflow.
+      options: options of a job on Dataflow.
     """
     debug, worker = options.view_as(DebugOptions), options.view_as(WorkerOptions)
     experiments = debug.experiments or []
@@ -91,7 +93,7 @@ def dataflow_complaints(options: PipelineOptions) -> list[str]:
 
 
 def _accelerator(options: PipelineOptions) -> str:
-    """The service option for GPUs, empty if there is none."""
+    """Give the service option for GPUs; empty if there is none."""
     said = options.view_as(GoogleCloudOptions).dataflow_service_options or []
     return next((one for one in said if one.startswith(_ACCELERATOR)), "")
 
@@ -102,7 +104,7 @@ def _hinted_accelerator(options: PipelineOptions) -> bool:
 
 
 def _own_gpus(machine_type: str) -> tuple[str, int] | None:
-    """Which GPUs a machine type comes with, and how many.
+    """Tell which GPUs a machine type comes with, and how many.
 
     >>> _own_gpus("g2-standard-24"), _own_gpus("n1-standard-8")
     (('nvidia-l4', 2), None)
@@ -115,7 +117,7 @@ def _own_gpus(machine_type: str) -> tuple[str, int] | None:
 
 
 def _trailing_number(machine_type: str) -> int | None:
-    """How many vCPUs, or GPUs, a machine type says that it has.
+    """Read from a machine type's name how many vCPUs, or GPUs, it has.
 
     >>> _trailing_number("c3-standard-8-lssd"), _trailing_number("a2-highgpu-2g")
     (8, 2)

@@ -1,8 +1,8 @@
-"""Extract on this machine in several processes, each of which takes the next shard.
+"""Extract on this machine in several worker processes, each taking the next shard.
 
-No shard is promised to a worker beforehand: the slowest lags by the shards that it has
-in flight, and the others do the rest. A worker that dies is replaced, and its shards
-are computed again.
+A worker gets a shard only when it has room for one, so a slow worker delays the run by
+no more than the shards that it is computing. A worker that dies is replaced, and its
+shards are computed again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,19 @@ from transforms.stop import stopping
 
 _log = logging.getLogger("featuretap")
 _PROGRAM = "transforms.programs.local_worker"
-_DEATHS_BEYOND = 2  # errors.attempts: those of processes that isolate its rows
+_EXTRA_DEATHS = 2  # allowed beyond errors.attempts, while a shard's rows are isolated
 
 
 @dataclass(slots=True, eq=False)
 class _Worker:
+    """A worker process.
+
+    Attributes:
+      child: the process.
+      room: how many shards it computes at a time; 0 until it is ready for the first.
+      at: the shards that it is computing, by index.
+    """
+
     child: child_process.Child
     room: int = 0
     at: dict[int, Shard] = field(default_factory=dict)
@@ -34,7 +42,18 @@ class _Worker:
 
 @dataclass(slots=True)
 class _Pool:
-    """The workers of one table, and what is left for them."""
+    """The workers of one table, and the shards that are left for them.
+
+    Attributes:
+      job: what each worker is told when it starts.
+      most_deaths: how many workers may die at one shard before the run fails.
+      shards: the shards that no worker has had yet.
+      again: the shards of workers that have died.
+      workers: the workers that are alive, as far as is known.
+      deaths: how many workers have died at each shard, by index.
+      failure: why the run fails; empty while it does not. Once it is set, no more
+        shards are sent.
+    """
 
     job: Job
     most_deaths: int
@@ -45,21 +64,23 @@ class _Pool:
     failure: str = ""
 
     def start(self) -> None:
+        """Start one worker."""
         self.workers.append(_Worker(child_process.start(_PROGRAM, self.job)))
 
     def run(self) -> None:
+        """Send out shards until all are done, or the run has failed or is stopping."""
         while self.workers:
             exhausted = self._hand_out()
             if exhausted and not any(worker.at for worker in self.workers):
                 return
             pipes = {worker.child.pipe: worker for worker in self.workers}
             for pipe in wait(list(pipes), child_process.LOOK_SECONDS):
-                self._hear(pipes[pipe])  # type: ignore[index]  # they are ours
+                self._receive(pipes[pipe])  # type: ignore[index]  # they are ours
             for worker in [one for one in self.workers if one.child.has_ended()]:
-                self._bury(worker)
+                self._replace_dead(worker)
 
     def _hand_out(self) -> bool:
-        """Send shards to whoever has room; say whether none are left to send."""
+        """Send shards to the workers that have room; tell if no more are to be sent."""
         for worker in self.workers:
             while len(worker.at) < worker.room:
                 shard = self._next()
@@ -68,7 +89,7 @@ class _Pool:
                 worker.at[shard.index] = shard
                 try:
                     worker.child.pipe.send(shard)
-                except OSError:  # it has died, as will be noticed
+                except OSError:  # it has died, which `run` notices next
                     break
         return bool(self.failure) or stopping.is_set()
 
@@ -77,11 +98,12 @@ class _Pool:
             return None
         return self.again.popleft() if self.again else next(self.shards, None)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> None:
+        """Take a worker's next message, or notice that it has died."""
         try:
             message = worker.child.receive()
         except EOFError:
-            self._bury(worker)
+            self._replace_dead(worker)
             return
         if isinstance(message, Ready):
             worker.room = message.shards
@@ -95,24 +117,23 @@ class _Pool:
             del worker.at[message.shard]
             self.failure = self.failure or message.message
 
-    def _bury(self, worker: _Worker) -> None:
-        """Replace a worker that has died, if its shards or others are still to do."""
+    def _replace_dead(self, worker: _Worker) -> None:
+        """Take a dead worker's shards back; start another worker if any are left."""
         self.workers.remove(worker)
         death = worker.child.death()
         worker.child.close()
         if not worker.room:
             self._do_without(
-                f"a worker process must come to its first shard, one {death} before;"
-                " what it printed stands above"
+                f"a worker {death} before it could start; its output is above"
             )
             return
         self.deaths.update(list(worker.at))
         self.again.extend(worker.at.values())
-        hopeless = [i for i in worker.at if self.deaths[i] > self.most_deaths]
-        if hopeless:
+        deadly = [i for i in worker.at if self.deaths[i] > self.most_deaths]
+        if deadly:
             self.failure = self.failure or (
-                f"at most {self.most_deaths} worker processes may die at one shard, as"
-                f" many did at shard {hopeless[0]}, and one more that {death}"
+                f"{self.deaths[deadly[0]]} workers died at shard {deadly[0]}, the last"
+                f" of them {death}; at most {self.most_deaths} may die at one shard"
             )
             return
         shard = self._next()
@@ -134,19 +155,19 @@ def extract_in_processes(
     """Extract shards of a planned table.
 
     Args:
-      config: of the table.
-      shards: those to extract, at least one.
-      processes: how many workers; fewer if there are fewer shards.
+      config: config of the table.
+      shards: the shards to extract, at least one.
+      processes: how many workers to start; fewer if there are fewer shards.
 
     Raises:
-      RuntimeError: a shard failed, or workers keep dying. Shards that were at work then
-        are finished first.
+      RuntimeError: a shard failed, or workers keep dying. The shards that workers are
+        computing at that moment are finished first.
     """
     rest = iter(shards)
     first = list(islice(rest, processes))
     pool = _Pool(
         job=Job(config.table.path, len(first)),
-        most_deaths=config.errors.attempts + _DEATHS_BEYOND,
+        most_deaths=config.errors.attempts + _EXTRA_DEATHS,
         shards=chain(first, rest),
     )
     try:

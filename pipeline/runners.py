@@ -1,4 +1,4 @@
-"""Turn Beam arguments into pipeline options; only this file names runners."""
+"""Turn Beam arguments into a pipeline; this file knows all that differs by runner."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ from transforms.lookup import ConfigError
 from transforms.table.directory import Table
 
 LOCAL_RUNNER = "FnApiRunner"
-# runners as `_kind` names them
+# Runners, as `runner_kind` spells them.
 _LOCAL, DATAFLOW, _DASK = "fnapirunner", "dataflowrunner", "daskrunner"
 _JOB_SERVERS = {"flinkrunner", "portablerunner", "sparkrunner"}
-# which by default have this process work for them
+# Runners that by default let this process do the work.
 _LOOPBACK = {"directrunner", "switchingdirectrunner", "prismrunner"}
-_MASTERS = {  # with a master of its own
+# The option that names a runner's master, and its values for a master in this process.
+_MASTERS = {
     "flinkrunner": ("--flink_master", ("[auto]", "[local]")),
     "sparkrunner": ("--spark_master_url", ("local",)),
 }
@@ -49,8 +50,11 @@ _DASK_PARTITIONS = 64
 def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
     """Make Beam's options from arguments given after `--`.
 
-    Without `--runner` the job runs in this process, on as many threads as `device` has
-    shards in flight. What the user gives is never overridden.
+    Without `--runner` the job runs in this process, on as many threads as
+    `device.shards_in_flight` says. Options that the user gives are never changed.
+
+    Args:
+      beam_args: the arguments, such as `--runner=DaskRunner`.
 
     Raises:
       ConfigError: the runner needs a package that is not installed.
@@ -67,11 +71,11 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
     options = PipelineOptions(arguments, save_main_session=False)
     options.view_as(StandardOptions).runner = name
     if not given & {"--job_server_timeout", "--job-server-timeout"}:
-        # Beam's five minutes end the wait for a job that runs longer.
+        # By default Beam stops waiting for a job after five minutes.
         options.view_as(PortableOptions).job_server_timeout = _LONGEST_JOB_SECONDS
     if runner in _JOB_SERVERS:
-        # Else Beam stages a list of packages, and workers on other machines look for it
-        # in the job server's directory.
+        # Otherwise Beam stages a list of packages, which workers on other machines then
+        # look for in the job server's directory.
         debug = options.view_as(DebugOptions)
         debug.add_experiment("disable_logging_submission_environment")
     if runner == DATAFLOW:
@@ -88,9 +92,9 @@ def pipeline_options(beam_args: Sequence[str]) -> PipelineOptions:
 def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
     """Begin a pipeline with options that `pipeline_options` has made.
 
-    For threads of this process the environment is given here, since Beam 2.77 has no
-    option for it: with its own, a thread sends off each second what a bundle has put
-    out, be it half an element, which nobody can decode.
+    For threads of this process the environment is made here. In the one that Beam 2.77
+    makes, a thread sends a bundle's output on once a second, even half an element,
+    which then cannot be decoded; no option turns that off.
 
     Raises:
       ConfigError: Beam refuses the options.
@@ -116,9 +120,9 @@ class BeamRun:
     """One run of a planned table on a Beam runner.
 
     Args:
-      table: URI of the table.
-      max_fraction: the share of rows that may be bad, from 0 to 1.
-      beam_args: arguments given after `--`.
+      table: URI of the table, whose plan is stored.
+      max_fraction: share of the rows that may be bad, from 0 to 1.
+      beam_args: arguments for Beam, which the user gives after `--`.
 
     Raises:
       ConfigError: Beam refuses the arguments.
@@ -137,18 +141,19 @@ class BeamRun:
         return complaints(self._options)
 
     def await_job_server(self) -> None:
-        """See that a job server answers, if one is named.
+        """Check that the job server answers, if the options name one.
 
         Raises:
-          RuntimeError: it does not.
+          RuntimeError: it does not answer.
         """
         await_job_server(self._options)
 
     def run(self) -> dict[str, Any]:
-        """Extract the pending shards and finish the table; give its summary.
+        """Extract the pending shards and finish the table.
 
         Returns:
-          What `_SUCCESS` holds; nothing if the job was handed over to Dataflow.
+          The summary that `_SUCCESS` holds; an empty one if only a template for
+          Dataflow was made.
 
         Raises:
           RuntimeError: the run failed, or left no `_SUCCESS`.
@@ -158,7 +163,7 @@ class BeamRun:
         _ = commits | CommitTable(self._table, self._max_fraction)
         result = self._pipeline.run()
         if not getattr(result, "has_job", True):
-            return {}  # it has been made a template's, which Dataflow runs
+            return {}  # only a template was made, which Dataflow runs later
         result.wait_until_finish()
         summary = Table(self._table).read_success(written=True)
         if summary is None:
@@ -176,10 +181,12 @@ def complaints(options: PipelineOptions) -> list[str]:
 
 
 def await_job_server(options: PipelineOptions) -> None:
-    """See that a job server answers; the wait for its job has no end.
+    """Check that the job server answers, if the options name one.
+
+    Without this check, waiting for a job of a server that is not there would not end.
 
     Raises:
-      RuntimeError: it does not.
+      RuntimeError: it does not answer.
     """
     portable = options.view_as(PortableOptions)
     endpoint, seconds = portable.job_endpoint, portable.job_server_timeout
@@ -198,9 +205,10 @@ def await_job_server(options: PipelineOptions) -> None:
 
 
 def runner_kind(runner: str) -> str:
-    """Which runner is meant, in one spelling, of the several that Beam takes.
+    """Give one spelling for each runner, of which Beam accepts several.
 
-    >>> {_kind(name) for name in ("Dataflow", "apache_beam.runners.DataflowRunner")}
+    >>> names = ("Dataflow", "apache_beam.runners.DataflowRunner")
+    >>> {runner_kind(name) for name in names}
     {'dataflowrunner'}
     """
     name = runner.rpartition(".")[2].lower()
@@ -212,7 +220,7 @@ def _runner(beam_args: Sequence[str]) -> str:
 
 
 def _argument(beam_args: Sequence[str], name: str) -> str | None:
-    """The value of one argument, before Beam reads them all."""
+    """Give the value of one argument without letting Beam parse them all."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(name, dest="value")
     value: str | None = parser.parse_known_args(beam_args)[0].value
@@ -231,19 +239,19 @@ def _import_dask() -> None:
 
 
 def listings(options: PipelineOptions) -> int:
-    """How many elements a pipeline should begin with, for `ExtractShards`."""
+    """Tell how many elements `ExtractShards` should begin with on this runner."""
     if runner_kind(options.view_as(StandardOptions).runner) != _DASK:
         return 1
     return int(options.get_all_options().get("npartitions") or _DASK_PARTITIONS)
 
 
 def is_local(beam_args: Sequence[str]) -> bool:
-    """Whether Beam's local runner does the work, which can end in good order."""
+    """Whether Beam's local runner does the work, which Ctrl-C can end after a shard."""
     return runner_kind(_runner(beam_args)) == _LOCAL
 
 
 def works_here(beam_args: Sequence[str]) -> bool:
-    """Whether this process's own threads do the work."""
+    """Whether threads of this process do the work, rather than other processes."""
     if is_local(beam_args):
         return _argument(beam_args, "--direct_running_mode") != "multi_processing"
     if any("use_loopback_process_worker" in argument for argument in beam_args):

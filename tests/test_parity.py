@@ -135,7 +135,7 @@ def test_what_cannot_be_a_column_is_listed_and_refused(job: Job) -> None:
         "sparse": "is a SparseTensor, not a tensor of the graph",
         "table": "has no batch axis in front: it is not one value for each row",
         "deep": "has more than one axis whose length differs between rows",
-        "masked": "has a first axis that cannot be told to be the batch",
+        "masked": "has a first axis of which one cannot tell whether it is the batch",
         "number": "is a int, not a tensor of the graph",
     }
     assert {name: reasons[name] for name in expected} == expected

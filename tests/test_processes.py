@@ -97,7 +97,9 @@ def test_a_worker_that_cannot_work_is_done_without(
 
 
 def test_a_worker_that_cannot_start_is_not_started_for_ever(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="one ended with exit code 3 before"):
+    with pytest.raises(
+        RuntimeError, match="ended with exit code 3 before it could start"
+    ):
         run_job(tmp_path / "table", model="fatal_model")
 
 

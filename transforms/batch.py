@@ -15,9 +15,9 @@ class Uneven:
     """Rows of one feature whose shapes differ, each filled up to the largest.
 
     Attributes:
-      values: tensor `[rows, *largest]`; what lies outside of a row's own shape means
-        nothing.
-      shapes: int64 `[rows, rank]`.
+      values: tensor `[rows, *largest]`; values outside of a row's own shape have no
+        meaning.
+      shapes: each row's own shape, int64 `[rows, rank]`.
     """
 
     values: Any
@@ -41,7 +41,7 @@ class Uneven:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Uneven]) -> Uneven:
-        """Put rows of several behind each other."""
+        """Concatenate the rows of several parts, filled up to one largest shape."""
         import tensorflow as tf
 
         largest = np.max([part.values.shape.as_list()[1:] for part in parts], axis=0)
@@ -60,10 +60,11 @@ class Batch:
     """Rows that go through the model together.
 
     Attributes:
-      positions: int64 `[rows]` in the shard (`transforms.shard.position`), rising.
-      inputs: features after preprocessing, `{name: tensor [rows, ...]}`, `Uneven` where
-        rows differ in shape.
-      passed: features for the table, in the same form.
+      positions: position of each row in its shard (`transforms.shard.position`), int64
+        `[rows]`, rising.
+      inputs: features after preprocessing, which the model takes: `{name: tensor
+        [rows, ...]}`, or `Uneven` where rows differ in shape.
+      passed: features that go to the table without the model, in the same form.
     """
 
     positions: np.ndarray
@@ -94,7 +95,7 @@ class Batch:
         )
 
     def by_shape(self) -> list[np.ndarray]:
-        """Group rows whose inputs have the same shapes; indexes, rising in each."""
+        """Group the rows by the shapes of their inputs; give each group's indexes."""
         shapes = [v.shapes for v in self.inputs.values() if isinstance(v, Uneven)]
         if not shapes:
             return [np.arange(len(self))]
@@ -102,7 +103,7 @@ class Batch:
         return [np.flatnonzero(group == g) for g in range(int(group.max()) + 1)]
 
     def even_inputs(self) -> dict[str, Any]:
-        """Give the inputs of rows of one shape as tensors."""
+        """Give the inputs as tensors; all rows must have the same shapes."""
         return {
             name: values.even() if isinstance(values, Uneven) else values
             for name, values in self.inputs.items()
@@ -110,7 +111,7 @@ class Batch:
 
     @classmethod
     def concatenate(cls, batches: Sequence[Batch]) -> Batch:
-        """Put rows of several behind each other."""
+        """Concatenate the rows of several batches."""
         import tensorflow as tf
 
         def join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -130,12 +131,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """Rows of the table.
+    """Finished rows of the table.
 
     Attributes:
-      rows: in the table's schema.
-      positions: int64 of the rows that the model computed, in the shard.
-      non_finite: how many hold NaN or infinite values, by column.
+      rows: the rows, in the table's schema.
+      positions: positions in the shard of all rows that the model computed, int64;
+        also of those that were set apart afterwards and are not in `rows`.
+      non_finite: `{column: number of rows with NaN or infinite values}`.
     """
 
     rows: pa.RecordBatch

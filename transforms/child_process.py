@@ -1,7 +1,8 @@
-"""Start processes that do a part of the work, and be one of them.
+"""Start child processes that do a part of the work; and what such a child does first.
 
-Parent and child talk through a two-way pipe. The child's stdin is its lifeline: that
-ends with the parent, however the parent ends, and the child ends with it.
+Parent and child send each other messages through a two-way pipe. The child also has a
+pipe as stdin, which the operating system closes when the parent ends, however it ends;
+then the child ends itself.
 """
 
 from __future__ import annotations
@@ -23,30 +24,31 @@ import fsspec
 from transforms import device
 from transforms.credentials import mask_logs
 
-_FAREWELL_SECONDS = 5
+_ENDING_SECONDS = 5  # how long a process that is about to end may take
 LOOK_SECONDS = 1
 """How long to wait for a message before looking whether its sender is alive."""
-# not -m: what a module sends has to be of the module's own name, not of __main__
+# Not `python -m`: the classes that a module sends must belong to the module by its own
+# name, not to __main__, or the parent could not unpickle them.
 _MAIN = "from {} import main; main()"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Child:
-    """A process of our own.
+    """A child process, as its parent sees it.
 
     Attributes:
-      process: it.
-      pipe: sends it messages and gives its answers.
+      process: the process.
+      pipe: sends messages to the child and receives its answers.
     """
 
     process: subprocess.Popen[bytes]
     pipe: Connection
 
     def has_ended(self) -> bool:
-        """Whether it has ended and all that it sent has been received.
+        """Whether the child has ended and all that it sent has been received.
 
-        The end of its pipe does not tell: what it has forked may hold that, and its
-        GPU, and so ends with it.
+        The end of its pipe would not tell: processes that the child has forked may keep
+        the pipe open, and its GPU. They are killed here.
         """
         if self.process.poll() is None:
             return False
@@ -54,10 +56,10 @@ class Child:
         return not self.pipe.poll()
 
     def receive(self) -> Any:
-        """Wait for its next message.
+        """Wait for the child's next message.
 
         Raises:
-          EOFError: it has ended.
+          EOFError: the child has ended.
         """
         try:
             while not self.has_ended():
@@ -68,13 +70,13 @@ class Child:
             raise EOFError from error
 
     def death(self) -> str:
-        """Wait for it, and say how it ended.
+        """Wait for the child to end, and say how it ended, as `exit_text` does.
 
-        What only ended its side of the pipe is killed.
+        A child that has closed its pipe but does not end is killed after 5 seconds.
         """
         self.pipe.close()
         try:
-            code = self.process.wait(_FAREWELL_SECONDS)
+            code = self.process.wait(_ENDING_SECONDS)
         except subprocess.TimeoutExpired:
             self._kill()
             code = self.process.wait()
@@ -82,7 +84,7 @@ class Child:
         return exit_text(code)
 
     def close(self) -> None:
-        """End it and what it has forked, at once."""
+        """Kill the child and all processes that it has forked, at once."""
         self._kill()
         self.process.wait()
         assert self.process.stdin is not None
@@ -90,32 +92,33 @@ class Child:
         self.pipe.close()
 
     def _kill(self) -> None:
-        """End all of its session, of which it is the first."""
+        """Kill all processes of the child's process group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def start(program: str, request: Any) -> Child:
-    """Start a process in a module's `main`, which must call `parent` first.
+    """Start a process that runs a module's `main`, which must call `parent` first.
 
-    It is of a session of its own: Ctrl-C is for the parent, which decides.
+    The child has a session of its own, so that Ctrl-C reaches only the parent, which
+    decides what becomes of the child.
 
     Args:
-      program: the module.
-      request: what it is to do.
+      program: name of the module.
+      request: what the child is to do, given to it by `parent`; must be picklable.
     """
     ours, its = Pipe()
     with its:
         process = subprocess.Popen(
             [sys.executable, "-c", _MAIN.format(program), str(its.fileno())],
             stdin=subprocess.PIPE,
-            stdout=2,  # ours may carry a JSON document
+            stdout=2,  # stderr, since the parent's stdout may carry a JSON document
             pass_fds=[its.fileno()],
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
-    with contextlib.suppress(OSError):  # it has died: its first answer will tell
-        # fsspec's settings may hold credentials: they go through a pipe
+    with contextlib.suppress(OSError):  # it has died, which `receive` notices
+        # Through the pipe, since fsspec's settings may hold credentials.
         ours.send((fsspec.config.conf, device.held(), request))
     return Child(process, ours)
 
@@ -123,21 +126,27 @@ def start(program: str, request: Any) -> Child:
 def parent(
     before_end: Callable[[], None] = lambda: None,
 ) -> tuple[Connection, Any]:
-    """In a child: the pipe to the parent, and its request.
+    """Set up a child process; to be called first in its `main`.
+
+    From here on the child ends when its parent ends.
 
     Args:
-      before_end: called, for seconds at most, when the parent has gone.
+      before_end: called when the parent has ended; the child ends after 5 seconds even
+        if this has not returned.
+
+    Returns:
+      The pipe to the parent, and the request that the parent gave to `start`.
     """
     mask_logs()
 
-    def follow() -> None:
-        os.read(0, 1)
-        farewell = threading.Thread(target=before_end, daemon=True)
-        farewell.start()
-        farewell.join(_FAREWELL_SECONDS)
+    def end_with_parent() -> None:
+        os.read(0, 1)  # returns when the parent has ended
+        ending = threading.Thread(target=before_end, daemon=True)
+        ending.start()
+        ending.join(_ENDING_SECONDS)
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     pipe = Connection(int(sys.argv[1]))
     settings, gpu, request = pipe.recv()
     fsspec.config.conf.update(settings)
@@ -146,7 +155,7 @@ def parent(
 
 
 def exit_text(code: int) -> str:
-    """Say how a process ended.
+    """Say how a process ended, by the exit code that `subprocess` gives.
 
     >>> exit_text(-11)
     'died of SIGSEGV'

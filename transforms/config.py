@@ -1,8 +1,11 @@
 """What the user asks for, as types: the sections of a featuretap config.
 
-Every option of a section changes the bytes of the table and is part of its
-fingerprint, except `table.path`, `model.trusted` and `[errors]`, which only say where
-and how strict. Of `[errors]`, `non_finite = "quarantine"` does change them.
+A table's fingerprint covers every option that changes its bytes; a run whose config has
+another fingerprint is refused in the same directory. These options change no bytes and
+may differ between runs of one table: `table.path`, `model.trusted`,
+`errors.max_fraction`, `errors.crash` and `errors.attempts`. `model.path` and
+`model.weights` count by what is stored there, `errors.non_finite` only if it is
+`quarantine`. `pipeline.fingerprint` holds the list.
 """
 
 from __future__ import annotations
@@ -23,10 +26,18 @@ class _Section(BaseModel):
 
 
 class StepSpec(_Section):
-    """One preprocessing step: a built-in, or a user's function of all features.
+    """One preprocessing step: a built-in, or a function of the user's.
 
-    `batched` matters for user functions: with False (the default) the function sees
-    the features of one example, with True those of a batch, with a leading dimension.
+    A config may write a step without options as its name alone: `"lower"`.
+
+    Attributes:
+      step: name of a built-in step (`transforms.preprocess.steps.PREPROCESSORS`), which
+        changes the feature that its option `feature` names; or
+        `package.module:function`, which gets all features as `{name: tensor}` and
+        returns all features that are left.
+      batched: for functions of the user's only. False: the function sees the features
+        of one example. True: it sees those of a batch, whose tensors have the batch as
+        first axis; that is faster if no step for single examples comes later.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -36,7 +47,7 @@ class StepSpec(_Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The step's own options."""
+        """All other keys of the step, given to it as keyword arguments."""
         return dict(self.model_extra or {})
 
 
@@ -45,7 +56,23 @@ def _step(value: Any) -> Any:
 
 
 class SourceSpec(_Section):
-    """`[source]`: which reader, with its own options beside the common ones."""
+    """`[source]`: where examples come from, and what happens to them before the model.
+
+    All keys that are not listed here are options of the reader, such as `path`.
+
+    Attributes:
+      reader: name of a built-in reader (`transforms.sources.readers.READERS`), or
+        `package.module:callable` that returns a `transforms.sources.source.Source`.
+      key: feature that identifies an example: one text or whole number, different in
+        every row. It becomes the column `example_id`; a value that comes twice fails
+        the run at its end. If left out, the reader's default key is used, mostly
+        `<file>#<row>`.
+      keep: features that become columns as they were read, beside those of taps; or as
+        preprocessing made them, if the source has none of that name. Column names are
+        the features' names in lower_snake. If left out, no feature is kept.
+      preprocess: steps that turn what was read into what the model takes, run in this
+        order. If left out, the model gets the features as they were read.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -56,15 +83,37 @@ class SourceSpec(_Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The reader's own options."""
+        """All other keys of `[source]`, given to the reader as keyword arguments."""
         return dict(self.model_extra or {})
 
 
 class ModelSpec(_Section):
     """`[model]`: a saved model or a function that builds one, and how to run it.
 
-    Without `precision` the model computes in the precision it was made with. `trusted`
-    allows a stored model to bring code of its own, which then runs on every worker.
+    Attributes:
+      path: URI of a `.keras` or `.h5` file or a SavedModel directory. Exactly one of
+        `path` and `build` must be given.
+      build: `package.module:function` without arguments that returns a model. It runs
+        on the launcher and on every worker; a worker on which its weights come out
+        differently refuses to compute.
+      weights: URI of a weights file, or of a TensorFlow checkpoint without its suffix,
+        loaded into the model. If left out, the model keeps the weights it came with.
+      signature: which signature of a SavedModel to run. If left out, the only one, or
+        `serving_default` of several. Other forms of model refuse it.
+      imports: modules to import before the model is loaded, such as those that register
+        custom Keras layers. Their source code is part of the fingerprint.
+      inputs: `{model input: feature}`. An input that is left out takes the feature of
+        its own name, or the only feature there is if the model has one input.
+      batch_rows: rows that go through the model in one call. More is faster until the
+        device is out of memory, where calls of fewer rows take over. A model of fixed
+        batch size takes no other number.
+      precision: type in which a model of Keras 3 computes; `bfloat16` and `float16` are
+        faster on many devices and less exact. If left out, the model computes in the
+        precision it was made with. Other models refuse all but `float32`; those of
+        Keras 2 and quantized ones refuse any.
+      trusted: False refuses stored models that hold Python functions or operations that
+        do more than compute. True loads them: their code then runs on the launcher and
+        on every worker, with the rights of the user.
     """
 
     path: str | None = None
@@ -85,7 +134,20 @@ class ModelSpec(_Section):
 
 
 class TapSpec(_Section):
-    """`[[taps]]`: which activations, how reduced, into which column."""
+    """`[[taps]]`: which activations, how reduced, into which column.
+
+    Attributes:
+      path: address of an activation (`featuretap taps` lists them), or a pattern that
+        may match several: `*` matches within one segment, `**` across segments. A path
+        that matches nothing is refused.
+      reduce: one reduction or several, such as `mean(axis=1)`, applied from left to
+        right on the device. If left out, the whole activation is stored.
+      column: name of the column, in lower_snake; `{1}` stands for what the first
+        wildcard of `path` matched. If left out, the address in lower_snake.
+      dtype: type that the column's numbers are cast to after the reductions. If left
+        out, floating-point numbers become float32 (float64 stays); integers, booleans
+        and text keep their type.
+    """
 
     path: str
     reduce: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ()
@@ -94,7 +156,22 @@ class TapSpec(_Section):
 
 
 class TableSpec(_Section):
-    """`[table]`: where the table goes and how it is cut into parts."""
+    """`[table]`: where the table goes and how it is cut into parts.
+
+    Attributes:
+      path: URI of the table's directory, local or on any filesystem that can create a
+        file only if it is absent. A finished table of the same fingerprint is left as
+        it is, an unfinished one is resumed.
+      rows_per_part: most rows of a shard, and so of the Parquet file that it becomes.
+        If left out, as many rows as make parts of 8 to 128 MiB before compression.
+        Without effect where rows are known only after reading: there a shard is about
+        32 MiB of stored data.
+      event_timestamp: an RFC 3339 time for all rows, or the feature that holds each
+        row's time, as timestamp, RFC 3339 text or number. It becomes the column
+        `event_timestamp`, in UTC. If left out, there is no such column.
+      timestamp_unit: what numbers in `event_timestamp` count since 1970: seconds,
+        milliseconds or microseconds. Required for numbers, refused for anything else.
+    """
 
     path: str
     rows_per_part: Rows | None = None
@@ -110,11 +187,23 @@ class TableSpec(_Section):
 
 
 class ErrorSpec(_Section):
-    """`[errors]`: how many bad rows a finished table may name, and what makes one.
+    """`[errors]`: what makes a row a bad row, and how many of them a table may have.
 
-    `non_finite` says what becomes of rows with NaN or infinite activations. After
-    `attempts` workers have died at a shard, `crash` says what becomes of it: `isolate`
-    finds the rows at fault, `quarantine` gives up all of its rows, `fail` the run.
+    Bad rows are left out of the table and named in `_featuretap/errors`.
+
+    Attributes:
+      max_fraction: share of all rows that may be bad, from 0 to 1. The run fails at its
+        end if there are more; raise the limit and run again to accept them, nothing is
+        computed twice. The default 0 accepts none; 1 also accepts files that break off
+        and so hide how many rows they lost.
+      non_finite: what becomes of rows whose activations hold NaN or infinite values.
+        `allow` does not look; `warn` stores them, counts them by column and says so at
+        the end; `quarantine` makes them bad rows.
+      crash: what becomes of a shard at which `attempts` workers have died. `isolate`
+        computes it in a process of its own and makes the rows that kill it bad rows;
+        `quarantine` makes all of its rows bad rows; `fail` fails the run.
+      attempts: deaths of workers at one shard after which `crash` decides. Before that
+        the shard is simply computed again.
     """
 
     max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -124,10 +213,17 @@ class ErrorSpec(_Section):
 
 
 class Config(_Section):
-    """A whole config.
+    """A whole config: one attribute for each section of the TOML file.
 
-    `taps` may be empty only where one looks for them (`featuretap taps`).
-    `limit` is the command line's `--limit`: only the first so many rows.
+    Attributes:
+      source: `[source]`, where examples come from.
+      model: `[model]`, what computes the activations.
+      taps: `[[taps]]`, which activations are stored. May be empty only for
+        `featuretap taps`, which lists what can be tapped.
+      table: `[table]`, where the results go.
+      errors: `[errors]`, how bad rows are treated. If left out, none are accepted.
+      limit: the command line's `--limit`: the first so many rows of the source and no
+        others, which makes another table. If left out, all rows.
     """
 
     source: SourceSpec

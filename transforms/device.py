@@ -1,12 +1,12 @@
 """Decide how a worker process uses its cores and its accelerator.
 
-The rule, measured in docs/performance.md:
+The rules, measured in docs/performance.md:
 
-- On a CPU, `shards_in_flight` is the number of cores, at most 8, and TensorFlow and
-  tf.data get `cores // shards_in_flight` threads each. Shards do not wait for each
-  other, threads inside one operation do.
-- On a GPU two shards are in flight, one computes while the other reads and writes; the
-  cores are shared between their readers, and TensorFlow keeps its own thread count.
+- On a CPU a worker computes as many shards at a time as it has cores, at most 8, and
+  TensorFlow and tf.data get `cores // shards_in_flight` threads each. Shards do not
+  wait for each other, but threads inside one operation do.
+- On a GPU a worker computes two shards at a time: one computes while the other reads
+  and writes. Their readers share the cores; TensorFlow keeps its own number of threads.
 - A process that computes holds one GPU, which no other process of this user gets.
 """
 
@@ -21,7 +21,7 @@ from transforms import scratch
 
 _MAX_SHARDS_IN_FLIGHT = 8
 _GPU_SHARDS_IN_FLIGHT = 2
-_PATIENCE_SECONDS = 60  # a worker that an engine replaces takes a while to end
+_PATIENCE_SECONDS = 60  # a worker that is being replaced takes a while to end
 _LOOK_SECONDS = 0.5
 _lock = threading.Lock()
 _processes = 1
@@ -31,16 +31,19 @@ _configured = False
 
 
 def share_cores(processes: int) -> None:
-    """Leave room for other workers on this machine: so many in all, this one included.
+    """Share the cores of this machine with other workers.
 
-    Must come before the first use of any other function here.
+    Must be called before any other function of this module.
+
+    Args:
+      processes: number of workers on this machine, this one included.
     """
     global _processes
     _processes = processes
 
 
 def cores() -> int:
-    """How many cores this process should use of those that it may run on."""
+    """Tell how many cores this process should use, of those that it may run on."""
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
     else:
@@ -49,29 +52,29 @@ def cores() -> int:
 
 
 def shards_in_flight() -> int:
-    """How many shards one process should work on at a time."""
+    """Tell how many shards one process should compute at a time."""
     if _gpus():
         return _GPU_SHARDS_IN_FLIGHT
     return min(cores(), _MAX_SHARDS_IN_FLIGHT)
 
 
 def reader_threads() -> int:
-    """How many threads read and preprocess for one shard."""
+    """Tell how many threads should read and preprocess for one shard."""
     return max(1, cores() // shards_in_flight())
 
 
 def configure(*, compute: bool = True) -> None:
-    """Set TensorFlow's devices and threads; the first call in a process counts.
+    """Set TensorFlow's devices and threads; only the first call in a process counts.
 
-    GPU memory grows with need instead of being taken whole at the start. A process that
-    already runs TensorFlow with settings of its own keeps them.
+    GPU memory is taken as it is needed, not all at the start. A process in which
+    TensorFlow has been initialized before keeps the settings that it has.
 
     Args:
-      compute: whether this process will compute. It holds one GPU then, for as long as
-        it lives; else it leaves all of them to others.
+      compute: whether this process will compute. If so it holds one GPU as long as it
+        lives; if not it leaves all of them to other processes.
 
     Raises:
-      RuntimeError: other processes hold all GPUs.
+      RuntimeError: other processes hold all GPUs, and go on doing so for a minute.
     """
     global _configured
     with _lock:
@@ -81,20 +84,23 @@ def configure(*, compute: bool = True) -> None:
 
 
 def release() -> None:
-    """Let another process have this one's GPU; it will not compute any more."""
+    """Release this process's GPU for others; this one must not compute any more."""
     while _leases:
         os.close(_leases.popitem()[1])
 
 
 def held() -> str | None:
-    """The GPU that this process holds, by name, for a child in its place."""
+    """Name the GPU that this process computes on, so that a child can `borrow` it."""
     return next(iter(_leases), _borrowed)
 
 
 def borrow(gpu: str | None) -> None:
-    """In such a child: compute on the parent's GPU.
+    """Let this process, a child, compute on the GPU that its parent holds.
 
-    Must come before the first use of any other function here.
+    Must be called before any other function of this module.
+
+    Args:
+      gpu: name of the GPU, as the parent's `held` gives it; None if it holds none.
     """
     global _borrowed
     _borrowed = gpu
@@ -113,7 +119,7 @@ def _configure(*, compute: bool) -> None:
             tf.config.threading.set_intra_op_parallelism_threads(
                 cores() // shards_in_flight()
             )
-    except RuntimeError:  # TensorFlow is initialized: its owner has chosen
+    except RuntimeError:  # TensorFlow is initialized already, with other settings
         release()
 
 
@@ -144,7 +150,7 @@ def _lease(gpus: list[Any]) -> Any:
 
 
 def _gpus() -> list[Any]:
-    """The GPUs that this process uses."""
+    """List the GPUs that this process uses."""
     import tensorflow as tf
 
     return list(tf.config.get_visible_devices("GPU"))

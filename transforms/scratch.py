@@ -1,4 +1,4 @@
-"""Give local directories for unfinished files, and clean up behind what has died."""
+"""Give local directories for unfinished files; remove those of dead processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def directory() -> Iterator[Path]:
-    """Give an empty directory under the system's temporary one, removed afterwards.
+    """Give an empty directory for the length of a block, then remove it.
 
-    What processes that died have left there is removed by the next one that starts.
+    It lies under the system's temporary directory (`TMPDIR`). If a process dies and
+    leaves its directories, the next process that asks for one removes them.
     """
     path = _own(os.getpid()) / uuid.uuid4().hex
     path.mkdir()
@@ -29,11 +30,14 @@ def directory() -> Iterator[Path]:
 
 
 def hold(name: str) -> int | None:
-    """Take a lock of this machine's that only one of the user's processes can hold.
+    """Take a lock that only one of this user's processes on this machine can hold.
+
+    Args:
+      name: name of the lock, which is a file name.
 
     Returns:
-      A descriptor whose closing gives the lock back, as does the end of the process;
-      None if another process holds it.
+      A file descriptor; closing it releases the lock, and so does the end of the
+      process. None if another process holds the lock.
     """
     try:
         return _lock(_root() / name, fcntl.LOCK_NB)
@@ -42,7 +46,7 @@ def hold(name: str) -> int | None:
 
 
 def _root() -> Path:
-    """The directory of all of this user's processes."""
+    """Make the directory that all of this user's processes share."""
     root = Path(tempfile.gettempdir()) / f"featuretap-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
     if root.is_symlink() or root.stat().st_uid != os.getuid():
@@ -55,9 +59,10 @@ def _root() -> Path:
 
 @cache
 def _own(pid: int) -> Path:
-    """Make this process's directory, which it holds a lock on for as long as it lives.
+    """Make this process's directory, and hold a lock on it as long as it lives.
 
-    A lock ends with its process, however that ends.
+    The operating system releases the lock when the process ends, however it ends; that
+    is how others tell that the directory is of no use any more.
     """
     root = _root()
     with _locked(root / "sweep.lock"):
@@ -70,7 +75,7 @@ def _own(pid: int) -> Path:
 
 
 def _sweep(root: Path) -> None:
-    """Remove the directories of processes that are gone."""
+    """Remove the directories of processes that have ended."""
     for other in root.iterdir():
         if not other.is_dir():
             continue
@@ -89,7 +94,11 @@ def _locked(path: Path, flags: int = 0) -> Iterator[None]:
 
 
 def _lock(path: Path, flags: int = 0) -> int:
-    """Lock a file until the descriptor is closed; with `LOCK_NB` fail if it is held."""
+    """Lock a file until the descriptor is closed.
+
+    Raises:
+      BlockingIOError: another process holds the lock, and `flags` is `LOCK_NB`.
+    """
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | flags)

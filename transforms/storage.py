@@ -1,11 +1,11 @@
 """Read, write and list files on any filesystem, through fsspec.
 
-Three kinds of write, because a table is only as good as its weakest one: `create`
-never replaces, `replace` and `publish` never leave half a file under the final name.
-On local disks all three have reached the disk when they return, names included.
+There are three kinds of write. `create` never replaces a file; `replace` and `publish`
+never leave half a file under the final name. On local disks the data and the name have
+reached the disk when any of them returns.
 
-Object stores are taken to be as slow as they may be: what was just written may show up
-late, in reads as in listings.
+Object stores are expected to be slow: a file that was just written may show up late, in
+reads and in listings.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ Found = TypeVar("Found")
 def filesystem(uri: str) -> tuple[Any, str]:
     """Split a URI into its fsspec filesystem and the path there.
 
-    Listings are never cached: other workers write to the same directories.
+    The filesystem never caches listings, since other workers write to the same
+    directories.
 
     Raises:
-      ConfigError: there is no such filesystem here.
+      ConfigError: no installed package provides this filesystem.
     """
     try:
         fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
@@ -60,7 +61,7 @@ def join(uri: str, *names: str) -> str:
 
 
 def local_path(uri: str) -> Path | None:
-    """The path of `uri` if it lies on a local disk, else None."""
+    """Give the path of a URI that lies on a local disk; None for others."""
     fs, path = filesystem(uri)
     return Path(path) if isinstance(fs, LocalFileSystem) else None
 
@@ -69,11 +70,12 @@ def read(uri: str, *, written: bool = False) -> bytes:
     """Read a whole file.
 
     Args:
-      uri: of the file.
-      written: it is known to have been written; wait for a store that shows it late.
+      uri: URI of the file.
+      written: whether the file is known to exist; then a store that does not show it
+        yet is given some six seconds.
 
     Raises:
-      FileNotFoundError: there is none.
+      FileNotFoundError: there is no such file.
     """
     fs, path = filesystem(uri)
     data: bytes = _patiently(fs, lambda: fs.cat_file(path), written=written)
@@ -81,14 +83,25 @@ def read(uri: str, *, written: bool = False) -> bytes:
 
 
 def size(uri: str, *, written: bool = False) -> int:
-    """Bytes of a file; `written` and errors as for `read`."""
+    """Give the size of a file in bytes.
+
+    Args:
+      uri: URI of the file.
+      written: whether the file is known to exist, as for `read`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+    """
     fs, path = filesystem(uri)
     found = _patiently(fs, lambda: fs.info(path), written=written)
     return int(found["size"])
 
 
 def read_many(uris: Iterable[str]) -> Iterator[bytes]:
-    """Read many small files with parallel requests, in order, and hold few of them."""
+    """Read many small files with parallel requests; yield their contents in order.
+
+    Only some thousands of them are held in memory at a time.
+    """
     rest = iter(uris)
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
         while some := list(islice(rest, _FILES_AT_A_TIME)):
@@ -96,18 +109,24 @@ def read_many(uris: Iterable[str]) -> Iterator[bytes]:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file or directory."""
+    """Whether there is a file or directory at a URI."""
     fs, path = filesystem(uri)
     return bool(fs.exists(path))
 
 
 def list_names(uri: str) -> list[str]:
-    """Sorted names of the files directly in a directory; empty if there is none."""
+    """List the names of the files directly in a directory, sorted.
+
+    The list is empty if there is no such directory.
+    """
     return _list(uri, "file")
 
 
 def list_directories(uri: str) -> list[str]:
-    """Sorted names of the directories directly in another; empty if there is none."""
+    """List the names of the directories directly in another one, sorted.
+
+    The list is empty if there is no such directory.
+    """
     return _list(uri, "directory")
 
 
@@ -128,10 +147,11 @@ def create(uri: str, data: bytes) -> bool:
     """Write a new file with its whole content, or leave an existing one alone.
 
     On local disks the content is made durable under another name and then linked, so
-    that the name never shows part of it. Object stores get a conditional put.
+    that the file never has only a part of it. Object stores get a conditional put.
 
     Returns:
-      Whether this call created the file; of several at once exactly one does.
+      Whether this call created the file. If several calls try at the same time, exactly
+      one of them does.
     """
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
@@ -152,7 +172,7 @@ def create(uri: str, data: bytes) -> bool:
 
 
 def replace(uri: str, data: bytes) -> None:
-    """Write a file at once, over what was there."""
+    """Write a file; readers see either its old or its new content, never a mixture."""
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, data)
@@ -165,7 +185,11 @@ def replace(uri: str, data: bytes) -> None:
 
 
 def publish(source: Path, uri: str) -> None:
-    """Move a finished local file to its place; it appears there whole or not at all."""
+    """Move a finished local file to its place; it appears there whole or not at all.
+
+    Raises:
+      OSError: the upload is not whole, or the storage failed.
+    """
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         fs.put_file(str(source), path)
@@ -193,13 +217,13 @@ def publish(source: Path, uri: str) -> None:
 
 
 def make_directory(uri: str) -> None:
-    """Make a directory where filesystems have such a thing."""
+    """Make a directory and those above it, if the filesystem has directories."""
     fs, path = filesystem(uri)
     fs.makedirs(path, exist_ok=True)
 
 
 def remove(uri: str) -> None:
-    """Remove a file; fine if it is gone already."""
+    """Remove a file; do nothing if there is none."""
     fs, path = filesystem(uri)
     with suppress(FileNotFoundError):
         fs.rm_file(path)
@@ -208,14 +232,14 @@ def remove(uri: str) -> None:
 
 
 def remove_tree(uri: str) -> None:
-    """Remove a directory with all it holds; fine if it is gone already."""
+    """Remove a directory with all that it holds; do nothing if there is none."""
     fs, path = filesystem(uri)
     with suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
 
 def remove_empty(uri: str) -> None:
-    """Remove a local directory if it holds nothing; object stores have none."""
+    """Remove a local directory if it is empty; do nothing on other filesystems."""
     local = local_path(uri)
     if local is not None:
         with suppress(OSError):
@@ -223,7 +247,7 @@ def remove_empty(uri: str) -> None:
 
 
 def _patiently(fs: Any, look: Callable[[], Found], *, written: bool) -> Found:
-    """Look again, some six seconds long, for what a store has not shown yet."""
+    """Call `look`, and again for some six seconds while a written file is not found."""
     if written and not isinstance(fs, LocalFileSystem):
         for seconds in _PATIENCE_SECONDS:
             with suppress(FileNotFoundError):
@@ -244,7 +268,7 @@ def _durable_temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def _make_durable(directory: Path) -> None:
-    """Make a directory and those above it, so that they survive a loss of power."""
+    """Make a directory and those above it; flush their names to the disk."""
     if directory.is_dir():
         return
     _make_durable(directory.parent)

@@ -22,18 +22,19 @@ def take_rows(values: Values, chosen: np.ndarray) -> Values:
 
 
 def join_rows(parts: Sequence[Values]) -> Values:
-    """Put rows of a column behind each other."""
+    """Concatenate the values of one column."""
     if isinstance(parts[0], pa.Array):
         return pa.concat_arrays(parts)
     return np.concatenate(parts)
 
 
 def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
-    """Make lists of values `[n]` that lie one after the other.
+    """Make an Arrow array of lists, one list for each row.
 
     Args:
-      values: of all rows; an object array of bytes for text.
-      lengths: of the rows, int `[rows]`.
+      values: the values of all rows one after the other, `[n]`; for text an object
+        array of bytes.
+      lengths: number of values in each row, int `[rows]`.
     """
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     kind = pa.binary() if values.dtype == object else None

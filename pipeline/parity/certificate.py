@@ -1,4 +1,4 @@
-"""Certify a table: draw rows, compute them a second way, compare every value."""
+"""Certify a table: draw rows, compute them a second way, and compare every value."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from transforms.table.plan_file import read_plan
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """A certificate: `rows` drawn rows of a table against the reference.
+    """A certificate: how far drawn rows of a table lie from the reference.
 
     Attributes:
-      rows: how many were drawn.
-      seed: of the draw.
-      fingerprint: of the table.
-      tolerances: `{type: [relative, cosine]}`.
-      columns: the key and every feature column.
+      rows: number of rows that were drawn.
+      seed: seed of the draw.
+      fingerprint: fingerprint of the table.
+      tolerances: `{type: (relative, cosine, share of unequal whole numbers)}`, the
+        largest deviations that pass.
+      columns: `{name: deviation}` of the key, the kept features and the activations.
     """
 
     rows: int
@@ -41,24 +42,24 @@ class Parity:
         return all(column.passed for column in self.columns.values())
 
     def to_json(self) -> dict[str, Any]:
-        """The certificate as a JSON document."""
+        """Give the certificate as a JSON document."""
         return {"passed": self.passed, **asdict(self)}
 
 
 def check_parity(table: str, rows: int, seed: int = 0) -> Parity:
-    """Recompute some rows of a finished table independently, and store how far it is.
+    """Recompute some rows of a finished table independently, and store the deviations.
 
-    The certificate goes to `_featuretap/parity.json`, its verdict into `_SUCCESS`.
-    Source, model and the user's code must be where they were.
+    The certificate is written to `_featuretap/parity.json`, its verdict to `_SUCCESS`.
+    Source, model and the user's code must be where they were when the table was made.
 
     Args:
-      table: its URI.
-      rows: how many to draw, all if there are fewer.
-      seed: of the draw.
+      table: URI of the table.
+      rows: how many rows to draw; all if there are fewer.
+      seed: seed of the draw.
 
     Raises:
       FileNotFoundError: there is no finished table.
-      RuntimeError: model or source are not what they were.
+      RuntimeError: the table has no rows, or model or source have changed since.
     """
     place = Table(table)
     plan = read_plan(place)
@@ -132,7 +133,7 @@ def _expected_passed(
     prepared: Mapping[str, Any],
     where: tuple[Piece, int],
 ) -> Any:
-    """What a key or kept feature should be: as read, else as preprocessing made it."""
+    """Give what a key or kept feature should be: as read, else as preprocessed."""
     if not column.source:
         return f"{where[0].name}#{where[1]}"
     if example.get(null_name(column.source)):

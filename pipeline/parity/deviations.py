@@ -19,8 +19,8 @@ TOLERANCES = {
 numbers that differ (such as the place of a maximum), by the shortest type on the way
 from model to column. Those of float32 leave room for the TF32 of GPUs; on CPUs
 deviations of 1e-6 are usual (docs/models.md)."""
-_TYPICAL = 1e-3
-_ROUNDING = 1e-4
+_TYPICAL = 1e-3  # a value below this share of usual ones counts as next to nothing
+_ROUNDING = 1e-4  # least typical value, as a share of the largest unreduced value
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,18 @@ class ColumnParity:
     """How far one column lies from the reference, over all rows drawn.
 
     Attributes:
-      precision: the shortest type on the way from model to column; names the tolerance.
-      max_abs: largest absolute deviation; None for what is no floating-point number.
-      relative: largest deviation of a value in terms of that value plus a typical one,
-        so that a few large values do not hide what happens to the others.
-      cosine: largest of 1 - cos between a row's vectors; None for scalars.
-      mismatched: values that should be equal and are not: whole numbers, text, keys,
-        kept features, shapes, and what is finite on one side only.
-      passed: whether all that lies within the tolerance.
+      precision: the shortest type on the way from model to column; it decides which
+        tolerance holds.
+      max_abs: largest absolute deviation; None if the column holds no floating-point
+        numbers.
+      relative: largest deviation of a value as a share of that value plus a typical
+        value of the column, so that values near zero do not count too much; None if
+        the column holds no floating-point numbers.
+      cosine: largest of 1 - cos between stored and expected vector of a row; None for
+        scalars.
+      mismatched: how many values should be equal and are not: whole numbers, text,
+        keys, kept features, shapes, and numbers that are finite on one side only.
+      passed: whether all of this lies within the tolerance.
     """
 
     precision: str
@@ -47,12 +51,12 @@ class ColumnParity:
 
     @property
     def has_error(self) -> bool:
-        """Whether the column may deviate at all; else it must be equal."""
+        """Whether the column may deviate at all; if not, it must be equal."""
         return self.relative is not None or self.precision != "float32"
 
 
 class Tally:
-    """Gathers one column of the rows drawn, and tells how far it is off.
+    """Collects one column of the drawn rows, and measures how far it deviates.
 
     Attributes:
       column: the column.
@@ -66,7 +70,13 @@ class Tally:
         self._unequal_nulls = 0
 
     def add(self, stored: Any, expected: Any, shape: list[int] | None) -> None:
-        """Take a row: what the table holds, and what it should hold."""
+        """Add a row.
+
+        Args:
+          stored: the value in the table.
+          expected: the value that the reference has computed.
+          shape: the value's shape as the table holds it; None if it is in the schema.
+        """
         column = self.column
         if stored is None or expected is None:  # a null of a kept feature
             self._unequal_nulls += stored is not expected
@@ -88,12 +98,12 @@ class Tally:
         self._rows.append((found, wanted))
 
     def result(self, precision: str, magnitude: float = 0.0) -> ColumnParity:
-        """Compare all rows taken.
+        """Compare all rows that were added.
 
         Args:
           precision: the shortest type in which the model computes.
-          magnitude: the largest value before reductions, whose float error is left
-            where reductions cancel the rest out.
+          magnitude: the largest value before reductions. Where reductions cancel large
+            values out, the float error of these values is what is left.
         """
         kinds = {*self._kinds, precision if self.column.role == "feature" else ""}
         kind = next((k for k in ("bfloat16", "float16") if k in kinds), "float32")
@@ -121,7 +131,7 @@ class Tally:
         typical = max(typical, _ROUNDING * magnitude)
         max_abs = relative = cosine = 0.0
         for one, other in pairs:
-            apart = np.abs(one / 2 - other / 2)  # halves do not overflow
+            apart = np.abs(one / 2 - other / 2)  # of halves, which cannot overflow
             scale = np.abs(other) / 2 + typical / 2
             max_abs = max(max_abs, 2 * float(apart.max(initial=0)))
             relative = max(relative, float((apart / scale).max(initial=0)))
@@ -140,9 +150,9 @@ class Tally:
 
 
 def _typical(rows: Sequence[np.ndarray]) -> float:
-    """The median of what is not zero, but no less than a share of the largest values.
+    """Give the median size of values other than zero, but not much less than the RMS.
 
-    The share keeps float error of large values from counting against tiny ones.
+    The limit keeps the float error of large values from counting against tiny medians.
     """
     values = np.abs(np.concatenate([row[row != 0] for row in rows] or [np.zeros(0)]))
     if not len(values):
@@ -153,7 +163,7 @@ def _typical(rows: Sequence[np.ndarray]) -> float:
 
 
 def _cosine_deviation(one: np.ndarray, other: np.ndarray, typical: float) -> float:
-    """Give 1 - cos; 0 where both are next to nothing."""
+    """Give 1 - cos of two vectors; 0 if both are tiny compared with a typical value."""
     largest = max(np.abs(one).max(initial=0), np.abs(other).max(initial=0))
     if len(one) < 2 or largest <= _TYPICAL * typical:
         return 0.0

@@ -1,4 +1,4 @@
-"""Draw rows of a finished table, and say where each came from."""
+"""Draw rows of a finished table, and find where in the source each came from."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def draw_rows(
     """Draw rows of the table without repetition.
 
     Yields:
-      For each part that has some: the stored rows, and where they came from: the piece
-      and the row within its file.
+      For each part from which rows are drawn: the stored rows, and for each of them the
+      piece that it came from and its row in the piece's file.
     """
     manifest = table.read_parquet("_featuretap/manifest.parquet").to_pylist()
     ends = np.cumsum([part["rows"] for part in manifest])
@@ -41,7 +41,7 @@ def draw_rows(
 
 
 def _sound_rows(table: Table, shard: Shard) -> list[tuple[Piece, int]]:
-    """Where each row of a part came from: the shard's rows without the bad ones."""
+    """Find where each row of a part came from: all rows of its shard but bad ones."""
     (commit,) = table.read_commits([shard.index])
     bad: set[tuple[str, int]] = set()
     if commit.errors:
@@ -57,7 +57,7 @@ def _sound_rows(table: Table, shard: Shard) -> list[tuple[Piece, int]]:
 
 
 def _read_rows(table: Table, name: str, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Read some rows of a part, one row group at a time."""
+    """Read some rows of a part, by their rising numbers, one row group at a time."""
     found: list[dict[str, Any]] = []
     data = io.BytesIO(storage.read(table.path(name)))
     with pq.ParquetFile(data) as file:

@@ -1,10 +1,10 @@
-"""Compute a row's columns a second way, to hold the table against.
+"""Compute a row's columns a second way, to compare the table with.
 
-Nothing here shares code with what workers run but the loading of rows and models:
-preprocessing and reductions are written again, one example at a time, in numpy or
-with single operations of TensorFlow; the model runs eagerly, untouched, in float32,
-with one row in the batch; and activations are overheard where layers are called, not
-inside of them.
+This shares no code with workers except that which reads rows and loads models.
+Preprocessing and reductions are written a second time, for one example, in numpy or
+with single operations of TensorFlow. The model runs eagerly, unchanged, in float32,
+with one row in the batch; its activations are recorded by wrapping the classes of
+layers, not the layers themselves.
 """
 
 from __future__ import annotations
@@ -39,10 +39,15 @@ class Reference:
     """Recomputes single rows of one table.
 
     Args:
-      config: of the table.
-      features: what is read of each example.
-      columns: of the table.
-      digest: that the model must have.
+      config: config of the table.
+      features: the features that are read of each example.
+      columns: all columns of the table.
+      digest: digest of the model that the table was made with.
+
+    Attributes:
+      precision: the shortest type in which the table's model computes; known after the
+        first call of `values`.
+      magnitudes: `{column: largest value before reductions}` of all rows so far.
     """
 
     def __init__(
@@ -67,10 +72,10 @@ class Reference:
         """Read single examples, `{feature: array or scalar}`.
 
         Args:
-          places: of each the piece and the row within its file.
+          places: for each example its piece and its row in the piece's file.
 
         Raises:
-          RuntimeError: one is not there.
+          RuntimeError: an example is not in the source any more.
         """
         single = [replace(piece, start=row, rows=1) for piece, row in places]
         with readable(self._source, single) as pieces:
@@ -91,7 +96,17 @@ class Reference:
         return example
 
     def values(self, prepared: Example) -> dict[str, np.ndarray]:
-        """Compute the feature columns of one example, each with its own shape."""
+        """Compute the feature columns of one example.
+
+        Args:
+          prepared: the example after preprocessing.
+
+        Returns:
+          `{column: value}`, each with its own shape.
+
+        Raises:
+          RuntimeError: the model is not the one that the table was made with.
+        """
         model = self._load(prepared)
         addresses = list(dict.fromkeys(column.source for column in self._columns))
         activations = dict(
@@ -143,7 +158,8 @@ class Reference:
     ) -> list[Any]:
         """Run the model on one example; give `[1, ...]` for each address.
 
-        A model of a fixed batch size gets copies, and gives as many.
+        A model of fixed batch size gets as many copies of the example, and gives as
+        many results.
         """
         import tensorflow as tf
 
@@ -171,7 +187,7 @@ class Reference:
 
 
 def _weakest(form: LayerForm) -> str:
-    """The shortest type in which a layer computes."""
+    """Name the shortest type in which a layer of the model computes."""
     kinds = {str(layer.compute_dtype) for layer in form.model._flatten_layers()}
     return next((k for k in ("bfloat16", "float16") if k in kinds), "float32")
 
@@ -182,7 +198,7 @@ def _dtype(value: Any) -> str:
 
 
 def dense(value: Any) -> np.ndarray:
-    """Turn one row into an array, `[1, ...]`."""
+    """Turn a tensor of one row, ragged or not, into an array `[1, ...]`."""
     import tensorflow as tf
 
     if isinstance(value, tf.RaggedTensor):
@@ -191,7 +207,7 @@ def dense(value: Any) -> np.ndarray:
 
 
 def _reduced(text: str, value: Any, computed: Any) -> Any:
-    """Apply a reduction to `[1, ...]`; a user's sees the type that was computed."""
+    """Apply a reduction to `[1, ...]`; the user's own get the model's own type."""
     import tensorflow as tf
 
     name, options = split_reduction(text)

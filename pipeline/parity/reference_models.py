@@ -1,4 +1,4 @@
-"""Run a model eagerly on one example, and overhear what its layers return."""
+"""Run a model eagerly on one example, and record what its layers return."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _FREEZABLE_BYTES = 2 << 30
 def layer_activations(
     form: LayerForm, tensors: Mapping[str, Any], addresses: Sequence[str]
 ) -> list[Any]:
-    """Run a Keras model and give what its layers return at some addresses.
+    """Run a Keras model, and give the activations at some addresses.
 
     Args:
-      form: of the model.
+      form: the model.
       tensors: `{input: tensor [1, ...]}`.
-      addresses: of activations, or of the model's result.
+      addresses: addresses of activations, or of the model's result.
     """
     places = []
     for address in addresses:
@@ -29,24 +29,25 @@ def layer_activations(
         path, _, call = head.partition("@")
         layer = _layer(form.model, path) if path else None
         places.append((layer, int(call or 0), leaf))
-    with _listening([layer for layer, _, _ in places if layer is not None]) as heard:
+    layers = [layer for layer, _, _ in places if layer is not None]
+    with _recording(layers) as recorded:
         positional, named = form.arrange(tensors)
         result = form.model(*positional, **named, training=False)
     found = []
     for layer, number, leaf in places:
-        returned = [value for who, value in heard if who is layer]
+        returned = [value for called, value in recorded if called is layer]
         entries = dict(leaves_of(returned[number] if layer is not None else result))
         found.append(entries[leaf])
     return found
 
 
 @contextmanager
-def _listening(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
-    """Collect what some layers compute, as `(layer, result)`, by way of their classes.
+def _recording(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
+    """Record what some layers return, as `(layer, result)`, by wrapping their classes.
 
-    A layer with a `call` of its own is listened to itself.
+    A layer whose `call` is an attribute of its own is wrapped itself.
     """
-    heard: list[tuple[Any, Any]] = []
+    recorded: list[tuple[Any, Any]] = []
     places: dict[tuple[int, str], tuple[Any, str]] = {}
     for layer in layers:
         name = "quantized_call" if getattr(layer, "quantization_mode", 0) else "call"
@@ -54,22 +55,22 @@ def _listening(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
         places[id(owner), name] = (owner, name)
     own = {key: vars(owner).get(name) for key, (owner, name) in places.items()}
 
-    def listener(owner: Any, name: str, original: Any) -> Any:
-        def listening(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(owner: Any, name: str, original: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            who = args[0] if isinstance(owner, type) else owner
-            # A class whose subclass is listened to hears that through super() too.
-            kinds = [kind for kind in type(who).__mro__ if (id(kind), name) in places]
+            layer = args[0] if isinstance(owner, type) else owner
+            # A class and its subclass may both be wrapped, and super() calls both.
+            kinds = [kind for kind in type(layer).__mro__ if (id(kind), name) in places]
             if not isinstance(owner, type) or kinds[:1] == [owner]:
-                heard.append((who, result))
+                recorded.append((layer, result))
             return result
 
-        return listening
+        return call
 
     for owner, name in places.values():
-        _set(owner, name, listener(owner, name, getattr(owner, name)))
+        _set(owner, name, wrapped(owner, name, getattr(owner, name)))
     try:
-        yield heard
+        yield recorded
     finally:
         for key, (owner, name) in places.items():
             if own[key] is None:
@@ -79,7 +80,7 @@ def _listening(layers: Sequence[Any]) -> Iterator[list[tuple[Any, Any]]]:
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
-    """Set an attribute of a class, or of a layer behind its own bookkeeping."""
+    """Set an attribute of a class, or of a layer without Keras noticing it."""
     if isinstance(owner, type):
         setattr(owner, name, value)
     else:
@@ -87,7 +88,11 @@ def _set(owner: Any, name: str, value: Any) -> None:
 
 
 def _layer(model: Any, path: str) -> Any:
-    """Go down from the model by the names in a path, which may hold slashes."""
+    """Find the layer of a path; names of layers may hold slashes themselves.
+
+    Raises:
+      LookupError: no layer, or more than one, has this path.
+    """
     below = model._flatten_layers(recursive=False, include_self=False)
     found: dict[int, Any] = {}
     for child in [*below, *getattr(model, "operations", ())]:
@@ -103,7 +108,7 @@ def _layer(model: Any, path: str) -> Any:
 
 
 def leaves_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """Take a structure apart into leaves, `path/of/keys` and values."""
+    """Yield the leaves of a structure, as `(path/of/keys, value)`."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, list | tuple):
@@ -119,7 +124,20 @@ def leaves_of(value: Any) -> Iterator[tuple[str, Any]]:
 def cut_signature(
     form: SavedForm, addresses: Sequence[str]
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Freeze a signature and cut it off at some operations."""
+    """Make a function of a signature's inputs that gives some of its operations.
+
+    Variables become constants of the graph, which limits their size to 2 GB.
+
+    Args:
+      form: the signature.
+      addresses: addresses of operations.
+
+    Returns:
+      A function from `{input: tensor}` to `{address: tensor}`.
+
+    Raises:
+      RuntimeError: the signature's variables are larger than that.
+    """
     from tensorflow.python.framework import convert_to_constants
 
     if not addresses:

@@ -28,7 +28,7 @@ def _extreme(function: Callable[..., Any], sign: int) -> Callable[..., Any]:
     def reduce(value: np.ndarray, axis: tuple[int, ...], keepdims: bool) -> Any:
         if value.size:
             return function(value, axis=axis, keepdims=keepdims)
-        # Of nothing: what TensorFlow gives.
+        # Over an empty axis TensorFlow gives the type's extreme value.
         if value.dtype.kind in "fb":
             start: Any = sign * np.inf if value.dtype.kind == "f" else sign > 0
         else:
@@ -40,7 +40,7 @@ def _extreme(function: Callable[..., Any], sign: int) -> Callable[..., Any]:
 
 
 def _exact(value: np.ndarray) -> np.ndarray:
-    """Double precision, so that the reference adds no error of its own."""
+    """Cast to double precision, so that the reference adds no error of its own."""
     return value.astype(np.float64)
 
 

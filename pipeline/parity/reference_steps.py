@@ -15,7 +15,14 @@ Example = dict[str, Any]
 def run_step(
     name: str, batched: bool, options: dict[str, Any], given: Example
 ) -> Example:
-    """Run one preprocessing step on one example."""
+    """Run one preprocessing step on one example.
+
+    Args:
+      name: name of the step, or `package.module:function`.
+      batched: whether a user's function takes a batch.
+      options: options of the step; changed here.
+      given: features before the step.
+    """
     import tensorflow as tf
 
     if ":" in name:
@@ -68,7 +75,7 @@ def _resize(
 
 
 def _to_ratio(image: np.ndarray, tall: int, wide: int, *, crop: bool) -> np.ndarray:
-    """Cut or fill up an image until its sides are as `tall` to `wide`."""
+    """Crop or pad an image to the aspect ratio of `tall` to `wide`."""
     height, width = image.shape[:2]
     turned_height = int(np.float32(width * tall) / np.float32(wide))
     turned_width = int(np.float32(height * wide) / np.float32(tall))
@@ -99,7 +106,7 @@ def _keras_application(value: Any, name: str) -> np.ndarray:
     import keras
 
     module = getattr(keras.applications, name)
-    given = np.array(value, np.float32)  # it may work in place
+    given = np.array(value, np.float32)  # a copy, since it may be changed in place
     made = module.preprocess_input(given[None], data_format="channels_last")[0]
     return np.asarray(made, np.float32)
 

@@ -1,4 +1,4 @@
-"""Explain errors that well-known mistakes in Keras models end in."""
+"""Explain the errors that well-known mistakes in Keras models lead to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 def explain_sequential(error: BaseException) -> str | None:
     """Say what is wrong with a Sequential whose layer returns more than a tensor.
 
-    Such models stand in well-known articles on dict-returning layers. They never worked
-    in Keras 3, and what Keras says of them does not name the cause.
+    Well-known articles on layers that return dicts show such models. They never worked
+    in Keras 3, and Keras's own error does not name the cause.
 
     Returns:
-      The message with the cure, None if the error has another cause.
+      A message that says how to mend the model; None if the error has another cause.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         here = frame.f_locals
@@ -40,7 +40,7 @@ def explain_sequential(error: BaseException) -> str | None:
 
 @contextmanager
 def whole_tracebacks() -> Iterator[None]:
-    """Keep Keras from cutting its own frames out of tracebacks."""
+    """Let tracebacks keep Keras's own frames, which `explain_sequential` needs."""
     import keras
 
     filtered = keras.config.is_traceback_filtering_enabled()

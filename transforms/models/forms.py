@@ -25,14 +25,15 @@ _SEED = 0
 
 
 def load_form(spec: ModelSpec, path: Path) -> ModelForm:
-    """Load a stored model by what it is: its content, then its name.
+    """Load a stored model; its content, and then its suffix, say which form it has.
 
     Args:
       spec: the config's `[model]`.
-      path: local path of `model.path`.
+      path: local path of the file or directory that `model.path` names.
 
     Raises:
-      ConfigError: it is no model, or one that brings code of its own.
+      ConfigError: it is no model that can be loaded, or an untrusted one that brings
+        code of its own.
     """
     uri = str(spec.path)
     if (path / "saved_model.pb").exists():
@@ -56,10 +57,10 @@ def load_form(spec: ModelSpec, path: Path) -> ModelForm:
 
 
 def build_form(spec: ModelSpec) -> ModelForm:
-    """Call the function that `model.build` names, and take what it returns.
+    """Call the function that `model.build` names, and recognize what it returns.
 
     Raises:
-      ConfigError: there is no such function, it fails, or it gives no model.
+      ConfigError: there is no such function, it fails, or it returns no model.
     """
     assert spec.build is not None
     if ":" not in spec.build:
@@ -91,10 +92,10 @@ def build_form(spec: ModelSpec) -> ModelForm:
 
 @contextlib.contextmanager
 def _afresh() -> Iterator[None]:
-    """Count the names and seeds of unnamed layers from the start.
+    """Begin the names and seeds of unnamed layers afresh for the length of a block.
 
-    Otherwise a layer would be `dense` in one process and `dense_1` in another that has
-    built something before. The random numbers of whoever calls go on as they were.
+    Otherwise a layer would be called `dense` in one process and `dense_1` in another
+    that has built a model before. The caller's own random numbers are not changed.
     """
     import keras
 

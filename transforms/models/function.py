@@ -1,4 +1,4 @@
-"""Plain callables and tf.Modules: what they return."""
+"""Plain functions and tf.Modules as models: their addresses are what they return."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from transforms.models.model import Recorded, leaves, misfit, trace_once
 class FunctionForm:
     """A function of tensors, such as a `tf.function` or a `tf.Module`.
 
-    Parameters without default are inputs, and those with one that the config wires. A
-    function of one parameter gets a dict if several inputs of other names are wired. A
-    parameter `training` is always False.
+    Its inputs are its parameters without a default, and of the others those that
+    `model.inputs` names. A function of one parameter gets a dict if `model.inputs`
+    names several inputs, some of other names than the parameter's. A parameter
+    `training` is always False.
+
+    Args:
+      model: the function.
+      wired: names of the inputs in `model.inputs`.
 
     Attributes:
-      model: the callable.
+      model: the function.
     """
 
     def __init__(self, model: Callable[..., Any], wired: Sequence[str]) -> None:
@@ -35,7 +40,7 @@ class FunctionForm:
             self._names = list(wired)
 
     def declared(self) -> list[Declared]:
-        """Give the parameters, with what a `tf.function` says of them."""
+        """Give the parameters; shapes and types if a `tf.function` declares them."""
         specs = getattr(self.model, "input_signature", None) or ()
         if len(specs) != len(self._names):
             return [Declared(name, None, "") for name in self._names]
@@ -45,7 +50,7 @@ class FunctionForm:
         ]
 
     def build(self, inputs: Sequence[Input]) -> None:
-        """Trace the function once: a module may make its variables only then.
+        """Trace the function once, since a module may make its variables only then.
 
         Raises:
           ConfigError: the function does not take these inputs.
@@ -65,7 +70,7 @@ class FunctionForm:
             raise ConfigError(misfit("function", inputs, error)) from error
 
     def record(self, tensors: Mapping[str, Any]) -> Iterator[Recorded]:
-        """Yield what the function returns."""
+        """Yield each leaf of what the function returns."""
         for leaf, value in leaves(self._call(self._function, tensors)):
             yield Recorded(f":{leaf}" if leaf else "", value, None)
 
@@ -75,7 +80,7 @@ class FunctionForm:
         return [found[address.removeprefix(":")] for address in addresses]
 
     def variables(self) -> Sequence[Any]:
-        """Give a module's variables; what else a function holds cannot be seen."""
+        """Give a module's variables; other state of a function cannot be seen."""
         return list(getattr(self.model, "variables", ()))
 
     def run(self, tensors: Mapping[str, Any]) -> Any:
@@ -91,7 +96,7 @@ class FunctionForm:
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
-    """Names of the parameters that must be given, and of those that may be."""
+    """Name the parameters without a default, and those with one."""
     python = getattr(function, "python_function", function)
     parameters = [
         parameter
@@ -104,10 +109,15 @@ def _parameters(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
 
 
 def function_form(built: Any, wired: Sequence[str], where: str) -> FunctionForm:
-    """Take what a build function returned, if it can be called.
+    """Make a model of the function that `model.build` has returned.
+
+    Args:
+      built: what was returned.
+      wired: names of the inputs in `model.inputs`.
+      where: place in the config, for error messages.
 
     Raises:
-      ConfigError: it is no function, or has no parameter.
+      ConfigError: it cannot be called, or has no parameter.
     """
     if not callable(built):
         raise ConfigError(

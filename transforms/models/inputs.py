@@ -17,9 +17,9 @@ class Declared:
     """An input as the model declares it.
 
     Attributes:
-      name: of the input.
-      shape: with the batch axis in front; None if the model does not say.
-      dtype: empty if the model does not say.
+      name: name of the input.
+      shape: shape with the batch as first axis; None if the model does not declare it.
+      dtype: type of the input; empty if the model does not declare it.
     """
 
     name: str
@@ -29,14 +29,14 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What the model takes under one name.
+    """An input of the model, and the feature that goes into it.
 
     Attributes:
-      name: of the model's input.
-      feature: the example feature that goes in.
-      shape: without the batch axis; None for lengths that differ between rows.
-      dtype: that the model wants; the feature is cast to it on the device.
-      feature_dtype: that the feature has.
+      name: name of the model's input.
+      feature: name of the example's feature that goes in.
+      shape: shape without the batch axis; None for lengths that differ between rows.
+      dtype: type that the model takes; the feature is cast to it on the device.
+      feature_dtype: type that the feature has.
     """
 
     name: str
@@ -51,15 +51,16 @@ def wire(
     declared: Sequence[Declared],
     features: Mapping[str, tuple[Shape, str]],
 ) -> tuple[Input, ...]:
-    """Wire inputs to features, by the config or by name.
+    """Find the feature for each input: as `model.inputs` says, else by its name.
 
     Args:
       spec: the config's `[model]`.
-      declared: the model's inputs; if it declares none, the config names them.
-      features: what preprocessing makes, `{name: (shape without batch, dtype)}`.
+      declared: the inputs that the model declares; if it declares none, `model.inputs`
+        must name them.
+      features: features after preprocessing, `{name: (shape without batch, dtype)}`.
 
     Raises:
-      ConfigError: an input has no feature, or one that does not fit.
+      ConfigError: an input has no feature, or one whose shape or type does not fit.
     """
     names = [one.name for one in declared] or list(spec.inputs)
     for name in spec.inputs:
@@ -87,7 +88,7 @@ def _feature_for(
     *,
     only: bool,
 ) -> str:
-    """Find the feature of an input: by the config, by name, or since there is one."""
+    """Find the feature of an input: as the config says, by name, or the only one."""
     feature = spec.inputs.get(name, name)
     if name not in spec.inputs and name not in features:
         if only:
@@ -121,10 +122,10 @@ def _wired(
 def declared_features(
     spec: ModelSpec, declared: Sequence[Declared]
 ) -> dict[str, tuple[Shape, str]]:
-    """Give the features that a model's own declaration asks for.
+    """Give the features that fit the inputs which a model declares.
 
     Raises:
-      ConfigError: it does not say enough.
+      ConfigError: the model declares no inputs, or not their whole shapes.
     """
     if not declared or any(d.shape is None or None in d.shape[1:] for d in declared):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Load models that Keras 3 or Keras 2 has saved."""
+"""Load models that Keras 3 or Keras 2 has saved as files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def load_layers(path: Path, uri: str, *, trusted: bool) -> LayerForm:
     """Load a model that Keras 3 or Keras 2 has saved.
 
     Args:
-      path: of the file or directory.
-      uri: of the same in the config, for errors.
-      trusted: whether it may bring Python functions of its own.
+      path: local path of the file or directory.
+      uri: the same as the config names it, for errors.
+      trusted: whether the model may bring Python functions of its own.
 
     Raises:
       ConfigError: Keras cannot load it.
@@ -61,7 +61,10 @@ def load_layers(path: Path, uri: str, *, trusted: bool) -> LayerForm:
 
 
 def _keras_version(path: Path) -> str | None:
-    """The version of Keras that saved a model; None if it is no whole model."""
+    """Tell which version of Keras saved a model; None if only weights were saved.
+
+    Empty text if the file is broken or does not say it: loading then tells why.
+    """
     if path.suffix in (".h5", ".hdf5"):
         import h5py
 
@@ -71,7 +74,7 @@ def _keras_version(path: Path) -> str | None:
                     return None
                 return str(file.attrs.get("keras_version", "1."))
         except OSError:
-            return ""  # broken: loading says how
+            return ""
     try:
         return str(stored_json(path, "metadata.json")["keras_version"])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
@@ -79,7 +82,7 @@ def _keras_version(path: Path) -> str | None:
 
 
 def _tf_keras() -> Any:
-    """The package of Keras 2, None where it is not installed."""
+    """Import the package of Keras 2; None if it is not installed."""
     try:
         import tf_keras
     except ImportError:
@@ -88,6 +91,6 @@ def _tf_keras() -> Any:
 
 
 def _cause(error: Exception) -> str:
-    """The part of a Keras loading error that says why, without whole configs."""
+    """Cut a Keras loading error down to its cause, without the model's whole config."""
     text = str(error).rpartition("Exception encountered: ")[2]
     return text.partition(" Full object config")[0].strip().rstrip(".")

@@ -1,9 +1,9 @@
-"""Keras models, of Keras 3 and of Keras 2 (tf_keras): what each layer returns.
+"""Models of Keras 3 and Keras 2 (tf_keras): their addresses are what layers return.
 
-While a graph is traced, every layer's `call` is wrapped on the instance, so that what
-the layer really returns is seen with its structure. Addresses come from the tree of
-layers: it names sublayers of nested models apart, where Keras's own `path` may be
-absent or the same twice.
+While a graph is traced, the `call` of each layer object is wrapped, so that whatever
+the layer returns is seen with its structure. Addresses are made of names in the tree of
+layers, which tells the sublayers of nested models apart; Keras's own `path` of a layer
+may be absent, or the same for two layers.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ _UNCLEAR = "stands for more than one activation; name the layers apart"
 class LayerForm:
     """A Keras model: functional, sequential or subclassed.
 
+    Attributes:
+      model: the Keras model.
+      keras3: whether it is a model of Keras 3, not of Keras 2.
+
     Raises:
       ConfigError: a layer keeps state from batch to batch.
     """
@@ -41,7 +45,11 @@ class LayerForm:
                 )
 
     def declared(self) -> list[Declared]:
-        """Give the inputs; none if the model is subclassed."""
+        """Give the model's inputs; a subclassed model declares none.
+
+        Raises:
+          ConfigError: the inputs are nested.
+        """
         try:
             tensors = self.model.inputs
         except (AttributeError, ValueError):
@@ -68,7 +76,8 @@ class LayerForm:
     def build(self, inputs: Sequence[Input]) -> None:
         """Build a subclassed model and all its sublayers, by tracing it once.
 
-        Keras's own symbolic calls refuse models that return None or ragged tensors.
+        Keras's own way to build, a symbolic call, refuses models that return None or
+        ragged tensors.
 
         Raises:
           ConfigError: the model does not take these inputs.
@@ -110,10 +119,10 @@ class LayerForm:
             yield Recorded(address, tensor, refusal)
 
     def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
-        """Trace as far as the last address.
+        """Trace the model up to the call that gives the last of the addresses.
 
-        What comes later is not even traced: TensorFlow would leave out its arithmetic,
-        but not its assertions and prints, nor what those depend on.
+        Later layers are not traced at all: TensorFlow would prune their arithmetic, but
+        not their assertions and prints, nor what those depend on.
         """
         places = [_parse(address) for address in addresses]
         wanted = {(path, call) for path, call, _ in places}
@@ -125,11 +134,11 @@ class LayerForm:
         return [dict(leaves(returned[path][call]))[leaf] for path, call, leaf in places]
 
     def variables(self) -> Sequence[Any]:
-        """Give the weights."""
+        """Give the model's weights."""
         return list(self.model.weights)
 
     def arrange(self, tensors: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Put inputs into the arguments that the model takes: positional, by keyword.
+        """Put inputs into the model's arguments: `(positional, by keyword)`.
 
         A model that declares no inputs gets several by keyword if its `call` has
         parameters of those names, else as a dict.
@@ -146,12 +155,12 @@ class LayerForm:
         return [dict(tensors)], {}
 
     def _call(self, tensors: Mapping[str, Any]) -> Any:
-        """Run inference, never training."""
+        """Call the model for inference, with `training=False`."""
         positional, named = self.arrange(tensors)
         return self.model(*positional, **named, training=False)
 
     def set_precision(self, precision: str) -> None:
-        """Compute in another precision; weights stay as they are.
+        """Make every layer compute in another precision; weights keep their type.
 
         Raises:
           ConfigError: the model is quantized, or of Keras 2.
@@ -194,14 +203,17 @@ def _parse(address: str) -> tuple[str, int, str]:
 
 
 class _AllFoundError(BaseException):
-    """Ends a model's call early; no error, so that nothing in between handles it."""
+    """Ends a model's call early.
+
+    It is a BaseException, so that no layer catches it as an error.
+    """
 
 
 @contextmanager
 def _recording(
     named: Sequence[tuple[str, Any]], wanted: Collection[tuple[str, int]]
 ) -> Iterator[list[tuple[str, list[Any]]]]:
-    """Collect what each of some layers returns: its path, call after call.
+    """Collect what each of some layers returns, as `(path, [one value for each call])`.
 
     Raises:
       _AllFoundError: inside the model's call, as soon as all the calls in `wanted`, if
@@ -243,7 +255,7 @@ def _recording(
 
 
 def call_name(layer: Any) -> str:
-    """The method in which a layer computes."""
+    """Name the method in which a layer computes."""
     return "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
 
 
@@ -262,7 +274,7 @@ def _layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _children(layer: Any) -> list[Any]:
-    """Layers that a layer holds, and the operations of a functional model."""
+    """List the layers that a layer holds, and the operations of a functional model."""
     if hasattr(layer, "_layers"):
         return [*layer._layers, *getattr(layer, "operations", ())]
     if hasattr(layer, "_flatten_layers"):  # of Keras 2

@@ -1,4 +1,4 @@
-"""Load a model once per process, whatever form it comes in."""
+"""Load a model of any form, once for each process."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ def load_model(
 
     Args:
       spec: the config's `[model]`.
-      features: what preprocessing makes, `{name: (shape without batch, dtype)}`; None
-        takes what the model declares.
+      features: features after preprocessing, `{name: (shape without batch, dtype)}`;
+        None takes the features that the model declares.
 
     Raises:
-      ConfigError: the model cannot be had as asked for, or does not fit the features.
+      ConfigError: the model cannot be loaded as the config asks for, or does not fit
+        the features.
     """
     device.configure()
     for module in spec.imports:
@@ -64,11 +65,12 @@ def cached_model(
 
     Args:
       spec: the config's `[model]`.
-      features: what preprocessing makes.
-      digest: that the model must have, as planned; None takes any.
+      features: features after preprocessing, `{name: (shape without batch, dtype)}`.
+      digest: the planned model's digest; None takes any model.
 
     Raises:
-      RuntimeError: the model here has another digest.
+      ConfigError: the model cannot be loaded, or does not fit the features.
+      RuntimeError: the model that this process has loaded has another digest.
     """
     held = _models.get(f"{digest} {spec.model_dump_json()}")
     if held is not None and wire(spec, held.form.declared(), features) == held.inputs:
@@ -87,10 +89,10 @@ def cached_model(
 
 
 def _digest(spec: ModelSpec, form: ModelForm, files: Iterable[Path]) -> str:
-    """Hash what decides what a model computes: code, files, weights.
+    """Hash all that a model's results depend on: code, files, weights.
 
-    A model that `build` makes is hashed with the values of its weights, so that a build
-    that comes out differently elsewhere is noticed rather than mixed in.
+    The hash of a model that `model.build` makes covers the values of its weights, so
+    that a build that gives other weights on another machine is refused there.
     """
     digest = hashlib.sha256()
     names = list(spec.imports) + ([spec.build] if spec.build else [])
@@ -110,7 +112,7 @@ def _digest(spec: ModelSpec, form: ModelForm, files: Iterable[Path]) -> str:
 
 
 def _stored(path: Path) -> list[Path]:
-    """The files of a model: a file, all in a directory, or all of a checkpoint."""
+    """List the files of a model: one, all in a directory, or those of a checkpoint."""
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""What every form of model can do, and a model that is ready to be tapped."""
+"""What every form of model promises, and a model that is ready to be tapped."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ INSIDE = "is computed inside a loop, a branch or a function of its own"
 
 
 class Recorded(NamedTuple):
-    """An address with what stands there in the graph being traced.
+    """An address of a model and its value in the graph that is being traced.
 
     Attributes:
       address: `<layer path>[@call][:<leaf>]`.
-      value: a tensor `[batch, ...]`, or whatever else was returned.
-      refusal: why it cannot be tapped, None if it can.
+      value: a tensor `[batch, ...]`, or whatever else was returned; None if the value
+        lies in another graph.
+      refusal: why it cannot be tapped; None if nothing speaks against it so far.
     """
 
     address: str
@@ -30,41 +31,46 @@ class ModelForm(Protocol):
     """A loaded model of one kind: layers, a graph of operations, or a function.
 
     Attributes:
-      model: what was loaded, as its own library gives it.
+      model: the object of the model's own library: a Keras model, the signature of a
+        SavedModel, or a function.
     """
 
     model: Any
 
     def declared(self) -> list[Declared]:
-        """Give the inputs, in the model's own order; none if it declares none."""
+        """Give the inputs in the model's own order; empty if it declares none."""
 
     def build(self, inputs: Sequence[Input]) -> None:
-        """Make whatever the model makes only when it first sees its inputs."""
+        """Make the variables and layers that the model makes only on its first call.
+
+        Raises:
+          ConfigError: the model does not take these inputs.
+        """
 
     def record(self, tensors: Mapping[str, Any]) -> Iterable[Recorded]:
-        """Run inference in the graph being traced and give every address.
+        """Run inference in the graph that is being traced; give every address.
 
         Args:
           tensors: `{input: tensor [batch, ...]}`.
         """
 
     def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
-        """Run the model in the graph being traced as far as the addresses need it.
+        """Run inference in the graph that is being traced, as far as addresses need it.
 
         Args:
           tensors: `{input: tensor [batch, ...]}`.
-          addresses: that `record` gives, none of them refused.
+          addresses: addresses that `record` gives without a refusal.
 
         Returns:
-          What stands at each address.
+          The value of each address.
         """
 
     def variables(self) -> Sequence[Any]:
-        """Give the values that decide what the model computes."""
+        """Give the variables whose values decide what the model computes."""
 
 
 def trace_once(call: Callable[[dict[str, Any]], Any], inputs: Sequence[Input]) -> None:
-    """Trace a model's call, so that it makes what it makes only then."""
+    """Trace a model's call, so that it makes the variables that only a call makes."""
     import tensorflow as tf
 
     @tf.autograph.experimental.do_not_convert
@@ -76,7 +82,7 @@ def trace_once(call: Callable[[dict[str, Any]], Any], inputs: Sequence[Input]) -
 
 
 def misfit(what: str, inputs: Sequence[Input], error: Exception) -> str:
-    """Say that a model does not take its inputs."""
+    """Write the message for a model that does not take its inputs."""
     shapes = {i.name: shape_text(("batch", *i.shape)) for i in inputs}
     return (
         f"the {what} must take its inputs {shapes}: {type(error).__name__}: {error};"
@@ -89,10 +95,10 @@ class Model:
     """A loaded model that is built and knows its inputs.
 
     Attributes:
-      form: the model.
-      inputs: what it takes, in its own order.
-      batch_rows: the one batch size it takes, None if it takes any.
-      digest: of all that decides what it computes, 64 hex digits.
+      form: the loaded model.
+      inputs: its inputs, in the model's own order, with the features for them.
+      batch_rows: the fixed batch size that the model takes; None if it takes any.
+      digest: hash of all that decides what it computes, 64 hex digits.
     """
 
     form: ModelForm
@@ -101,7 +107,10 @@ class Model:
     digest: str = ""
 
     def tensors(self, features: Mapping[str, Any]) -> dict[str, Any]:
-        """Turn `{feature: tensor [batch, ...]}` into the types that the model takes."""
+        """Turn `{feature: tensor [batch, ...]}` into `{input: tensor [batch, ...]}`.
+
+        Tensors are cast to the types that the model takes.
+        """
         import tensorflow as tf
 
         return {
@@ -113,9 +122,9 @@ class Model:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Walk what a layer returned; yield slash-joined keys and indexes with tensors.
+    """Yield the leaves of what a layer returned, each with its slash-joined path.
 
-    Entries of a namedtuple go by their field names; None stands for nothing.
+    The path is made of dict keys, indexes and fields of namedtuples. None is no leaf.
 
     >>> list(leaves({"a": (1, None), "b": {"c": 2}}))
     [('a/0', 1), ('b/c', 2)]

@@ -1,8 +1,8 @@
-"""SavedModel directories: outputs of a signature, and the operations of its graph.
+"""SavedModels: their addresses are a signature's outputs and its graph's operations.
 
-The signature's function is inlined into one graph definition. Variables stay outside
-of it and are captured where it is imported, so that the 2 GB limit of a graph
-definition holds for the graph alone, never for the weights.
+All functions that the signature calls are inlined into one graph definition. Variables
+stay outside of it and are captured when it is imported, so that the limit of 2 GB for a
+graph definition holds for the operations alone, not for the weights.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _CALLS = ("StatefulPartitionedCall/", "PartitionedCall/")
 _PLUMBING = ("Const", "Identity", "NoOp", "ReadVariableOp")
 _VALUE_FREE = ("OnesLike", "Rank", "Shape", "ShapeN", "Size", "ZerosLike")
 _UNNAMED = re.compile(r"Identity(_\d+)?")
-_HELPERS = "Func/"  # nodes that inlining puts in at the borders of functions
+_HELPERS = "Func/"  # nodes that inlining adds at the inputs and outputs of functions
 
 
 class SavedForm:
     """One signature of a SavedModel.
 
     Attributes:
-      model: the signature, a concrete function.
+      model: the signature, a concrete function of TensorFlow.
     """
 
     def __init__(self, loaded: Any, signature: Any) -> None:
         self.model = signature
-        self._loaded = loaded  # holds variables and tables
+        self._loaded = loaded  # keeps its variables and tables alive
 
     def declared(self) -> list[Declared]:
         """Give the signature's inputs."""
@@ -50,7 +50,7 @@ class SavedForm:
         ]
 
     def build(self, inputs: Sequence[Input]) -> None:
-        """Do nothing: a SavedModel is complete."""
+        """Do nothing: a SavedModel has all its variables when it is loaded."""
 
     def variables(self) -> Sequence[Any]:
         """Give the variables that the signature uses."""
@@ -59,8 +59,8 @@ class SavedForm:
     def record(self, tensors: Mapping[str, Any]) -> Iterator[Recorded]:
         """Yield the operations that depend on an input; the signature's outputs last.
 
-        Operations from which no output follows are refused: a loop leaves a copy of its
-        first round behind, which looks like the loop and is not.
+        Operations that no output needs are refused: tracing a loop leaves a copy of its
+        first round in the graph, which looks like the loop's body but is not run.
         """
         import tensorflow as tf
 
@@ -92,7 +92,7 @@ class SavedForm:
             yield Recorded(f":{output}", tensors_of[node][index], None)
 
     def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
-        """Import what the addresses need and nothing else."""
+        """Import just the operations that the addresses need."""
         wanted = [self._tensor_name(address) for address in addresses]
         nodes = _ancestors(self._nodes, wanted)
         places = [_split(tensor) for tensor in wanted]
@@ -101,7 +101,10 @@ class SavedForm:
 
     @cached_property
     def _graph_def(self) -> Any:
-        """The signature's graph with all functions inlined that are just called."""
+        """The signature's graph, with the functions inlined that it calls directly.
+
+        Bodies of loops and branches stay functions.
+        """
         from tensorflow.python.framework import convert_to_constants
 
         return convert_to_constants._run_inline_graph_optimization(
@@ -114,16 +117,16 @@ class SavedForm:
 
     @cached_property
     def _results(self) -> dict[str, str]:
-        """The tensor in which each output of the signature is computed."""
+        """`{output of the signature: name of the tensor that computes it}`."""
         names = sorted(self.model.structured_outputs)  # the order of flattening
         return {
-            name: self._behind_calls(tensor.name)
+            name: self._computed_by(tensor.name)
             for name, tensor in zip(names, self.model.outputs, strict=True)
         }
 
     @cached_property
     def _addresses(self) -> dict[str, str]:
-        """Addresses of nodes: their names without the calls that were inlined."""
+        """`{node: address}`: names of nodes without the calls that were inlined."""
         short = {name: _without_calls(name) for name in self._nodes}
         times = Counter(short.values())
         return {name: s if times[s] == 1 else name for name, s in short.items()}
@@ -139,26 +142,26 @@ class SavedForm:
         name = self._names[head]
         return f"{name}:{leaf}" if leaf else name
 
-    def _behind_calls(self, tensor: str) -> str:
-        """Go back through what merely passes a result out of an inlined function.
+    def _computed_by(self, tensor: str) -> str:
+        """Go back from a tensor to the one it copies out of an inlined function.
 
-        Those nodes wait for everything that the function does, also for what the result
-        does not need.
+        The copying nodes wait for everything that the function does, also for what the
+        result does not need.
         """
         node = self._nodes[_node(tensor)]
         passed = [name for name in node.input if not name.startswith("^")]
         unnamed = _UNNAMED.fullmatch(_without_calls(node.name))
         if node.op == "Identity" and (unnamed or node.name.startswith(_HELPERS)):
-            return self._behind_calls(passed[0])
+            return self._computed_by(passed[0])
         return tensor
 
     def _is_helper(self, name: str) -> bool:
         node = self._nodes[name]
-        passes_out = node.op == "Identity" and self._behind_calls(name) != name
+        passes_out = node.op == "Identity" and self._computed_by(name) != name
         return name.startswith(_HELPERS) or passes_out or node.op == "NoOp"
 
     def _inside(self, name: str) -> Iterator[str]:
-        """Addresses in the functions that a loop or a branch runs."""
+        """Give the addresses in the functions that a loop or a branch runs."""
         node = self._nodes[name]
         called = {v.func.name for v in node.attr.values() if v.HasField("func")}
         called |= {f.name for v in node.attr.values() for f in v.list.func}
@@ -174,7 +177,7 @@ class SavedForm:
 
     @property
     def _branched(self) -> set[str]:
-        """Nodes in branches and loops of TensorFlow 1, which are no functions."""
+        """Nodes in branches and loops as TensorFlow 1 makes them, without functions."""
 
         def of(*kinds: str) -> set[str]:
             return {name for name, node in self._nodes.items() if node.op in kinds}
@@ -185,15 +188,19 @@ class SavedForm:
         return loops | branches
 
     def _placeholders(self) -> dict[str, str]:
-        """Nodes that stand for inputs: `{node: input}`; both are in flattened order."""
+        """`{node: input}` of the nodes that stand for inputs, which come sorted."""
         _, specs = self.model.structured_input_signature
         nodes = [tensor.op.name for tensor in self.model.inputs]
-        return dict(zip(nodes, sorted(specs), strict=False))  # captures come behind
+        return dict(zip(nodes, sorted(specs), strict=False))  # captures come after them
 
     def _import(
         self, nodes: Iterable[str], fetched: Sequence[str], tensors: Mapping[str, Any]
     ) -> dict[str, list[Any]]:
-        """Put nodes into the graph being traced; give the outputs of the fetched."""
+        """Import nodes into the graph that is being traced.
+
+        Returns:
+          `{node: its outputs}` of the nodes in `fetched`.
+        """
         import tensorflow as tf
 
         graph = tf.compat.v1.get_default_graph()
@@ -224,6 +231,11 @@ class SavedForm:
 def load_saved(path: Path, signature: str | None, uri: str) -> SavedForm:
     """Load a SavedModel and choose its signature.
 
+    Args:
+      path: local path of the directory.
+      signature: name of the signature, or None as for `choose_signature`.
+      uri: the directory as the config names it, for errors.
+
     Raises:
       ConfigError: there is no such signature.
     """
@@ -235,8 +247,13 @@ def load_saved(path: Path, signature: str | None, uri: str) -> SavedForm:
 def choose_signature(loaded: Any, signature: str | None, uri: str) -> SavedForm:
     """Choose a signature of a loaded SavedModel.
 
+    Args:
+      loaded: what `tf.saved_model.load` has returned.
+      signature: name of the signature; None chooses the only one, or `serving_default`.
+      uri: the model as the config names it, for errors.
+
     Raises:
-      ConfigError: there is no such signature.
+      ConfigError: there is no such signature, or it takes inputs by position.
     """
     signatures = dict(loaded.signatures)
     known = ", ".join(sorted(signatures))
@@ -265,7 +282,7 @@ def choose_signature(loaded: Any, signature: str | None, uri: str) -> SavedForm:
 
 
 def _without_calls(name: str) -> str:
-    """Cut off the names of the functions that merely wrap the whole."""
+    """Cut the names of calls that wrap the whole graph off a node's name."""
     while name.startswith(_CALLS):
         name = name.partition("/")[2]
     return name
@@ -284,7 +301,7 @@ def _node(tensor: str) -> str:
 def _ancestors(
     nodes: Mapping[str, Any], tensors: Iterable[str], ends: Sequence[str] = ()
 ) -> set[str]:
-    """Names of the nodes that some tensors need; operations in `ends` need nothing."""
+    """Name the nodes that some tensors need; operations in `ends` need no others."""
     open_names = [_node(tensor) for tensor in tensors]
     found: set[str] = set()
     while open_names:
@@ -299,7 +316,7 @@ def _ancestors(
 def _reached(
     nodes: Mapping[str, Any], start: Iterable[str], ends: Collection[str] = ()
 ) -> set[str]:
-    """Names of the nodes whose values depend on some nodes, up to the ends."""
+    """Name the nodes whose values depend on the `start` nodes, up to the `ends`."""
     users: dict[str, list[str]] = {}
     for name, node in nodes.items():
         for tensor in node.input:

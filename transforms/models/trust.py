@@ -1,8 +1,8 @@
 """Refuse stored models that bring code of their own, unless they are trusted.
 
-A stored model is a program. Its layers and operations are known and do arithmetic;
-Python functions that are stored inside, and operations that touch files or Python, can
-do anything that the user may do. This is a screen, not a sandbox.
+A stored model is a program. Ordinary layers and operations only compute; Python
+functions stored in a model, and operations that use files or call Python, can do
+anything that the user may do. The check finds known ways only, and confines nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNSAFE = frozenset(
         *("RpcCall", "RpcClient", "RpcServer", "SendTPUEmbeddingGradients"),
     )
 )
-# The same as Keras 2 stores calls of TensorFlow's functions.
+# The same functions of TensorFlow, as Keras 2 names them in a stored call.
 _UNSAFE_CALLS = (
     *("io.read_file", "io.write_file", "io.matching_files"),
     *("py_function", "numpy_function", "py_func", "raw_ops."),
@@ -34,20 +34,28 @@ _UNSAFE_CALLS = (
 
 
 def check_layers(path: Path, uri: str) -> None:
-    """Look at the layers of a model that Keras stored, before anything is loaded.
+    """Check the layers of a stored Keras model, before any of it is loaded.
+
+    Args:
+      path: local path of the model.
+      uri: the model as the config names it, for errors.
 
     Raises:
-      ConfigError: one holds a Python function.
+      ConfigError: a layer holds a Python function or calls an unsafe one.
     """
     for layer, why in _unsafe_layers(_config(path)):
         _refuse(uri, f"layer {layer!r} {why}")
 
 
 def check_saved(path: Path, uri: str) -> None:
-    """Look at all operations of a SavedModel, before anything is loaded.
+    """Check all operations of a SavedModel, before any of it is loaded.
+
+    Args:
+      path: local path of the model.
+      uri: the model as the config names it, for errors.
 
     Raises:
-      ConfigError: one does more than compute.
+      ConfigError: an operation does more than compute.
     """
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -74,7 +82,7 @@ def _refuse(uri: str, what: str) -> None:
 
 
 def _config(path: Path) -> Any:
-    """The stored description of the layers; nothing where there is none to read."""
+    """Read the stored description of the layers; empty if it cannot be read."""
     try:
         if path.suffix in (".h5", ".hdf5"):
             import h5py
@@ -99,7 +107,7 @@ def stored_json(path: Path, name: str) -> Any:
 
 
 def _unsafe_layers(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield names of layers that hold Python functions, and what they hold."""
+    """Yield `(name, what it holds)` of the layers that hold or call unsafe code."""
     if isinstance(config, list):
         for one in config:
             yield from _unsafe_layers(one, name)

@@ -19,8 +19,8 @@ def load_weights(form: ModelForm, path: Path, spec: ModelSpec) -> None:
     """Load a weights file or a TensorFlow checkpoint into a model that is built.
 
     Args:
-      form: of the model.
-      path: local path of the file, or of the checkpoint without suffix.
+      form: the model, which must have all its variables.
+      path: local path of the file, or of the checkpoint without its suffix.
       spec: the config's `[model]`, for errors.
 
     Raises:
@@ -47,10 +47,12 @@ def load_weights(form: ModelForm, path: Path, spec: ModelSpec) -> None:
 
 
 def _restore(model: Any, prefix: str) -> None:
-    """Restore a checkpoint of a model, or of something that holds it as `model`.
+    """Restore a checkpoint of a model, or of an object with the model as its `model`.
 
-    What else the checkpoint holds, such as an optimizer, is passed over; a variable of
-    the model that it does not hold is an error.
+    Whatever else the checkpoint holds, such as an optimizer, is ignored.
+
+    Raises:
+      AssertionError: the checkpoint lacks a variable of the model.
     """
     import tensorflow as tf
 

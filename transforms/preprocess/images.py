@@ -24,10 +24,11 @@ def decode_image(image: Any, *, channels: int = 0, max_pixels: int = 1 << 28) ->
 
     Args:
       image: one encoded image, string `[]`.
-      channels: 1 grey, 3 RGB, 4 RGBA; 0 takes what the file has, which differs between
-        files and so seldom fits a model. Grey is the luma that `tf.image` computes.
-      max_pixels: an image that claims to have more makes its row a bad row before
-        anything is decoded: a few bytes can claim to be gigabytes.
+      channels: 1 for grey, 3 for RGB, 4 for RGBA. 0 keeps the channels of the file,
+        which may differ between files and so seldom fit a model. Grey is computed from
+        colors as `tf.image.rgb_to_grayscale` does it.
+      max_pixels: an image whose header claims more pixels makes its row a bad row and
+        is not decoded, since a few bytes can claim to be gigabytes.
     """
     import tensorflow as tf
 
@@ -68,10 +69,11 @@ def _jpeg_size(image: Any) -> tuple[Any, Any]:
 
 
 def _other_size(image: Any) -> tuple[Any, Any]:
-    """Read the size in Python.
+    """Read height and width of an image that is no JPEG, in a Python function.
 
-    As operations of a graph it would cost JPEG images more than their own: those of a
-    branch not taken are passed over one by one.
+    Written as operations of the graph it would slow JPEG images down by more than
+    their own header costs: TensorFlow skips the operations of an unused branch one by
+    one.
     """
     import tensorflow as tf
 
@@ -88,8 +90,9 @@ def _other_size(image: Any) -> tuple[Any, Any]:
 def image_size(data: bytes) -> tuple[int, int]:
     """Read height and width out of the header of a PNG, GIF, BMP or WebP image.
 
-    The places are those of the formats' specifications; WebP has three kinds of header.
-    What is none of them has size 0, 0: decoding says what is wrong with it.
+    The bytes are where the formats' specifications put them; WebP has three kinds of
+    header. Data in any other format get the size 0, 0: decoding them then fails with
+    the reason.
     """
 
     def number(
@@ -124,19 +127,19 @@ def resize(
 
     Args:
       image: one image.
-      size: height and width in pixels.
-      method: as `tf.image.resize` names it.
-      antialias: whether to smooth where the image becomes smaller; PyTorch's and PIL's
-        resizing does, TensorFlow's and Keras's does not.
-      fit: what becomes of the aspect ratio. `stretch` does not keep it; `crop` keeps
-        it and cuts off what is too much, the same on both sides; `pad` keeps it and
-        fills up with zeros. As `keras.layers.Resizing` does both.
+      size: height and width of the result in pixels.
+      method: interpolation, as `tf.image.resize` names it.
+      antialias: whether to smooth an image that becomes smaller. PyTorch and PIL do so,
+        TensorFlow and Keras do not by default.
+      fit: what happens to an image of another aspect ratio. `stretch` distorts it;
+        `crop` cuts its longer side, the same amount at both ends; `pad` adds zeros at
+        both ends of its shorter side. `crop` and `pad` do as `keras.layers.Resizing`.
     """
     import tensorflow as tf
 
     if fit != "stretch":
         whole = tf.shape(image)[:2]
-        # What each side would be if the other stayed, as Keras rounds it.
+        # The length of each side that fits the other one, rounded as Keras does it.
         product = tf.cast(whole[::-1] * tf.constant(size), tf.float32)
         turned = tf.cast(product / tf.cast(size[::-1], tf.float32), tf.int32)
         if fit == "crop":
@@ -152,13 +155,13 @@ def resize(
 
 
 def center_crop(image: Any, *, size: tuple[int, int]) -> Any:
-    """Cut the middle out of `[h, w, c]`: `[*size, c]`.
+    """Cut `[*size, c]` out of the middle of an image `[h, w, c]`.
 
-    An image that is smaller than that makes its row a bad row.
+    An image that is smaller than `size` makes its row a bad row.
 
     Args:
       image: one image.
-      size: height and width in pixels.
+      size: height and width of the result in pixels.
     """
     import tensorflow as tf
 
@@ -178,7 +181,10 @@ def _starts(text: Any, head: bytes) -> Any:
 
 
 def _with_channels(image: Any, channels: int) -> Any:
-    """Convert `[h, w, c]` between grey, RGB and RGBA; alpha is cut off, or opaque."""
+    """Convert `[h, w, c]` between grey, RGB and RGBA.
+
+    An alpha channel that is not wanted is cut off; one that is missing is opaque.
+    """
     import tensorflow as tf
 
     if not channels:

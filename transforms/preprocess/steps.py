@@ -34,9 +34,9 @@ class Step:
     """A step that is ready to run.
 
     Attributes:
-      function: from features to features.
-      batched: whether the function sees a batch; if not, one example.
-      reads: the features it works on; None: possibly any.
+      function: turns features into features, `{name: tensor}` both times.
+      batched: whether the function takes a batch; if False, one example.
+      reads: names of the features that the function needs; None if it may need any.
     """
 
     function: Callable[[Features], Features]
@@ -65,24 +65,24 @@ BATCH_STEPS: dict[str, Callable[..., Any]] = {
     "transpose": transpose,
 }
 PREPROCESSORS = EXAMPLE_STEPS | BATCH_STEPS
-_OF_ALL_FEATURES = ("pad", "stack")  # they make other features than the one they take
+_OF_ALL_FEATURES = ("pad", "stack")  # they make features other than the one they take
 
 
 def make_steps(specs: Sequence[StepSpec]) -> list[Step]:
     """Make the steps that a config lists.
 
     Raises:
-      ConfigError: an unknown step, or options that it does not take.
+      ConfigError: a step is unknown, or does not take its options.
     """
     return [_step(spec, f"source.preprocess[{i}]") for i, spec in enumerate(specs)]
 
 
 def split_steps(steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:
-    """Split into what runs example by example and what runs on batches.
+    """Split steps into those that run on single examples and those that run on batches.
 
-    Everything up to the last step that sees one example runs example by example, and so
-    do the built-in steps right behind it: one image is in the cache, a batch is not
-    (benchmarks/decode.py).
+    All steps up to the last one that takes single examples run on single examples, and
+    so do the built-in steps right after it: one image fits into the processor's cache,
+    a batch does not (benchmarks/decode.py).
     """
     cut = max((i + 1 for i, step in enumerate(steps) if not step.batched), default=0)
     while 0 < cut < len(steps) and steps[cut].reads is not None:
@@ -93,17 +93,21 @@ def split_steps(steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:
 def trace_steps(
     steps: Sequence[Step], features: Mapping[str, Feature]
 ) -> dict[str, tuple[tuple[int | None, ...], str]]:
-    """Tell what the steps make of an example, without running them.
+    """Tell which features the steps make of an example, without running them.
+
+    Args:
+      steps: the steps, in order.
+      features: the features that are read.
 
     Returns:
       `{feature: (shape without batch, TensorFlow dtype)}`.
 
     Raises:
-      ConfigError: a step does not fit what it gets.
+      ConfigError: a step does not fit the features that it gets.
     """
     import tensorflow as tf
 
-    # Steps never look at features that may be null.
+    # A feature that a step uses is planned as not nullable, so it has no flag of nulls.
     seen = {
         name: replace(feature, nullable=False) for name, feature in features.items()
     }
@@ -134,9 +138,12 @@ def trace_steps(
 def needed_features(
     steps: Sequence[Step], features: Mapping[str, Feature], used: Iterable[str]
 ) -> dict[str, Feature]:
-    """Choose what must be read: what is used in the end, and what steps work on.
+    """Choose the features that must be read.
 
-    A user's step may look at anything, so with one of those nothing is left out.
+    Args:
+      steps: the steps; one of the user's may need any feature, so that all are read.
+      features: the features that the source has.
+      used: names of the features that the model and the table take.
     """
     wanted = set(used)
     for step in steps:
@@ -203,7 +210,7 @@ def _step(spec: StepSpec, where: str) -> Step:
 
 
 def _traced(function: Any, options: dict[str, Any]) -> Callable[[Features], Features]:
-    """Make a user's function a graph function of its own, where autograph applies."""
+    """Make a user's function a tf.function, so that autograph converts its `if`s."""
     import tensorflow as tf
 
     graph_function = tf.function(functools.partial(function, **options))

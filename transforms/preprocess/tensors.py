@@ -13,9 +13,9 @@ def decode_raw(data: Any, *, dtype: str, shape: tuple[int, ...]) -> Any:
     """Decode little-endian bytes: string `[batch]` to `[batch, *shape]`.
 
     Args:
-      data: one string an example, of exactly the bytes that `shape` needs.
+      data: one string for each example, of exactly the bytes that `shape` needs.
       dtype: type of the values, such as `uint8`.
-      shape: of one example.
+      shape: shape of one example.
     """
     import tensorflow as tf
 
@@ -24,7 +24,7 @@ def decode_raw(data: Any, *, dtype: str, shape: tuple[int, ...]) -> Any:
 
 
 def reshape(values: Any, *, shape: tuple[int, ...]) -> Any:
-    """Reshape `[batch, ...]` to `[batch, *shape]`; one length may be -1."""
+    """Reshape `[batch, ...]` to `[batch, *shape]`; one length may be -1, the rest."""
     import tensorflow as tf
 
     return tf.reshape(values, [tf.shape(values)[0], *shape])
@@ -56,9 +56,9 @@ def standardize(
     Args:
       values: `[batch, ...]`.
       mean: one number, or one for each channel (the last axis). Without `mean` and
-        `std` each example gets mean 0 and deviation 1, as
+        `std` each example gets mean 0 and standard deviation 1, as
         `tf.image.per_image_standardization` does it.
-      std: likewise.
+      std: one number, or one for each channel; required if `mean` is given.
     """
     import tensorflow as tf
 
@@ -80,11 +80,11 @@ def reverse_channels(values: Any) -> Any:
 
 
 def transpose(values: Any, *, order: tuple[int, ...]) -> Any:
-    """Order axes anew, such as `[2, 0, 1]` for channels first.
+    """Reorder the axes of examples, such as by `[2, 0, 1]` for channels first.
 
     Args:
       values: `[batch, ...]`.
-      order: axes of one example, counted from 0.
+      order: the axes of one example in their new order, counted from 0.
     """
     import tensorflow as tf
 
@@ -94,11 +94,11 @@ def transpose(values: Any, *, order: tuple[int, ...]) -> Any:
 def one_hot(values: Any, *, depth: int) -> Any:
     """Turn whole numbers `[batch, ...]` into float32 `[batch, ..., depth]`.
 
-    A number below 0 or from `depth` on makes its row a bad row.
+    A number below 0, or not below `depth`, makes its row a bad row.
 
     Args:
-      values: from 0 to below `depth`.
-      depth: how many classes there are.
+      values: whole numbers from 0 to below `depth`.
+      depth: number of classes.
     """
     import tensorflow as tf
 
@@ -114,8 +114,8 @@ def keras_application(values: Any, *, name: str) -> Any:
     """Preprocess images `[batch, h, w, 3]`, RGB from 0 to 255, for a well-known model.
 
     Args:
-      values: pixels.
-      name: module of `keras.applications` whose `preprocess_input` it is, such as
+      values: the images.
+      name: module of `keras.applications` whose `preprocess_input` is applied, such as
         `resnet50` or `mobilenet_v2`.
     """
     import keras
@@ -160,21 +160,22 @@ def pad(
     at: Literal["start", "end"] = "end",
     mask: str | None = None,
 ) -> Features:
-    """Fill the first axis of an example up to the least of some lengths that holds it.
+    """Fill the first axis of an example up to the smallest of `lengths` that holds it.
 
-    One length makes all rows alike. With several, rows of one length are computed
-    together, so their number is that of the shapes that the model sees, and what comes
-    out for a row still depends on that row alone.
+    With one length all rows get the same shape. With several, rows that are filled up
+    to the same length go through the model together: it sees as many shapes as there
+    are lengths, and a row's values still depend on that row alone.
 
     Args:
-      features: of one example.
-      feature: `[length, ...]`.
-      lengths: to fill up to.
-      value: to fill with.
-      truncate: which end of a row is cut off that is longer than all lengths; without
-        it that is a bad row.
-      at: which end is filled up.
-      mask: name of a new feature, bool `[length]`, true where the row's own values are.
+      features: features of one example.
+      feature: name of the feature to fill up, `[length, ...]`.
+      lengths: the lengths to fill up to.
+      value: value to fill with; for text, 0 means empty text.
+      truncate: which end to cut off from a row that is longer than all lengths. If
+        None, such a row is a bad row.
+      at: which end to fill up.
+      mask: name of a new feature, bool `[length]`, that is true where the row's own
+        values are. If None, there is no such feature.
     """
     import tensorflow as tf
 
@@ -207,12 +208,12 @@ def pad(
 
 
 def stack(features: Features, feature: str, *, of: tuple[str, ...]) -> Features:
-    """Make one feature of several of the same shape: float32 `[batch, ..., len(of)]`.
+    """Stack several features of one shape into one: float32 `[batch, ..., len(of)]`.
 
     Args:
-      features: of a batch.
-      feature: name of the new one.
-      of: what it is made of, in order.
+      features: features of a batch.
+      feature: name of the new feature.
+      of: names of the features to stack along a new last axis, in order.
     """
     import tensorflow as tf
 

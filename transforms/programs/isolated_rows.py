@@ -1,4 +1,4 @@
-"""The program of a process that computes rows of one shard and may die of it.
+"""The program of a process that computes rows of one shard, some of which may kill it.
 
 It gets a `Request` from its parent, `transforms.errors.isolate`, and sends `AtRow`,
 `Made` and at the end `Finished` through the pipe.
@@ -23,9 +23,9 @@ from transforms.worker import Worker, worker_for
 
 
 def main() -> None:
-    """Compute from a position on; at first row by row if asked to be careful."""
+    """Compute the rows of a request, and send them to the parent."""
     pipe, request = child_process.parent()
-    # whoever asked has gone: nobody needs the rest
+    # If the parent has ended, nobody needs the rest.
     with contextlib.suppress(BrokenPipeError):
         try:
             staging.use_copies(request.copies)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 class _Computation:
-    """Computes what a request asks for, and sends it batch by batch."""
+    """Computes the rows of a request, and sends them batch by batch."""
 
     def __init__(self, worker: Worker, request: Request, pipe: Connection) -> None:
         self._worker = worker
@@ -47,7 +47,7 @@ class _Computation:
         self._failures: list[Failure] = []
 
     def run(self) -> None:
-        """Compute to the end of the shard."""
+        """Compute to the end of the shard; if careful, the first batch row by row."""
         pipeline, pieces = self._worker.pipeline, self._request.pieces
         if self._request.careful:
             rows = pipeline.rows(pieces, self._next, self._announce)

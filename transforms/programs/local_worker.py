@@ -1,6 +1,8 @@
-"""The program of a local worker: extracts the shards that its parent sends, one by one.
+"""The program of a local worker: extracts the shards that its parent sends.
 
-Its parent is `pipeline.processes`. A thread for each shard in flight computes it.
+Its parent is `pipeline.local_workers`. It gets a `Job` and sends `Ready`; then it gets
+one `Shard` after the other, and sends `Done` or `Failed` for each. Each of several
+threads computes a shard of its own.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ from transforms.shard import Shard
 from transforms.table.directory import Table
 from transforms.worker import Worker, worker_for
 
-_PAUSES_SECONDS = (1, 5)  # between tries
+_PAUSES_SECONDS = (1, 5)  # between the attempts at a shard, which are one more
 _FINAL = (RuntimeError, FileNotFoundError, PermissionError)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker is for.
+    """What a worker is told when it starts.
 
     Attributes:
       table: URI of a planned table.
@@ -38,24 +40,32 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker takes so many shards at a time."""
+    """The worker has loaded the model and is ready for its first shard.
+
+    Attributes:
+      shards: how many shards it computes at a time.
+    """
 
     shards: int
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The shard of this index is committed."""
+    """The worker has committed a shard.
+
+    Attributes:
+      shard: index of the shard.
+    """
 
     shard: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Work raised an error.
+    """The worker has raised an error.
 
     Attributes:
-      shard: its index; None if the worker cannot work at all.
+      shard: index of the shard that failed; None if the worker cannot compute at all.
       message: what went wrong.
     """
 
@@ -64,13 +74,14 @@ class Failed:
 
 
 def main() -> None:
-    """Work until the parent has no more."""
+    """Extract shards until the parent closes the pipe."""
     pipe, job = child_process.parent(forget_attempts)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for the parent, which decides
+    # SIGTERM may reach all processes of a machine; the parent decides what to do.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     lock = threading.Lock()
 
     def answer(message: Ready | Done | Failed) -> None:
-        # a parent that has gone needs no answer
+        # A parent that has ended needs no answer.
         with lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             pipe.send(message)
 
@@ -79,7 +90,7 @@ def main() -> None:
             _extract_patiently(worker, shard)
         except BaseException as error:  # the parent waits for an answer
             text = f"shard {shard.index} failed: {type(error).__name__}"
-            with contextlib.suppress(Exception):  # it may not say what it is
+            with contextlib.suppress(Exception):  # its own text may raise an error
                 text = str(shard_error(shard, error))
             answer(Failed(shard.index, text))
         else:
@@ -99,7 +110,10 @@ def main() -> None:
 
 
 def _extract_patiently(worker: Worker, shard: Shard) -> None:
-    """Try again where the store, the device or the user's code may do better."""
+    """Extract a shard; try again after errors that may have been temporary.
+
+    Those of the storage, the device or the user's code may be.
+    """
     for seconds in _PAUSES_SECONDS:
         try:
             extract_shard(worker, shard)

@@ -31,21 +31,23 @@ RECORD = {"record": Feature("bytes")}
 
 @dataclass(frozen=True)
 class ArrayRecord(Examples):
-    """ArrayRecord files; any range of records is read without those in front.
+    """ArrayRecord files; any range of records is read without those before it.
 
-    How many records a file holds is known if it is local; others are planned whole.
+    How many records a local file holds is known before reading. A file elsewhere is
+    planned as a whole and its records are counted when it is read.
 
     Attributes:
       path: path, directory or glob, one or a list; on any filesystem.
       features: name to dtype, or to `{dtype, shape}`, -1 for a length that differs
-        between rows. If absent, the first record tells.
-      sequence_features: as for TFRecord files.
+        between rows. If absent, the types are taken from the first record.
+      sequence_features: for tf.SequenceExample messages the features of their lists,
+        with the shape of one entry. If absent, taken from the first record.
     """
 
     localize = staticmethod(copied)
 
     def files(self) -> list[File]:
-        """List the files with the number of their records."""
+        """List the files; local ones with the number of their records."""
         with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
             return list(pool.map(_counted, self._files))
 
@@ -55,7 +57,7 @@ class ArrayRecord(Examples):
         features: Mapping[str, Feature],
         batch_rows: int | None,
     ) -> tf.data.Dataset:
-        """Read records and parse them."""
+        """Read records and parse them into examples."""
         return self._parsed(array_records(pieces), features, batch_rows)
 
     def _first_records(self) -> list[bytes]:
@@ -74,7 +76,10 @@ class ArrayRecord(Examples):
 
 
 def array_records(pieces: Sequence[Piece]) -> tf.data.Dataset:
-    """Read `(position, record)` from local files; a damaged record fails alone."""
+    """Read records of local files as a dataset of `(position, record bytes)`.
+
+    A damaged record fails alone: reading goes on with the next one.
+    """
 
     def read_piece(piece: Piece) -> Iterator[Block]:
         with closing(_open(piece.file, piece.name)) as reader:

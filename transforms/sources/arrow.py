@@ -17,11 +17,12 @@ _OPEN_ROWS = 64
 
 
 def feature_of(kind: pa.DataType, length: int | None = None) -> Feature | None:
-    """Give the feature that holds a column's values; None if tensors cannot.
+    """Give the feature that holds a column's values; None if tensors cannot hold them.
 
     Args:
-      kind: the column's type.
-      length: of its lists, where the type does not say; None if they differ.
+      kind: the column's Arrow type.
+      length: length of the column's lists if its type does not say it; None if the
+        lengths differ between rows.
     """
     if _is_list(kind):
         element = feature_of(kind.value_type)
@@ -49,7 +50,12 @@ def feature_of(kind: pa.DataType, length: int | None = None) -> Feature | None:
 def features_of(
     schema: pa.Schema, lengths: Mapping[str, int | None]
 ) -> dict[str, Feature]:
-    """Give the features of a schema; what tensors cannot hold is left out."""
+    """Give the features of a schema; columns that tensors cannot hold are left out.
+
+    Args:
+      schema: of the file.
+      lengths: `{list column: length of its lists}`, as `list_lengths` gives it.
+    """
     found = {f.name: feature_of(f.type, lengths.get(f.name)) for f in schema}
     return {
         name: replace(feature, nullable=schema.field(name).nullable)
@@ -59,7 +65,7 @@ def features_of(
 
 
 def list_lengths(sample: pa.Table) -> dict[str, int | None]:
-    """Give the lengths of list columns; None for one whose rows differ."""
+    """Give the length of each list column's lists; None if it differs between rows."""
     lengths = {}
     for field in sample.schema:
         if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
@@ -69,7 +75,7 @@ def list_lengths(sample: pa.Table) -> dict[str, int | None]:
 
 
 def arrow_type(feature: Feature) -> pa.DataType:
-    """Give the type that a column of a feature is converted to."""
+    """Give the Arrow type that a column is converted to before it becomes a feature."""
     kind = DTYPES[feature.dtype].arrow
     for _ in feature.shape:
         kind = pa.list_(kind)
@@ -79,9 +85,10 @@ def arrow_type(feature: Feature) -> pa.DataType:
 def blocks_of(
     table: pa.Table, rows: np.ndarray, features: Mapping[str, Feature]
 ) -> Iterator[Block]:
-    """Convert a table, in small blocks where lengths differ.
+    """Convert an Arrow table into blocks, small ones where lengths differ between rows.
 
-    Rows are filled up to the longest of their block, so a long one must not make many.
+    Rows are filled up to the longest row of their block, so in a large block one long
+    row would make many others long.
     """
     is_open = any(None in feature.shape for feature in features.values())
     step = _OPEN_ROWS if is_open else max(len(rows), 1)
@@ -95,13 +102,13 @@ def block_of(
     rows: np.ndarray,
     features: Mapping[str, Feature],
 ) -> Block:
-    """Convert a table.
+    """Convert an Arrow table into one block.
 
     Args:
-      table: may lack columns or hold other types: that is a fault of its rows. So is a
-        null, except in a nullable feature.
-      rows: their numbers, int64 `[rows]`.
-      features: as planned.
+      table: the rows. If it lacks a column or holds another type than planned, all of
+        its rows get a fault. So does a row with a null, except in a nullable feature.
+      rows: numbers of the rows within their piece, int64 `[rows]`.
+      features: the features to convert, as they were planned.
     """
     values: dict[str, np.ndarray] = {}
     lengths: dict[str, np.ndarray] = {}
@@ -142,7 +149,12 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _planned_type(table: pa.Table, name: str, feature: Feature) -> pa.Array:
-    """Take a column out of a table, in the planned type where that loses nothing."""
+    """Take a column out of an Arrow table, cast to the planned type.
+
+    Raises:
+      pyarrow.ArrowInvalid: the cast would lose something.
+      KeyError: there is no such column.
+    """
     if name not in table.column_names:
         raise KeyError(
             f"the file lacks column {name!r} (it has {', '.join(table.column_names)})"
@@ -178,11 +190,12 @@ def _is_text(kind: pa.DataType) -> bool:
 def _values(
     array: pa.Array, shape: tuple[int | None, ...], feature: Feature
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Convert a column; put zeros into rows that are not whole.
+    """Convert a column; put zeros into rows that are null or of another length.
 
     Returns:
-      Values `[rows, *shape]` filled up to the longest, lengths `[rows]` of the first
-      axis, and which rows are whole, bool `[rows]`.
+      Values `[rows, *shape]`, where an open length is filled up to the longest row;
+      lengths of the rows' first axis, int64 `[rows]`; and which rows are whole, that is
+      neither null nor of another length than planned, bool `[rows]`.
     """
     if not shape:
         valid = array.is_valid().to_numpy(zero_copy_only=False)
@@ -211,7 +224,7 @@ def _scalars(array: pa.Array, feature: Feature) -> np.ndarray:
         array = array.cast(pa.timestamp("us", getattr(array.type, "tz", None)))
         array = array.cast(pa.int64())
     is_text = feature.family == "text"
-    if is_text:  # as bytes: text that is not UTF-8 is the business of whoever keeps it
+    if is_text:  # as bytes: only a column that keeps text checks that it is UTF-8
         array = array.cast(pa.large_binary())
     if array.null_count:
         array = array.fill_null(pa.scalar(b"" if is_text else 0).cast(array.type))

@@ -32,19 +32,22 @@ class Audio:
     Features are `waveform` (float32 `[frames]`, `[frames, channels]` for several
     channels), `path` (relative), `start_seconds` of the row in its file and, if asked
     for, `label`. Nothing is resampled, mixed or filled up: a file of another sample
-    rate or number of channels is a bad row, and a window that would reach beyond the
-    end of its file is none.
+    rate or number of channels is a bad row, and a rest of a file that is shorter than
+    a window is left out.
 
     Attributes:
-      path: directory or glob, one or a list; on any filesystem. Of a directory all
-        WAV and FLAC files below it, by their suffix.
-      sample_rate: that all files must have, in Hz.
-      channels: that all files must have.
-      window_frames: with it rows are windows of so many frames; without, whole files.
-      hop_frames: from the start of a window to that of the next; by default they lie
-        end to end.
-      label: `folder` gives the name of the directory that a file lies in.
-      max_frames: a file that claims to be longer, read as a whole, is a bad row.
+      path: directory or glob, one or a list; on any filesystem. A directory stands for
+        all WAV and FLAC files below it, by their suffix.
+      sample_rate: frames per second (Hz) that all files must have.
+      channels: number of channels that all files must have.
+      window_frames: length of a window; each row is a window. If absent, each row is a
+        whole file.
+      hop_frames: frames from the start of one window to the start of the next. If
+        absent, each window begins where the one before it ends.
+      label: `folder` adds the feature `label`, the name of the directory that a file
+        lies in. If absent, there is no such feature.
+      max_frames: a row that would be longer, by the file's header, is a bad row and is
+        not decoded.
     """
 
     path: str | list[str]
@@ -59,11 +62,16 @@ class Audio:
 
     @property
     def default_key(self) -> str | None:
-        """The relative path of whole files; of windows file and number."""
+        """`path` if rows are whole files; None (file and number) if windows."""
         return None if self.window_frames else "path"
 
     def files(self) -> list[File]:
-        """List the files; for windows their headers tell how many there are."""
+        """List the files; for windows open their headers to count the windows.
+
+        Raises:
+          ConfigError: there are no files, an option is wrong, a header is damaged, or
+            the package soundfile is missing.
+        """
         _soundfile()
         for name in ("sample_rate", "channels", "window_frames", "hop_frames"):
             value = getattr(self, name)
@@ -78,7 +86,7 @@ class Audio:
             return list(pool.map(self._with_windows, files))
 
     def describe(self) -> Mapping[str, Feature]:
-        """Give the features; nothing is opened."""
+        """Give the features; no file is opened."""
         shape: tuple[int | None, ...] = (self.window_frames,)
         if self.channels > 1:
             shape = (*shape, self.channels)
@@ -126,10 +134,14 @@ class Audio:
         return examples if batch_rows is None else examples.batch(batch_rows)
 
     def _decode(self, file: bytes, start: np.ndarray) -> np.ndarray:
-        """Decode a row of a local file.
+        """Decode one row of a local file: float32 `[frames]` or `[frames, channels]`.
+
+        Args:
+          file: path of the file.
+          start: first frame of the row.
 
         Raises:
-          ValueError: it is damaged, or of another kind than the config says.
+          ValueError: the file is damaged, or of another kind than the config says.
         """
         soundfile = _soundfile()
         try:

@@ -36,8 +36,8 @@ class InputPipeline:
     """Everything between stored bytes and model inputs.
 
     Attributes:
-      source: where the rows are.
-      preparation: from features to model inputs.
+      source: reader of the stored rows.
+      preparation: what turns the features that were read into model inputs.
       batch_rows: rows in a full batch.
     """
 
@@ -54,9 +54,9 @@ class InputPipeline:
         """Read the pieces of a shard.
 
         Args:
-          pieces: what to read, where the source can open it.
+          pieces: pieces of the shard, their files where the source can open them.
           on_failure: called with each row that cannot be read or preprocessed.
-          at: position to begin at.
+          at: position of the first row to read.
 
         Yields:
           Batches of `batch_rows` rows in order; fewer at the end and around bad rows.
@@ -78,13 +78,17 @@ class InputPipeline:
         at: int,
         about_to: Callable[[int], None] = lambda _: None,
     ) -> Iterator[Batch | Failure]:
-        """Read rows from a position on one at a time, as `rows.read_rows` does."""
+        """Read rows one at a time from a position on: `transforms.sources.rows`."""
         return read_rows(self.source, self.preparation, pieces, at, about_to)
 
     def _fast(
         self, pieces: Sequence[Piece], at: int
     ) -> Generator[Batch, None, tuple[int, bool]]:
-        """Yield batches up to the first that fails or leaves out a row."""
+        """Yield batches up to the first that fails or leaves out a row.
+
+        Returns:
+          The position at which to go on, and whether the pieces are finished.
+        """
         rest = pieces_from(pieces, at)
         if not rest:
             return at, True
@@ -106,7 +110,11 @@ class InputPipeline:
     def _careful(
         self, pieces: Sequence[Piece], at: int, on_failure: Callable[[Failure], None]
     ) -> Generator[Batch, None, tuple[int, bool]]:
-        """Yield the sound ones of the next `batch_rows` rows as one batch."""
+        """Yield the sound ones of the next `batch_rows` rows as one batch.
+
+        Returns:
+          The position at which to go on, and whether the pieces are finished.
+        """
         outcomes = list(itertools.islice(self.rows(pieces, at), self.batch_rows))
         sound: list[Batch] = []
         for outcome in outcomes:

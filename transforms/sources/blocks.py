@@ -22,13 +22,15 @@ class Block:
     """Some rows of a piece.
 
     Attributes:
-      rows: int64 `[rows]`, counted from the start of the piece, rising.
-      values: `{feature: array [rows, ...]}`; where the length of the first axis differs
-        between rows, each is filled up to the longest.
-      lengths: of those features, int64 `[rows]`.
-      faults: what is wrong with each row, an object array of text, empty where nothing
-        is. Nothing is raised for a bad row: that would end the generator, and with it
-        the rows behind.
+      rows: numbers of the rows, int64 `[rows]`, counted from the start of the piece,
+        rising.
+      values: `{feature: array [rows, ...]}`. Where the length of the first axis differs
+        between rows, each row is filled up to the longest.
+      lengths: `{feature: int64 [rows]}`, each row's own length, for just the features
+        whose rows differ in length.
+      faults: what is wrong with each row, an object array of text `[rows]`, empty text
+        for sound rows. A bad row raises nothing while it is read: that would end the
+        generator, and lose the rows after it.
     """
 
     rows: np.ndarray
@@ -51,7 +53,13 @@ class Block:
     def of_faults(
         cls, rows: np.ndarray, fault: str, features: Mapping[str, Feature]
     ) -> Block:
-        """Rows that cannot be read, for one reason."""
+        """Make a block of rows that cannot be read, all for one reason.
+
+        Args:
+          rows: numbers of the rows within their piece, int64 `[rows]`.
+          fault: what is wrong with them.
+          features: the features that sound rows would have.
+        """
         values, lengths = {}, {}
         for name, feature in features.items():
             values[name] = nothing(len(rows), feature)
@@ -63,10 +71,10 @@ class Block:
 
 
 def nothing(rows: int, feature: Feature, longest: int = 1) -> np.ndarray:
-    """Zeros, or empty text, for rows of a feature.
+    """Make zeros, or empty text, for rows of a feature: `[rows, *shape]`.
 
-    An open length is `longest`, never 0: TensorFlow 2.21 ends the process where it
-    takes such a tensor apart.
+    A length that differs between rows becomes `longest`, but at least 1: TensorFlow
+    2.21 ends the process when it unbatches a tensor with an axis of length 0.
     """
     shape = [rows, *(max(longest, 1) if n is None else n for n in feature.shape)]
     if feature.tensor_dtype == "string":
@@ -84,11 +92,12 @@ def dataset(
     """Make the dataset that a source's `read` returns.
 
     Args:
-      pieces: what to read.
-      features: which features; batches need them all of fixed shape.
-      batch_rows: as `Source.read` takes it.
+      pieces: the rows to read.
+      features: the features to read. For batches all of them must have a fixed shape.
+      batch_rows: examples in an element, or None for single examples, as `Source.read`
+        takes it.
       read_piece: yields the blocks of a piece, with exactly these features.
-      close: called when no more is read.
+      close: called when reading has ended, also if it was broken off.
     """
     import tensorflow as tf
 
@@ -127,7 +136,10 @@ def _numbered(
 
 
 def _of_size(blocks: Iterator[Block], rows: int, exactly: bool) -> Iterator[Block]:
-    """Cut blocks, and if `exactly` so join them that only the last is smaller."""
+    """Cut blocks into ones of at most `rows` rows.
+
+    With `exactly` small blocks are joined, so that only the last has fewer rows.
+    """
     waiting: list[Block] = []
     count = 0
     for block in blocks:
@@ -144,7 +156,7 @@ def _of_size(blocks: Iterator[Block], rows: int, exactly: bool) -> Iterator[Bloc
 
 
 def _join(blocks: Sequence[Block]) -> Block:
-    """Put blocks without open lengths behind each other."""
+    """Concatenate blocks whose features all have fixed shapes."""
     names = blocks[0].values
     return Block(
         np.concatenate([block.rows for block in blocks]),

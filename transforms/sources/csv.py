@@ -1,4 +1,4 @@
-"""Read CSV files."""
+"""Read CSV files, a row for each line."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ class Csv(Lines):
     Attributes:
       path: path, directory or glob, one or a list; on any filesystem; also `.gz`,
         `.bz2` and `.xz`, which are read as a whole.
-      features: column to dtype; of absent ones the head of the first file tells. With
-        it, only these columns are read.
-      columns: names, for files without a header line.
-      delimiter: between fields.
-      quote: around fields that hold delimiters or quotes; empty if quotes mean nothing.
-      multiline: whether quoted fields may hold line ends; such files are not cut.
-      encoding: of the files.
+      features: column to dtype; only these columns are read. If absent, all columns
+        are, and their types are taken from the head of the first file.
+      columns: names of the columns, for files without a header line. If absent, the
+        first line of each file names them.
+      delimiter: character between fields.
+      quote: character around fields that hold delimiters or quotes; empty text if
+        quotes have no meaning.
+      multiline: whether quoted fields may hold line ends. Such files are not cut into
+        spans: each is read as a whole by one worker.
+      encoding: encoding of the files' text.
       max_line_bytes: a longer line is a bad row.
     """
 
@@ -75,7 +78,7 @@ class Csv(Lines):
         names = self._names(lines.partition(b"\n")[0].decode().rstrip("\r"))
         lines = lines if self.columns else lines.partition(b"\n")[2]
         if not lines.strip():
-            raise ValueError("it has no line behind the header")
+            raise ValueError("it has no line after the header")
         table = pacsv.read_csv(
             io.BytesIO(lines),
             pacsv.ReadOptions(column_names=names, block_size=len(lines) + 1),

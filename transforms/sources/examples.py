@@ -19,7 +19,15 @@ FIRST_RECORDS = 10
 
 @dataclass(frozen=True)
 class Examples:
-    """What readers of messages have in common: how an example lies in a message."""
+    """What readers of messages have in common: how an example is stored in a message.
+
+    Attributes:
+      path: path, directory or glob, one or a list; on any filesystem.
+      features: name to dtype, or to `{dtype, shape}`, -1 for a length that differs
+        between rows. If absent, the types are taken from the first record.
+      sequence_features: for tf.SequenceExample messages the features of their lists,
+        with the shape of one entry. If absent, taken from the first record.
+    """
 
     path: str | list[str]
     features: dict[str, GivenFeature | str] | None = None
@@ -28,7 +36,11 @@ class Examples:
     default_key: ClassVar[str | None] = None
 
     def describe(self) -> Mapping[str, Feature]:
-        """Give the features of the config, or those of the first record."""
+        """Give the features that the config names, else those of the first record.
+
+        Raises:
+          ConfigError: they do not fit the first records, or none can be read.
+        """
         if self.features is None and self.sequence_features is None:
             context, sequences = self._inferred()
         else:
@@ -61,7 +73,7 @@ class Examples:
         """Refuse features that none of the first records has."""
         try:
             found = [parts_of(record)[part] for record in self._head]
-        except Exception:  # a bad record, or none: reading tells which
+        except Exception:  # a bad record, or none: reading them says what is wrong
             return
         names = {name for one in found for name in one}
         for name in given if found else ():
@@ -111,7 +123,7 @@ class Examples:
         features: Mapping[str, Feature],
         batch_rows: int | None,
     ) -> tf.data.Dataset:
-        """Parse `(position, record)`, whole batches where batches are asked for."""
+        """Parse a dataset of `(position, record)` into examples, or batches of them."""
         import tensorflow as tf
 
         lists = {name for name in features if name in self._sequence_names}
@@ -140,7 +152,7 @@ class Examples:
 
 
 def _spec(feature: Feature) -> Any:
-    """Say how a feature lies in a tf.Example."""
+    """Say how a feature is stored in a tf.Example, in the terms of `tf.io`."""
     import tensorflow as tf
 
     kind = _stored_dtype(feature)
@@ -151,7 +163,7 @@ def _spec(feature: Feature) -> Any:
 
 
 def _cast(parsed: Mapping[str, Any], features: Mapping[str, Feature]) -> dict[str, Any]:
-    """Turn the three types that messages have into those of the features."""
+    """Cast parsed values to the features' types; messages have only three types."""
     import tensorflow as tf
 
     return {
@@ -184,16 +196,20 @@ def _sequence_parser(
 
 
 def parts_of(record: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Split a message into features and lists of features, by name."""
+    """Split a message into its features and its lists of features, each by name.
+
+    Raises:
+      google.protobuf.message.DecodeError: the record is no such message.
+    """
     import tensorflow as tf
 
-    # A tf.Example is a tf.SequenceExample without lists, on the wire.
+    # In serialized form a tf.Example is a tf.SequenceExample without lists.
     message = tf.train.SequenceExample.FromString(record)
     return message.context.feature, message.feature_lists.feature_list
 
 
 def _feature(name: str, values: Sequence[Any]) -> Feature:
-    """Tell the type of a feature from what some messages hold."""
+    """Tell the type of a feature from its values in a message."""
     kinds = {value.WhichOneof("kind") for value in values} - {None}
     if len(kinds) != 1:
         raise ConfigError(
@@ -218,7 +234,7 @@ def _is_text(data: bytes) -> bool:
 
 
 def _stored_dtype(feature: Feature) -> str:
-    """The one of three types in which messages hold a feature's values."""
+    """Name the one of three types in which messages store a feature's values."""
     if feature.tensor_dtype == "string":
         return "string"
     return "float32" if feature.family == "float" else "int64"

@@ -31,6 +31,8 @@ _PARALLEL_REQUESTS = 32
 
 
 class _Found(NamedTuple):
+    """A file as its filesystem shows it, before it has a name in the source."""
+
     path: str
     bytes: int
     version: str
@@ -41,15 +43,16 @@ def list_files(
     option: str = "source.path",
     suffixes: Sequence[str] = (),
 ) -> list[File]:
-    """List what paths and globs name, sorted within each.
+    """List the files that paths and globs name, sorted within each of them.
 
     A file's `name` is its path below the part of the pattern that has no wildcard.
     Files and directories whose names begin with `.` or `_` are left out.
 
     Args:
       path: files, directories and globs, local or of any filesystem.
-      option: where the path stands in the config, for errors.
-      suffixes: of directories and globs take only files that end so, in any case.
+      option: name of the config's option that holds the path, for errors.
+      suffixes: take only files whose names end so, in upper or lower case; a path that
+        names one file is taken whatever its suffix. Empty: take all files.
 
     Raises:
       ConfigError: a pattern matches nothing, or two files would get one name.
@@ -69,7 +72,7 @@ def list_files(
 
 
 def find_file(uri: str) -> File:
-    """Look at one file.
+    """Look up the size and version of one file.
 
     Raises:
       FileNotFoundError: there is none.
@@ -80,7 +83,7 @@ def find_file(uri: str) -> File:
 
 
 def identity_of(uri: str) -> str:
-    """Say what tells that a file has changed."""
+    """Give a file's present `File.identity`, to be compared with the planned one."""
     try:
         return find_file(uri).identity
     except FileNotFoundError:
@@ -90,14 +93,14 @@ def identity_of(uri: str) -> str:
 def check_unchanged(
     pieces: Iterable[Piece], identity: Callable[[str], str] = identity_of
 ) -> None:
-    """See that the files of pieces are still those that were planned.
+    """Check that the files of pieces are still those that were planned.
 
     Args:
-      pieces: as planned.
-      identity: from a file's URI to its identity now.
+      pieces: the pieces, with the versions that planning found.
+      identity: gives the present identity of a file by its URI.
 
     Raises:
-      RuntimeError: one has changed, or is gone.
+      RuntimeError: a file has changed, or is gone.
     """
     planned = {piece.file: piece.version for piece in pieces if piece.version}
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
@@ -147,9 +150,10 @@ def _expand(pattern: str, option: str, suffixes: tuple[str, ...]) -> list[File]:
 def _walk(
     fs: Any, root: str, depth: int | None, above: frozenset[str] = frozenset()
 ) -> Iterator[_Found]:
-    """Yield the files below a directory, at most `depth` levels down.
+    """Yield the files below a directory, at most `depth` levels down (None: all).
 
-    Links are followed, but not to a directory `above`.
+    Links are followed, but not to one of the directories in `above`, which would lead
+    in circles.
     """
     if not isinstance(fs, LocalFileSystem):
         try:
@@ -189,9 +193,10 @@ def _look(fs: Any, path: str) -> _Found:
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    """What of a file's details changes when its content does.
+    """Choose from a file's details the one that changes when its content does.
 
-    Listings and single looks may tell times in different forms.
+    Listings and look-ups of one file may give times in different forms; both become the
+    same text here.
     """
     for field in _VERSIONS:
         value = info.get(field)

@@ -1,4 +1,4 @@
-"""Read directories of image files, a row each."""
+"""Read directories of image files, a row for each file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 @dataclass(frozen=True)
 class Images:
-    """Image files, as the bytes that they hold: preprocessing decodes them.
+    """Image files, as the bytes that they hold; the step `decode_image` decodes them.
 
     Features are `image` (bytes), `path` (relative, the key unless the config names
     another) and, if asked for, `label`.
 
     Attributes:
-      path: directory or glob, one or a list; on any filesystem. Of a directory all
-        JPEG, PNG, GIF, BMP and WebP files below it, by their suffix.
-      label: `folder` gives the name of the directory that a file lies in.
+      path: directory or glob, one or a list; on any filesystem. A directory stands for
+        all JPEG, PNG, GIF, BMP and WebP files below it, by their suffix.
+      label: `folder` adds the feature `label`, the name of the directory that a file
+        lies in. If absent, there is no such feature.
     """
 
     path: str | list[str]
@@ -40,14 +41,14 @@ class Images:
     localize = staticmethod(copied)
 
     def files(self) -> list[File]:
-        """List the files once, each a row."""
+        """List the files; each is one row."""
         return [
             replace(file, blocks=(1,))
             for file in list_files(self.path, suffixes=_SUFFIXES)
         ]
 
     def describe(self) -> Mapping[str, Feature]:
-        """Give bytes, path and label; nothing is opened."""
+        """Give the features `image`, `path` and `label`; no file is opened."""
         found = {"image": Feature("bytes"), "path": Feature("string")}
         return found | ({"label": Feature("string")} if self.label else {})
 
@@ -80,7 +81,7 @@ class Images:
 
 
 def folder_of(name: str) -> str:
-    """Name of the directory that a file lies in.
+    """Give the name of the directory that a file lies in.
 
     >>> folder_of("train/cat/1.jpg")
     'cat'

@@ -1,4 +1,4 @@
-"""Read JSON Lines files."""
+"""Read JSON Lines files, a row for each line."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Jsonl(Lines):
       path: path, directory or glob, one or a list; on any filesystem; also `.gz`,
         `.bz2` and `.xz`, which are read as a whole.
       features: key to dtype, or to `{dtype, shape}` for lists, -1 for a length that
-        differs between rows. If absent, the head of the first file tells.
-      encoding: of the files.
+        differs between rows. If absent, the types are taken from the head of the first
+        file.
+      encoding: encoding of the files' text.
       max_line_bytes: a longer line is a bad row.
     """
 

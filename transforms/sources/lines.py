@@ -1,4 +1,7 @@
-"""Read the lines of text files, in spans of bytes that end where lines do."""
+"""Read the lines of text files; large files are cut into spans of bytes.
+
+A line belongs to the span in which its first byte lies.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +50,11 @@ class _Chunk(NamedTuple):
 
     Attributes:
       offset: byte in the file at which `data` begins.
-      data: UTF-8, or what is like it in being ASCII where bytes are below 128.
-      starts: where the lines begin that are not empty, int64 `[lines]`.
-      ends: where they end, without line ends.
-      fault: what is wrong with the line behind them; empty if nothing is.
+      data: the bytes: UTF-8, or another encoding in which bytes below 128 are ASCII.
+      starts: first byte in `data` of each line that is not empty, int64 `[lines]`.
+      ends: byte after each of these lines, their line ends not counted, int64
+        `[lines]`.
+      fault: what is wrong with the line after them; empty if nothing is.
     """
 
     offset: int
@@ -62,7 +66,15 @@ class _Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Lines:
-    """What CSV and JSON Lines have in common: the options, and where lines begin."""
+    """What CSV and JSON Lines have in common: the options, and finding lines.
+
+    Attributes:
+      path: path, directory or glob, one or a list; on any filesystem.
+      features: name to dtype, or to `{dtype, shape}`. If absent, the types are taken
+        from the head of the first file.
+      encoding: encoding of the files' text.
+      max_line_bytes: a longer line is a bad row.
+    """
 
     path: str | list[str]
     features: dict[str, GivenFeature | str] | None = None
@@ -73,7 +85,7 @@ class Lines:
     localize = staticmethod(in_place)
 
     def files(self) -> list[File]:
-        """List the files, big ones in spans of bytes; their rows are not known."""
+        """List the files, large ones cut into spans of bytes; rows are not known."""
         return [
             replace(file, spans=tuple(_spans(file.bytes)))
             if self._can_be_cut(file.uri)
@@ -82,7 +94,11 @@ class Lines:
         ]
 
     def describe(self) -> Mapping[str, Feature]:
-        """Give the features of the config, or those of the head of the first file."""
+        """Give the config's features, else those of the head of the first file.
+
+        Raises:
+          ConfigError: the encoding is unknown, or the features cannot be told.
+        """
         try:
             "".encode(self.encoding)
         except LookupError:
@@ -131,18 +147,20 @@ class Lines:
         )
 
     def _infer(self, lines: bytes) -> dict[str, Feature]:
-        """Tell the features from some lines of UTF-8."""
+        """Tell the features from the first lines of a file, given as UTF-8."""
         raise NotImplementedError
 
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
-        """Give a function from lines of UTF-8 to a table; it raises if one is bad.
+        """Make a function from lines of UTF-8 to an Arrow table.
+
+        It raises a ValueError if one of its lines is bad.
 
         Raises:
           ConfigError: no line of this file can be parsed.
         """
         raise NotImplementedError
 
-    # What only CSV has.
+    # What only CSV has; these are the values for files that have nothing of it.
     _starts_with_header: ClassVar[bool] = False
     _quote: ClassVar[str] = ""
     _joins_lines: ClassVar[bool] = False
@@ -173,7 +191,7 @@ class Lines:
 
     @contextmanager
     def _open(self, uri: str, start: int) -> Iterator[Any]:
-        """Open a file at a byte; what is not like ASCII is read as UTF-8."""
+        """Open a file at a byte; encodings that are not like ASCII become UTF-8."""
         fs, path = storage.filesystem(uri)
         with OpenFile(fs, path, compression=_compression(uri)) as stream:
             if start:
@@ -254,7 +272,7 @@ class Lines:
         return ""
 
     def _chunks(self, uri: str, first: int, last: int | None) -> Iterator[_Chunk]:
-        """Yield the lines that begin in a span of bytes."""
+        """Yield the lines that begin in a span of bytes; `last` None: to the end."""
         offset = max(first - 1, 0)
         with self._open(uri, offset) as stream:
             data, skipping = b"", first > 0
@@ -287,7 +305,11 @@ class Lines:
                     return
 
     def _more(self, stream: Any) -> tuple[bytes, str]:
-        """Read on; say what is wrong where what is stored is damaged."""
+        """Read some more bytes.
+
+        Returns:
+          The bytes, and what is wrong if the stored data are damaged, else empty text.
+        """
         try:
             return stream.read(_CHUNK_BYTES), ""
         except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
@@ -295,7 +317,7 @@ class Lines:
         except UnicodeDecodeError as error:
             return b"", f"{error}; {REST_LOST}"
         except OSError as error:
-            if error.errno is not None:  # the storage's; bz2 raises bare ones
+            if error.errno is not None:  # of the storage; bz2 gives no number
                 raise
             return b"", f"{error}; {REST_LOST}"
 
@@ -318,12 +340,12 @@ class Lines:
 
 
 def parsed_as(feature: Feature) -> Feature:
-    """Arrow does not parse half floats."""
+    """Give the feature as Arrow parses it: it cannot parse float16, only float32."""
     return replace(feature, dtype=feature.dtype.replace("float16", "float32"))
 
 
 class _Recoded:
-    """A stream of UTF-8 made of one in another encoding."""
+    """A stream that gives the text of another stream as UTF-8."""
 
     def __init__(self, stream: Any, encoding: str) -> None:
         self._stream = stream

@@ -33,13 +33,15 @@ _DAMAGE = (ValueError, EOFError, zlib.error, zipfile.BadZipFile)
 class Numpy:
     """NumPy files; the first axis of every array counts rows.
 
-    Arrays of an `.npz` file are features by their names. Local `.npy` files are mapped
-    into memory, all others are read in ranges of rows.
+    Each array of an `.npz` file is a feature of the array's name. Local `.npy` files
+    are mapped into memory, all others are read in ranges of rows.
 
     Attributes:
-      path: path, directory or glob of `.npz` files, or of `.npy` files of one feature;
-        or `{feature = "x.npy", …}`, one file a feature, all of the same rows.
-      feature: name of the feature in `.npy` files that `path` lists.
+      path: path, directory or glob of `.npz` files, or of `.npy` files that hold one
+        feature; or `{feature = "x.npy", …}`, one file for each feature, all with the
+        same number of rows.
+      feature: name of the feature that `.npy` files hold; without effect for `.npz`
+        files and where `path` names features itself.
     """
 
     path: str | list[str] | dict[str, str]
@@ -48,7 +50,11 @@ class Numpy:
     default_key: ClassVar[str | None] = None
 
     def files(self) -> list[File]:
-        """List the files; their headers tell the rows."""
+        """List the files, and open their headers to count the rows.
+
+        Raises:
+          ConfigError: there are none, one is damaged, or its arrays differ in rows.
+        """
         return [self._with_rows(file) for file in self._files]
 
     def describe(self) -> Mapping[str, Feature]:
@@ -65,7 +71,7 @@ class Numpy:
         return {name: feature for name, feature in found.items() if feature}
 
     def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
-        """Check the files; they are read where they lie."""
+        """Check that no file has changed; files are read in place, never copied."""
         if isinstance(self.path, dict):
             check_unchanged(pieces, self._identity_now)
         else:
@@ -78,13 +84,20 @@ class Numpy:
         features: Mapping[str, Feature],
         batch_rows: int | None,
     ) -> tf.data.Dataset:
-        """Read ranges of rows."""
+        """Read the pieces' rows, some megabytes at a time."""
         return dataset(
             pieces, features, batch_rows, lambda piece: _blocks(self, piece, features)
         )
 
     def open(self, uri: str, stack: ExitStack) -> dict[str, Any]:
         """Open the arrays of a file, or of all files that share its rows.
+
+        Args:
+          uri: URI of the file.
+          stack: closes what was opened.
+
+        Returns:
+          `{feature: array}`; slices of an array read just these rows.
 
         Raises:
           ValueError, zipfile.BadZipFile: what is stored is damaged, or pickled.
@@ -111,11 +124,11 @@ class Numpy:
     def _identity_now(self, uri: str) -> str:
         try:
             return self._row_set()[0].identity
-        except ConfigError as error:  # one is gone
+        except ConfigError as error:  # a file is gone
             return str(error)
 
     def _row_set(self) -> list[File]:
-        """Look at the files that share their rows, as they are now."""
+        """Give the files that share their rows as one, with their present versions."""
         assert isinstance(self.path, dict)
         try:
             files = [find_file(uri) for uri in self.path.values()]
@@ -156,7 +169,7 @@ class Numpy:
 
 
 class _Stored:
-    """An array in a stream, of which rows are read.
+    """An array in an open file; a slice of rows reads just these rows.
 
     Raises:
       ValueError: it is no array, or holds pickled objects.

@@ -1,4 +1,4 @@
-"""Read Parquet and Arrow IPC files, a row group or part of one at a time."""
+"""Read Parquet and Arrow IPC files, one row group or a part of it at a time."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ class Parquet:
     Attributes:
       path: path, directory or glob, one or a list; on any filesystem.
       lengths: column name to the length that its lists have, -1 if it differs between
-        rows. Without it the first rows tell.
-      filter: rows to keep, `[[column, op, value], …]`, all of which must hold; ops are
-        `=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `not in`. Row groups whose statistics
-        exclude it are not planned.
+        rows. For other columns the first thousand rows of the first file tell.
+      filter: `[[column, op, value], …]`; only rows for which all terms hold are read.
+        Ops are `=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `not in`. Row groups in which,
+        by their statistics, no such row can be are not planned. If absent, all rows
+        are read.
     """
 
     path: str | list[str]
@@ -60,11 +61,11 @@ class Parquet:
 
     @property
     def default_key(self) -> str | None:
-        """With a filter the reader numbers the rows: those stored, not those kept."""
+        """None, or with a filter `row_id`: file and number of the row as stored."""
         return _ROW_ID if self.filter else None
 
     def files(self) -> list[File]:
-        """List the files with their row groups, from the footers."""
+        """List the files with their row groups, which their footers name."""
         self._expression  # noqa: B018 - a wrong filter is refused before any reading
         with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
             return list(pool.map(self._with_row_groups, self._files))
@@ -98,7 +99,7 @@ class Parquet:
         features: Mapping[str, Feature],
         batch_rows: int | None,
     ) -> tf.data.Dataset:
-        """Read rows through Arrow; buffers become tensors without Python values."""
+        """Read rows through Arrow, from buffers to tensors without Python values."""
         opened: dict[str, RowGroups] = {}
 
         def close() -> None:
@@ -122,7 +123,7 @@ class Parquet:
 
     @cached_property
     def _partitions(self) -> dict[str, str]:
-        """Columns that directories are named by, with their types."""
+        """`{column: dtype}` of the columns that directories `column=value` add."""
         found: dict[str, set[str]] = {}
         for file in self._files:
             for name, value in _hive_values(file.name).items():
@@ -184,7 +185,7 @@ class Parquet:
                 if self.filter:
                     group = self._filtered(group, stored, piece)
             except (ValueError, pa.ArrowNotImplementedError) as error:
-                # With a filter nobody knows which of them it would have left.
+                # Which of the damaged rows a filter would have kept is not known.
                 rows = stored - first - (piece.start if piece.span else 0)
                 yield Block.of_faults(rows[rows >= 0], str(error), features)
                 continue
@@ -192,19 +193,19 @@ class Parquet:
             yield from blocks_of(group, rows, features)
 
     def _filtered(self, group: pa.Table, stored: np.ndarray, piece: Piece) -> pa.Table:
-        """Keep the rows that the filter leaves and the piece has, with their keys."""
+        """Keep the piece's rows for which the filter holds, with their keys."""
         ids = pa.array(stored).cast(pa.string())
         ids = pc.binary_join_element_wise(piece.name, ids, "#")
         if _ROW_ID in group.column_names:
             group = group.drop_columns([_ROW_ID])
         kept = group.append_column(_ROW_ID, ids).filter(self._expression)
-        # Rows of a span are those that are kept.
+        # Within a span, rows are counted after filtering.
         most = len(kept) if piece.rows is None else piece.rows
         return kept[piece.start : piece.start + most]
 
     @cached_property
     def _filtered_dtypes(self) -> dict[str, str]:
-        """Types of the columns that the filter compares, as its values tell them."""
+        """`{column: dtype}` of the columns in the filter, judged by its values."""
         found = {}
         for column, _, value in self.filter or ():
             values = value if isinstance(value, list) else [value]

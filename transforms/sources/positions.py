@@ -12,14 +12,17 @@ from transforms.shard import Piece, position, split_position, split_positions
 
 
 def next_position(failure: Failure) -> int:
-    """Where reading goes on after a row that failed."""
+    """Give the position at which reading goes on after a row that failed."""
     if failure.rest_lost:
         return position(split_position(failure.position)[0] + 1)
     return failure.position + 1
 
 
 def piece_and_row(pieces: Sequence[Piece], at: int) -> tuple[int, int]:
-    """Piece and row of a position; past the end of a piece that is the next one."""
+    """Split a position into piece and row.
+
+    A position past the end of a piece is the first row of the next piece that has rows.
+    """
     index, row = split_position(at)
     while index < len(pieces) and _is_past(pieces[index], row):
         index, row = index + 1, 0
@@ -31,7 +34,7 @@ def _is_past(piece: Piece, row: int) -> bool:
 
 
 def pieces_from(pieces: Sequence[Piece], at: int) -> list[Piece]:
-    """Cut off what lies before a position."""
+    """Give the pieces from a position on, the first of them cut to begin there."""
     index, row = piece_and_row(pieces, at)
     if index >= len(pieces):
         return []
@@ -47,7 +50,7 @@ def nothing_between(pieces: Sequence[Piece], at: int, found: int) -> bool:
 
 
 def positions_between(pieces: Sequence[Piece], at: int, found: int) -> Iterator[int]:
-    """Yield the positions known to exist from one to before another."""
+    """Yield the positions known to exist from `at` to just before `found`."""
     index, row = piece_and_row(pieces, at)
     last, end = split_position(found)
     while (index, row) < (last, end) and index < len(pieces):
@@ -58,7 +61,7 @@ def positions_between(pieces: Sequence[Piece], at: int, found: int) -> Iterator[
 
 
 def are_gapless(pieces: Sequence[Piece], at: int, positions: np.ndarray) -> bool:
-    """Whether positions go on from one, and leave out none that exists."""
+    """Whether rising positions begin at `at` and leave out no row known to exist."""
     expected = np.concatenate([[at], positions[:-1] + 1])
     breaks = np.flatnonzero(positions != expected)
     return all(
@@ -69,7 +72,12 @@ def are_gapless(pieces: Sequence[Piece], at: int, positions: np.ndarray) -> bool
 
 
 def shard_positions(found: np.ndarray, first: int) -> np.ndarray:
-    """Turn positions of a reader that began at `first` into those of the shard."""
+    """Turn positions as a reader counts them into positions in the shard.
+
+    Args:
+      found: positions that the reader gave, int64; it counts from where it began.
+      first: position in the shard at which the reader began.
+    """
     index, row = split_position(first)
     in_first_piece = split_positions(found)[0] == 0
     return position(index) + found + np.where(in_first_piece, row, 0)

@@ -31,12 +31,12 @@ class Preparation:
     """Preprocessing of one table's examples, traced once for each process.
 
     Attributes:
-      features: what is read of each example.
-      steps: preprocessing, in order.
-      inputs: features that the model takes, with their shapes without batch; None for
-        lengths that differ between rows.
-      passed: features for the table; as read where the source has them, else as
-        preprocessing made them.
+      features: the features that are read of each example.
+      steps: the preprocessing steps, in order.
+      inputs: the features that the model takes, with their shapes without the batch
+        axis; None for lengths that differ between rows.
+      passed: names of the features that go to the table; as read where the source has
+        them, else as preprocessing made them.
     """
 
     features: Mapping[str, Feature]
@@ -52,7 +52,7 @@ class Preparation:
           example: `{feature: tensor [...]}`.
 
         Returns:
-          A batch of one row, or how it failed.
+          A batch of one row, or the failure of that row.
         """
         import tensorflow as tf
 
@@ -75,7 +75,7 @@ class Preparation:
 
     @cached_property
     def example(self) -> Any:
-        """All steps on one example as one graph function: `(inputs, passed)`."""
+        """One graph function of all steps: from an example to `(inputs, passed)`."""
 
         def body(example: dict[str, Any]) -> Any:
             done = apply_to_example(self.steps, example)
@@ -84,7 +84,7 @@ class Preparation:
         return self._traced(body)
 
     def batches(self, read: Any, batch_rows: int, *, batched: bool) -> Any:
-        """Prepare a dataset of examples, by batches.
+        """Prepare a dataset of examples and put them into batches.
 
         Args:
           read: dataset of `(position, {feature: tensor})`.
@@ -92,8 +92,8 @@ class Preparation:
           batched: whether the elements of `read` are batches already.
 
         Returns:
-          A dataset of `(positions, (inputs, passed))`, where what differs in shape
-          between rows is `(values, shapes)`.
+          A dataset of `(positions, (inputs, passed))`. A feature whose shape differs
+          between rows is a pair `(values, shapes)`, as in `Uneven`.
         """
         threads = device.reader_threads()
         parallel = threads if threads > 1 else None
@@ -137,23 +137,23 @@ class Preparation:
         return _unconverted(self._finish)
 
     def _finish(self, at: Any, features: Any, read: Any) -> Any:
-        """Run the steps that see a batch, and keep what is wanted."""
+        """Run the steps that see a batch; keep the features that are needed later."""
         done = apply_to_batch(self._split[1], features)
         return at, self._chosen(done, read, batched=True)
 
     @cached_property
     def _example_steps(self) -> Any:
-        """The steps that see one example as one graph function.
+        """One graph function of the steps that see one example.
 
-        Traced once, since a decoder of images takes longer to trace than to run on a
-        small shard.
+        It is traced once, since a decoder of images takes longer to trace than to run
+        on a small shard.
         """
         steps = self._split[0]
         return self._traced(lambda example: apply_to_example(steps, example))
 
     @cached_property
     def _uneven(self) -> set[str]:
-        """Names of what comes out of preprocessing in a shape that rows differ in."""
+        """Names of the features whose shape differs between rows when prepared."""
         inputs, passed = self.example.structured_outputs
         return {
             name
@@ -169,7 +169,7 @@ class Preparation:
         return function.get_concrete_function(tensor_specs(self.features))
 
     def _chosen(self, done: Any, read: Any, *, batched: bool) -> tuple[Any, Any]:
-        """Keep what the model and the table take: `(inputs, passed)`."""
+        """Keep the features that the model and the table take: `(inputs, passed)`."""
         import tensorflow as tf
 
         lead = [None] if batched else []
@@ -191,7 +191,7 @@ def _unconverted(function: Callable[..., Any]) -> Any:
 
 
 def _batch_uneven(examples: Any, rows: int) -> Any:
-    """Batch examples; what differs in shape becomes `(values, shapes)`."""
+    """Batch examples; features whose shape differs become pairs `(values, shapes)`."""
     import tensorflow as tf
 
     spec = examples.element_spec[1]

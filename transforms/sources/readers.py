@@ -1,7 +1,8 @@
-"""Name the readers; each turns stored data into tf.data datasets of examples.
+"""Turn `[source]` into a source: the table of readers.
 
-A reader is a callable of its options that returns a `Source`. `READERS` holds the
-built-in ones; `package.module:attribute` names anybody else's.
+A reader is a callable that takes the reader's options as keyword arguments and returns
+a `Source`. `READERS` holds the built-in ones; `package.module:attribute` in a config
+names any other.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ READERS = {
 
 
 def make_source(spec: SourceSpec) -> Source:
-    """Make the source that a config names; nothing is listed or read yet.
+    """Make the source that a config names; no file is listed or read yet.
 
     Raises:
-      ConfigError: an unknown reader, or options that it does not take.
+      ConfigError: the reader is unknown, or does not take the options.
     """
     reader = resolve(spec.reader, READERS, "source.reader")
     source: Source = reader(**bind(reader, spec.options, "source"))

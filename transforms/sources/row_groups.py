@@ -17,11 +17,11 @@ _IPC_SUFFIXES = (".arrow", ".feather", ".ipc")
 
 
 class RowGroups:
-    """An open file of row groups.
+    """An open Parquet or Arrow IPC file; record batches of the latter count as groups.
 
     Attributes:
-      schema: of the columns.
-      groups: rows of each.
+      schema: Arrow schema of the columns.
+      groups: number of rows in each row group.
     """
 
     schema: pa.Schema
@@ -29,16 +29,16 @@ class RowGroups:
     _streams: list[Any]
 
     def close(self) -> None:
-        """Close what has been opened."""
+        """Close the file."""
         for stream in self._streams:
             stream.close()
 
     def bounds(self) -> list[tuple[int, int]]:
-        """First row and end of each row group."""
+        """Give for each row group its first row and the row after its last."""
         return list(itertools.pairwise(itertools.accumulate(self.groups, initial=0)))
 
     def head(self, rows: int) -> pa.Table:
-        """Read the first rows of the columns of lists, none if they are damaged."""
+        """Read the first rows of the list columns; no rows if they are damaged."""
         names = [field.name for field in self.schema if pa.types.is_list(field.type)]
         try:
             return self.read(0, names)[:rows] if self.groups and names else pa.table({})
@@ -46,15 +46,21 @@ class RowGroups:
             return self.schema.empty_table()
 
     def read(self, group: int, names: Sequence[str]) -> pa.Table:
-        """Read a row group; columns that the file lacks are left out.
+        """Read some columns of a row group; names that the file lacks are left out.
 
         Raises:
-          ValueError: its bytes are damaged.
+          ValueError: the row group is damaged.
+          OSError: the storage failed.
         """
         raise NotImplementedError
 
     def matching(self, expression: Any, constants: Mapping[str, Any]) -> list[int]:
-        """Give the row groups that may hold rows for which an expression holds."""
+        """Number the row groups that may hold rows for which an expression holds.
+
+        Args:
+          expression: filter, as pyarrow.dataset writes it.
+          constants: columns that have one value in the whole file.
+        """
         return list(range(len(self.groups)))
 
 
@@ -130,10 +136,10 @@ class _IpcFile(RowGroups):
 
 
 def open_groups(uri: str) -> RowGroups:
-    """Open a Parquet or Arrow IPC file, which its name tells apart.
+    """Open a Parquet file, or by its suffix an Arrow IPC file.
 
     Raises:
-      ConfigError: it is no such file.
+      ConfigError: the file is damaged, or of another format.
       OSError: the storage failed.
     """
     is_ipc = uri.endswith(_IPC_SUFFIXES)
@@ -150,8 +156,8 @@ def open_groups(uri: str) -> RowGroups:
 
 
 def _is_damage(error: OSError) -> bool:
-    """Whether Arrow means bytes that make no sense.
+    """Whether an error of Arrow means damaged bytes rather than failed storage.
 
-    An error with a number, or of another class, is the storage's.
+    Errors of the storage have an error number, or are of a subclass of OSError.
     """
     return type(error) is OSError and error.errno is None

@@ -1,6 +1,7 @@
 """Read the rows of a shard one at a time, each of them sound or failed.
 
-As slow as that is, a bad row costs its neighbours nothing.
+This is slow, but a bad row does not harm its neighbours. `transforms.sources.batches`
+reads like this only around bad rows.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ def read_rows(
     at: int,
     about_to: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Batch | Failure]:
-    """Read rows from a position on by themselves.
+    """Read and preprocess rows one at a time, from a position on.
 
-    Pieces that do not know their rows are read one at a time: an error between two of
-    them could be that of either.
+    Pieces whose number of rows is unknown are read separately: an error between two of
+    them could be an error of either.
 
     Args:
-      source: where the rows are.
-      preparation: from features to model inputs.
-      pieces: what to read, where the source can open it.
-      at: position to begin at.
-      about_to: called with each position before anything is done with its row.
+      source: reader of the stored rows.
+      preparation: what turns the features that were read into model inputs.
+      pieces: pieces of the shard, their files where the source can open them.
+      at: position of the first row to read.
+      about_to: called with each row's position before the row is read.
 
     Yields:
-      Batches of one row, or how it failed.
+      For each row a batch of just that row, or its failure.
     """
     while rest := pieces_from(pieces, at):
         index = piece_and_row(pieces, at)[0]
@@ -61,20 +62,20 @@ def read_rows(
 
 
 def position_after(outcome: Batch | Failure) -> int:
-    """Give the position after a row."""
+    """Give the position at which to go on after a row."""
     if isinstance(outcome, Batch):
         return int(outcome.positions[0]) + 1
     return next_position(outcome)
 
 
 class _Run:
-    """Some pieces that are read in one go, from a position to before another.
+    """Some pieces that are read with one dataset.
 
     Args:
-      pieces: of the shard.
-      some: those to read, which begin at `at`.
-      at: position to begin at.
-      end: position after the last row.
+      pieces: all pieces of the shard.
+      some: the pieces to read, cut to begin at `at`.
+      at: position of the first row to read.
+      end: position after the last row to read.
     """
 
     def __init__(
@@ -92,9 +93,10 @@ class _Run:
         preparation: Preparation,
         about_to: Callable[[int], None],
     ) -> Iterator[Batch | Failure]:
-        """Yield the outcome of each row.
+        """Yield the outcome of each row: a batch of it alone, or its failure.
 
-        They stop where the reader breaks off, at the end of the piece in which it does.
+        If the dataset ends right after an error, this ends with the piece of that
+        error, and later pieces are left to another run.
         """
         first, error = self._at, None
         about_to(first)
@@ -123,7 +125,7 @@ class _Run:
             self._at, error = found + 1, None
 
     def _failed(self, error: Exception) -> Failure | None:
-        """Blame an error on the next row; None if no row is left to blame."""
+        """Make an error the failure of the next row; None if no row is left."""
         none_left = nothing_between(self._pieces, self._at, self._end)
         if none_left and self._rows_are_known:
             return None
@@ -133,7 +135,7 @@ class _Run:
         return failure
 
     def _found(self, element: Any, first: int, *, broke_off: bool) -> int:
-        """Give the position of an element; of none, that at which reading ended."""
+        """Give the position of an element, or without one that of the end."""
         if element is not None:
             return int(shard_positions(element[0].numpy(), first))
         if not broke_off:
@@ -142,7 +144,7 @@ class _Run:
         return min(self._end, following)
 
     def _left_out(self, found: int, error: Exception | None) -> Iterator[Failure]:
-        """Yield the rows before a position that the reader passed over."""
+        """Yield failures of the rows before a position that the reader left out."""
         for missing in positions_between(self._pieces, self._at, found):
             piece = self._pieces[piece_and_row(self._pieces, missing)[0]]
             short = EOFError(f"{piece.name} holds fewer rows than planned")

@@ -22,16 +22,21 @@ class File:
     """One file of a source, as a listing shows it.
 
     Attributes:
-      uri: what the reader opens.
-      name: unique and independent of where the data lies; the head of default keys.
-      bytes: size.
-      version: etag, generation or modification time: changes when the content does.
-      blocks: rows of each run of rows that is best read whole (Parquet row groups, all
-        of a file where any range is as good); None where the rows are not known.
-      divisible: whether cutting a block costs nothing worth avoiding.
-      first: row in the file at which the first block begins.
-      spans: of a file whose rows are not known, the ranges of bytes that can be read
-        apart; none if it is read as a whole.
+      uri: URI under which the reader opens it.
+      name: name within the source, unique and independent of where the data lie;
+        default keys begin with it.
+      bytes: size of the file.
+      version: etag, generation or modification time; changes when the content does.
+        Empty if the filesystem has none of these.
+      blocks: number of rows of each block, a run of rows that is best read whole, such
+        as a Parquet row group; one block for the whole file if any range of rows can be
+        read as cheaply. None if the number of rows is not known before reading.
+      divisible: whether a block may be cut without extra cost. If False, a block is cut
+        only if it alone exceeds a shard.
+      first: row of the file at which the first block begins.
+      spans: ranges that can be read separately, for a file whose number of rows is not
+        known: `(first, end)` in bytes, or whatever else the reader counts. Empty if the
+        file must be read as a whole.
     """
 
     uri: str
@@ -45,33 +50,36 @@ class File:
 
     @property
     def identity(self) -> str:
-        """What tells that a file has changed; empty without a version."""
+        """Size and version as text; empty if there is no version.
+
+        A file whose identity is not the planned one has changed.
+        """
         return f"{self.bytes} bytes, version {self.version}" if self.version else ""
 
 
 class Source(Protocol):
-    """Where examples come from.
+    """Where examples come from: what a reader returns.
 
-    `read` is called on workers, the others on the launcher.
+    `files` and `describe` are called on the launcher, `read` on workers.
 
     Attributes:
-      default_key: feature that identifies an example if the config names none; with
-        None that is the file's name and the row.
+      default_key: feature that identifies an example if the config names none; None
+        makes keys of the file's name and the number of the row, `<file>#<row>`.
     """
 
     @property
     def default_key(self) -> str | None:
-        """The feature's name."""
+        """Name of the feature that is the key by default, or None."""
 
     def files(self) -> Sequence[File]:
-        """List the files in reading order, from metadata.
+        """List the files in reading order, without reading their rows.
 
         Raises:
           ConfigError: there is nothing to read.
         """
 
     def describe(self) -> Mapping[str, Feature]:
-        """Tell what an example holds."""
+        """Give the features that an example holds, by name."""
 
     def read(
         self,
@@ -82,31 +90,33 @@ class Source(Protocol):
         """Read some rows, in order.
 
         Args:
-          pieces: the rows.
-          features: which features, as `describe()` told them at planning.
-          batch_rows: examples in an element; None: elements are single examples,
-            and one that cannot be read fails alone.
+          pieces: the rows to read.
+          features: the features to read, as `describe()` gave them at planning.
+          batch_rows: number of examples in an element. None: elements are single
+            examples, and one that cannot be read must raise an error and let reading go
+            on with the next.
 
         Returns:
-          Elements `(position, {feature: tensor})`; `position`, int64 `[]` or
-          `[batch]`, is `transforms.shard.position` of the piece and the row in it, and
-          goes on counting over rows that cannot be read.
+          A dataset of `(position, {feature: tensor})`. `position`, int64 `[]` or
+          `[batch]`, is `transforms.shard.position` of the piece's index in `pieces` and
+          the row in it; rows that cannot be read are counted, too.
         """
 
 
 @runtime_checkable
 class Localizes(Protocol):
-    """What a source may do besides: check or fetch files before a worker reads them.
+    """A source that checks or copies files before a worker reads them.
 
-    Without it `read` gets the pieces as they were planned.
+    Sources without this method get the pieces in `read` as they were planned.
     """
 
     def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
         """Give pieces of the same rows whose files `read` can open.
 
         Args:
-          pieces: as planned.
-          directory: an empty local one for copies, removed when the shard is done.
+          pieces: the pieces of a shard, as planned.
+          directory: an empty local directory for copies, removed when the shard is
+            done.
 
         Raises:
           RuntimeError: a file is not the one that was planned.
@@ -118,8 +128,9 @@ class GivenFeature:
     """A feature as a config gives it.
 
     Attributes:
-      dtype: name of an entry of `DTYPES`.
-      shape: without the batch dimension; -1 where it differs between examples.
+      dtype: name of a type in `transforms.dtypes.DTYPES`.
+      shape: shape in one example; -1 for a length that differs between examples. If
+        left out, the feature is a scalar.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -133,8 +144,12 @@ def given_features(
 ) -> dict[str, Feature]:
     """Check the features that a config gives; -1 in a shape becomes None.
 
+    Args:
+      given: `{name: dtype, or dtype and shape}`.
+      option: name of the config's option that holds them, for errors.
+
     Raises:
-      ConfigError: an unknown type.
+      ConfigError: a type is unknown.
     """
     features = {}
     for name, value in given.items():
@@ -152,11 +167,11 @@ def given_features(
 def numbered_records(
     pieces: Sequence[Piece], open_file: Callable[[Any], tf.data.Dataset]
 ) -> tf.data.Dataset:
-    """Chain the records of pieces, each with its position.
+    """Read the records of pieces one piece after the other, each with its position.
 
     Args:
-      pieces: what to read.
-      open_file: from a scalar string tensor, a file's URI, to a dataset of its records.
+      pieces: the rows to read.
+      open_file: gives a dataset of a file's records by its URI, a scalar string tensor.
     """
     import tensorflow as tf
 
@@ -172,6 +187,6 @@ def numbered_records(
         records = open_file(piece["file"]).skip(piece["skip"]).take(piece["take"])
         return records.enumerate(piece["first"])
 
-    if len(pieces) == 1:  # spares 3 microseconds a record
+    if len(pieces) == 1:  # saves 3 microseconds for each record
         return read_piece({name: values[0] for name, values in table.items()})
     return tf.data.Dataset.from_tensor_slices(table).flat_map(read_piece)

@@ -1,4 +1,7 @@
-"""Copy to the local disk what TensorFlow cannot open where it lies, shard by shard."""
+"""Copy remote files to the local disk, for what can open only local ones.
+
+Files of a source are copied shard by shard, files of a model while it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,14 @@ _given: dict[str, str] = {}
 
 @contextlib.contextmanager
 def readable(source: Source, pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
-    """Give the pieces of a shard where the source can open them.
+    """Give the pieces of a shard, their files where the source can open them.
 
-    Copies lie in a directory of this process, and are removed on leaving; if it dies,
-    by the next process that starts.
+    Copies lie in a scratch directory of this process and are removed on leaving. If the
+    process dies, the next process that starts removes them.
 
     Raises:
       RuntimeError: a file is not the one that was planned.
-      OSError: it cannot be copied, or the local disk has no room for it.
+      OSError: a file cannot be copied, or the local disk has no room for it.
     """
     if not isinstance(source, Localizes):
         yield pieces
@@ -40,13 +43,13 @@ def readable(source: Source, pieces: Sequence[Piece]) -> Iterator[Sequence[Piece
 
 
 def in_place(pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
-    """Only check the files: for readers that open them anywhere themselves."""
+    """Check that no file has changed; for readers that open remote files themselves."""
     check_unchanged(pieces)
     return pieces
 
 
 def copied(pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
-    """Check the files, and copy whole those that are not local, each once."""
+    """Check that no file has changed, and copy those that are not local, each once."""
     check_unchanged(pieces)
     uris = list(dict.fromkeys(piece.file for piece in pieces))
     remote = [uri for uri in uris if storage.local_path(uri) is None]
@@ -65,7 +68,7 @@ def copied(pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
 
 @contextlib.contextmanager
 def readable_copy(uri: str) -> Iterator[str]:
-    """Give a path under which TensorFlow can open a file, for a look at planning."""
+    """Give a local path of a file, copied for the length of the block if need be."""
     if storage.local_path(uri) is not None:
         yield str(storage.local_path(uri))
         return
@@ -76,16 +79,16 @@ def readable_copy(uri: str) -> Iterator[str]:
 
 
 def target_in(directory: Path, index: int, uri: str) -> Path:
-    """Name a local copy: of a file's name only the suffix, which readers look at."""
+    """Name a local copy by its index, with the file's suffix, which readers need."""
     suffix = re.search(r"\.[A-Za-z0-9]+$", uri)
     return directory / f"{index:06d}{suffix[0] if suffix else ''}"
 
 
 def copy_range(uri: str, start: int, stop: int, target: Path) -> None:
-    """Copy some bytes of a file to the local disk.
+    """Copy the bytes from `start` to before `stop` of a file to the local disk.
 
     Raises:
-      OSError: there is no room, or the file is shorter.
+      OSError: the local disk has no room, or the file is shorter.
     """
     _check_room(target.parent, stop - start, uri)
     fs, path = storage.filesystem(uri)
@@ -121,27 +124,26 @@ def _check_room(directory: Path, needed: int, uri: str) -> None:
 
 
 def use_copies(copies: Mapping[str, str]) -> None:
-    """Take local copies that another process holds, in place of making them.
+    """Let `local_copies` give copies that another process has made, and make none.
 
     Args:
-      copies: path of the copy by URI.
+      copies: `{uri: path of the copy}`.
     """
     _given.update(copies)
 
 
 @contextlib.contextmanager
 def local_copies(uris: Mapping[str, str]) -> Iterator[dict[str, Path]]:
-    """Give local paths to files, directories or checkpoints, as models are loaded from.
+    """Give local paths of the files, directories or checkpoints that a model needs.
 
-    Copies lie in a directory of this process, and are removed on leaving; if it dies,
-    by the next process that starts.
+    Copies lie in a scratch directory of this process and are removed on leaving. If the
+    process dies, the next process that starts removes them.
 
     Args:
-      uris: what to copy, on any filesystem, with the option of the config that names
-        it: `{uri: option}`.
+      uris: `{uri: option of the config that names it}`, on any filesystem.
 
     Yields:
-      `{uri: path}`; what is local already stands for itself.
+      `{uri: path}`; what is local already is not copied.
 
     Raises:
       ConfigError: there is no such file.
@@ -154,7 +156,7 @@ def local_copies(uris: Mapping[str, str]) -> Iterator[dict[str, Path]]:
 
 
 def _local(uri: str, option: str, directory: Path) -> Path:
-    """Give a local path to a file, a directory, or the files of a checkpoint."""
+    """Give the local path of a file, directory or checkpoint; copy it if need be."""
     if uri in _given:
         return Path(_given[uri])
     fs, path = storage.filesystem(uri.rstrip("/"))

@@ -32,16 +32,22 @@ _STORED = {"data": Feature("bytes")}  # TFDS's column of messages in Parquet fil
 class Tfds:
     """A prepared TFDS dataset; the code of its builder is not needed.
 
-    Features inside of others are named `outer/inner`.
+    Features inside of others are named `outer/inner`. Features with several axes whose
+    length differs between rows are left out.
 
     Attributes:
-      name: `dataset`, `dataset/config` or `dataset/config:version`; without it
-        `data_dir` is the dataset's own directory, which holds `dataset_info.json`.
-      data_dir: the TFDS data directory, on any filesystem; TFDS's own if absent.
-      split: a split, or an expression such as `train[:10%]+test`.
-      even_split: `[index, count]`: of `count` parts of equal size the one at `index`.
+      name: `dataset`, `dataset/config` or `dataset/config:version`; without a version
+        the newest. If absent, `data_dir` is the dataset's own directory, which holds
+        `dataset_info.json`.
+      data_dir: the TFDS data directory, on any filesystem. If absent, the one that TFDS
+        uses by default.
+      split: a split, or an expression such as `train[:10%]+test` that names no row
+        twice.
+      even_split: `[index, count]`: cut the split into `count` parts of equal size and
+        read the one at `index`. If absent, the whole split is read.
       decoders: feature to `skip`, which leaves images and the like as they are stored,
-        or to `package.module:function`, which returns a TFDS decoder.
+        or to `package.module:function`, which returns a TFDS decoder. If absent, TFDS
+        decodes all features.
     """
 
     name: str | None = None
@@ -54,7 +60,11 @@ class Tfds:
     localize = staticmethod(copied)
 
     def files(self) -> list[File]:
-        """List the split's files with the row counts that TFDS recorded."""
+        """List the split's files with the row counts that TFDS recorded.
+
+        Raises:
+          ConfigError: the dataset or split does not exist, or names a row twice.
+        """
         files = []
         covered: dict[str, list[tuple[int, int]]] = {}
         for instruction in self._instructions():
@@ -123,7 +133,7 @@ class Tfds:
         return examples if batch_rows is None else examples.batch(batch_rows)
 
     def _records(self, pieces: Sequence[Piece]) -> tf.data.Dataset:
-        """Read `(position, message)`."""
+        """Read the stored messages: a dataset of `(position, message)`."""
         kind = self._builder.info.file_format.value
         if kind == "tfrecord":
             return tfrecords(pieces)
@@ -139,7 +149,7 @@ class Tfds:
         )
 
     def _decoded(self, record: Any, names: Sequence[str] | None) -> dict[str, Any]:
-        """Decode a message: `{feature: tensor}`, of chosen features or all."""
+        """Decode a message to `{feature: tensor}`; `names` None takes all features."""
         import tensorflow_datasets as tfds
 
         features, decoders = self._builder.info.features, self._decoders()
@@ -166,7 +176,7 @@ class Tfds:
         return made
 
     def _dtype(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> str:
-        """Tell text from bytes."""
+        """Name a feature's type; string tensors may be of type string or bytes."""
         import tensorflow_datasets as tfds
 
         if dtype != "string" or name in (self.decoders or {}):
@@ -232,7 +242,7 @@ class Tfds:
 
     @cached_property
     def _builder(self) -> Any:
-        """The dataset, from its metadata, which is copied where it is not local."""
+        """The dataset as its metadata describe it; remote metadata are copied first."""
         import tensorflow_datasets as tfds
 
         try:

@@ -36,25 +36,32 @@ _HEAD_BYTES, _TAIL_BYTES = 12, 4  # length and its checksum; checksum of the dat
 
 @dataclass(frozen=True)
 class TfRecord(Examples):
-    """TFRecord files; how many rows a file holds is known only when it has been read.
+    """TFRecord files; without an index, rows are known only after reading.
 
     Attributes:
       path: path, directory or glob, one or a list; on any filesystem.
       features: name to dtype, or to `{dtype, shape}`, -1 for a length that differs
-        between rows. If absent, the first record tells: one value is a scalar, text is
-        a string, other bytes are bytes.
-      sequence_features: of tf.SequenceExample messages, the features of its lists, with
-        the shape of one entry. If absent, the first record tells.
-      compression: of the files; if absent, their names tell (`.gz`, `.zlib`).
-      index: a directory for indexes, made once by reading every file: then rows are
-        known, and big files are cut. Only for files that are not compressed.
+        between rows. If absent, the types are taken from the first record: one value is
+        a scalar, printable text a string, any other bytes are bytes.
+      sequence_features: for tf.SequenceExample messages the features of their lists,
+        with the shape of one entry. If absent, taken from the first record.
+      compression: how all files are compressed. If absent, their suffixes say it
+        (`.gz`, `.gzip`, `.zlib`).
+      index: URI of a directory for indexes, which say where each record begins. They
+        are made at the first planning, by reading the head of every record; with them
+        rows are known before reading and large files are cut. Not for compressed files.
     """
 
     compression: Literal["none", "gzip", "zlib"] | None = None
     index: str | None = None
 
     def files(self) -> list[File]:
-        """List the files; only with an index are their rows known."""
+        """List the files; with an index also count their rows.
+
+        Raises:
+          ConfigError: there are no files, or files with an index are compressed or not
+            whole.
+        """
         if self.index is None:
             return self._files
         storage.make_directory(self.index)
@@ -70,7 +77,7 @@ class TfRecord(Examples):
         return indexed
 
     def localize(self, pieces: Sequence[Piece], directory: Path) -> Sequence[Piece]:
-        """Copy what is not local; with an index only the bytes of the rows."""
+        """Copy files that are not local; with an index only the bytes of the pieces."""
         if self.index is None:
             return copied(pieces, directory)
         check_unchanged(pieces)
@@ -115,7 +122,10 @@ class TfRecord(Examples):
         return _COMPRESSION[self.compression or _SUFFIXES.get(suffix, "none")]
 
     def _offsets(self, uri: str, identity: str) -> np.ndarray:
-        """Give where each record begins, and the end: int64 `[records + 1]`."""
+        """Give the byte at which each record begins, and the end: int64 `[rows + 1]`.
+
+        They are read from the index, which is made first if there is none.
+        """
         assert self.index is not None
         name = hashlib.sha256(f"{uri} {identity}".encode()).hexdigest()[:32]
         place = storage.join(self.index, f"{name}.npy")
@@ -144,11 +154,11 @@ class TfRecord(Examples):
 
 
 def tfrecords(pieces: Sequence[Piece], kind: str = "") -> tf.data.Dataset:
-    """Read `(position, record)` from local files.
+    """Read records of local files as a dataset of `(position, record bytes)`.
 
     Args:
-      pieces: what to read.
-      kind: `GZIP`, `ZLIB`, or nothing.
+      pieces: the rows to read.
+      kind: compression, `GZIP` or `ZLIB`; empty for none.
     """
     import tensorflow as tf
 
@@ -160,9 +170,9 @@ def tfrecords(pieces: Sequence[Piece], kind: str = "") -> tf.data.Dataset:
 
 
 def _end(uri: Any) -> tf.data.Dataset:
-    """Give nothing, but fail where a file ends within the head of a record.
+    """Give an empty dataset that fails if a file ends in the head of a record.
 
-    TensorFlow takes such a file for whole.
+    TensorFlow itself does not notice that such a file is truncated.
     """
     import tensorflow as tf
 
@@ -188,7 +198,12 @@ def _end(uri: Any) -> tf.data.Dataset:
 
 
 def _record_offsets(length_at: Callable[[int], int], size: int) -> Iterator[int]:
-    """Yield where each record begins, and where the last whole one ends."""
+    """Yield the byte at which each record begins, then that after the last whole one.
+
+    Args:
+      length_at: reads the length that stands at a byte.
+      size: bytes of the file.
+    """
     offset = 0
     yield offset
     while offset + _HEAD_BYTES <= size:

@@ -1,4 +1,7 @@
-"""Read tar files in which neighbours with one basename are an example (WebDataset)."""
+"""Read tar files whose neighbouring members of one basename are an example.
+
+This is the format of WebDataset.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,8 @@ class WebDataset:
       path: path, directory or glob, one or a list; `{000..099}` and `{a,b}` stand for
         several; on any filesystem; also `.tar.gz`.
       features: extension to dtype: `bytes`, `string`, or a number written as text. If
-        absent, the first example and its extensions tell: `txt` and `json` are strings,
-        `cls` and `id` whole numbers, the others bytes.
+        absent, the extensions of the first example are the features: `txt` and `json`
+        are strings, `cls` and `id` whole numbers, the others bytes.
       max_member_bytes: a larger member makes its example a bad row.
     """
 
@@ -59,11 +62,15 @@ class WebDataset:
     localize = staticmethod(in_place)
 
     def files(self) -> list[File]:
-        """List the tar files; what they hold is not known."""
+        """List the tar files; their numbers of rows are not known."""
         return self._files
 
     def describe(self) -> Mapping[str, Feature]:
-        """Give the features of the config, or those of the first example."""
+        """Give the features that the config names, else those of the first example.
+
+        Raises:
+          ConfigError: a type does not fit, or the first example cannot be read.
+        """
         key = {_KEY: Feature("string")}
         if self.features is not None:
             given = given_features(self.features)
@@ -92,7 +99,7 @@ class WebDataset:
         features: Mapping[str, Feature],
         batch_rows: int | None,
     ) -> tf.data.Dataset:
-        """Read members one after the other."""
+        """Read the members of the tar files one after the other, into examples."""
         return dataset(
             pieces, features, batch_rows, lambda piece: self._blocks(piece, features)
         )
@@ -122,7 +129,10 @@ class WebDataset:
     def _examples(
         self, uri: str, wanted: set[str] | None = None
     ) -> Iterator[tuple[Example, str]]:
-        """Yield examples, each with what is wrong with it; unwanted members empty."""
+        """Yield each example with its fault, which is empty if it is sound.
+
+        Members whose extension is not in `wanted` are given as empty bytes.
+        """
         example: Example = {}
         fault = ""
         for name, data, wrong in self._members(uri, wanted):
@@ -141,7 +151,7 @@ class WebDataset:
     def _members(
         self, uri: str, wanted: set[str] | None
     ) -> Iterator[tuple[str, bytes, str]]:
-        """Yield name, content and fault of the members that matter."""
+        """Yield name, content and fault of each member that belongs to an example."""
         fs, path = storage.filesystem(uri)
         with fs.open(path, "rb") as stream:
             try:
@@ -164,7 +174,7 @@ class WebDataset:
                     yield "", b"", f"the tar file is damaged: {error}; {REST_LOST}"
 
     def _refuse(self, member: tarfile.TarInfo) -> str:
-        """Say why a member is not read; empty if it is."""
+        """Say why a member must not be read; empty if it may be."""
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
             return f"member {member.name!r} leaves its directory"

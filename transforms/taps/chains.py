@@ -16,7 +16,8 @@ def parse_reduction(text: str, where: str) -> Callable[[Any], Any]:
     """Turn `mean(axis=1)` or `package.module:function(k=3)` into a function.
 
     Args:
-      text: a name, with keyword arguments that are Python literals if any.
+      text: name of a reduction, or `package.module:function`; keyword arguments, which
+        must be Python literals, may follow in parentheses.
       where: place in the config, for error messages.
 
     Raises:
@@ -29,7 +30,7 @@ def parse_reduction(text: str, where: str) -> Callable[[Any], Any]:
 
 
 def split_reduction(text: str, where: str = "reduce") -> tuple[str, dict[str, Any]]:
-    """Split a reduction's text into name and arguments.
+    """Split a reduction's text into its name and keyword arguments.
 
     Raises:
       ConfigError: the text cannot be parsed.
@@ -60,7 +61,7 @@ def reduce_chain(
 
     Args:
       values: an activation `[batch, ...]`.
-      reductions: as `parse_reduction` makes them.
+      reductions: functions that `parse_reduction` has made.
       where: place of the list in the config, for error messages.
 
     Raises:

@@ -1,7 +1,7 @@
 """Compile a model and its taps into one function from inputs to columns.
 
-One tf.function is traced that goes through the model as far as the taps need it and
-reduces what it finds there. TensorFlow then prunes what no column needs.
+One tf.function is traced that runs the model as far as the taps need it and reduces the
+activations. TensorFlow then prunes the operations that no column needs.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ class Output:
     """What one column holds.
 
     Attributes:
-      column: name in the table.
-      shape: without the batch axis; None where rows differ.
-      dtype: of the column.
-      shape_of: the column whose shapes this one holds, row by row; empty for features.
+      column: name of the column in the table.
+      shape: shape of one row's value; None for lengths that differ between rows.
+      dtype: type of the values.
+      shape_of: name of the column whose shapes this one holds, row by row; empty if
+        this column holds activations.
     """
 
     column: str
@@ -47,10 +48,11 @@ class CompiledTaps:
     """One compiled function from model inputs to columns, for one batch size.
 
     Attributes:
-      inputs: what it takes.
-      outputs: the columns, in the order of the taps. After a column of tensors of rank
-        2 and more whose shape differs between rows comes a column of shapes.
-      batch_rows: rows that it computes at a time.
+      inputs: the model's inputs and the features that go into them.
+      outputs: the columns, in the order of the taps. A column whose values have rank 2
+        or more and differ in shape between rows is followed by a column of shapes.
+      batch_rows: number of rows in a call of the compiled function; other numbers are
+        split or filled up to it.
     """
 
     inputs: tuple[Input, ...]
@@ -66,8 +68,8 @@ class CompiledTaps:
           inputs: `{feature: tensor [rows, ...]}`.
 
         Returns:
-          Values by column. Within a batch all of fixed size but text share one buffer,
-          copied from the device at once.
+          Values by column. Within a batch all columns of numbers of fixed size share
+          one buffer, which is copied from the device in one go.
         """
         return in_batches(self._compute, self.batch_rows, inputs)
 
@@ -91,8 +93,8 @@ def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> Compiled
     """Compile the part of a model that the taps need, with their reductions.
 
     Raises:
-      ConfigError: a tap's reduction does not fit its activation, or the model takes
-        another batch size.
+      ConfigError: a tap's reduction does not fit its activation, or the model has
+        another fixed batch size.
     """
     if model.batch_rows not in (None, batch_rows):
         raise ConfigError(
@@ -125,9 +127,11 @@ class _Body:
     """What is traced: the model as far as the taps need it, and their reductions.
 
     Attributes:
-      outputs: of the columns, as tracing has found them.
-      fixed: the tensors of columns whose rows have one shape, by column.
-      shapes: of activations without batch, where tracing alone does not tell them.
+      outputs: what each column holds, filled by tracing.
+      fixed: `{column: tensor}` of the columns whose rows all have one shape, filled by
+        tracing.
+      shapes: `{address: shape without batch}` of the activations whose shape tracing
+        alone does not tell; entered before tracing a second time.
     """
 
     def __init__(self, model: Model, taps: Sequence[Tap], batch_rows: int) -> None:
@@ -146,7 +150,11 @@ class _Body:
         ]
 
     def __call__(self, inputs: Any) -> Any:
-        """Compute `(numbers in one buffer, {column: text}, {column: lists})`."""
+        """Compute `(numbers in one buffer, {column: text}, {column: lists})`.
+
+        Raises:
+          _UnsureError: the batch axis of some activation is neither clear nor given.
+        """
         self.outputs.clear()
         self.fixed.clear()
         lists: dict[str, Any] = {}
@@ -165,7 +173,7 @@ class _Body:
         return *_pack(self.fixed), lists
 
     def _add(self, tap: Tap, reduced: Any, lists: dict[str, Any]) -> None:
-        """Make a tap's column, and one of shapes where rows differ in shape."""
+        """Make a tap's column, and a column of shapes if rows differ in shape."""
         shape = tuple(reduced.shape.as_list()[1:])
         self.outputs.append(Output(tap.column, shape, reduced.dtype.name))
         if None not in shape and not is_ragged(reduced):
@@ -181,7 +189,7 @@ class _Body:
 def _reduce(
     value: Any, tap: Tap, chain: Sequence[Callable[[Any], Any]], rows: int
 ) -> Any:
-    """Reduce and cast an activation, in the graph being traced."""
+    """Reduce and cast an activation, in the graph that is being traced."""
     import tensorflow as tf
 
     value = _widened(value)
@@ -198,7 +206,7 @@ def _reduce(
 
 
 def _widened(value: Any) -> Any:
-    """Cast half floats, in which one would not want to reduce, to float32."""
+    """Cast float16 and bfloat16 to float32, so that reductions lose no precision."""
     import tensorflow as tf
 
     wanted = column_dtype(value.dtype.name)
@@ -206,7 +214,7 @@ def _widened(value: Any) -> Any:
 
 
 class _UnsureError(Exception):
-    """Tracing cannot tell the batch axis of some addresses."""
+    """Tracing cannot tell whether some addresses have the batch as first axis."""
 
     def __init__(self, addresses: list[str]) -> None:
         super().__init__(addresses)
@@ -218,7 +226,7 @@ def _is_unsure(value: Any) -> bool:
 
 
 def _with_shape(value: Any, rows: int, shape: Shape) -> Any:
-    """Say what shape a tensor has, and check it when running."""
+    """Declare the shape of a tensor's rows, which is checked when the graph runs."""
     import tensorflow as tf
 
     if not is_ragged(value):
@@ -228,9 +236,9 @@ def _with_shape(value: Any, rows: int, shape: Shape) -> Any:
 
 
 def _split(value: Any) -> tuple[tuple[Any, Any], Any]:
-    """Lay out rows of differing shape: `((values [n], lengths [batch]), shapes)`.
+    """Flatten rows of differing shape: `((values [n], lengths [batch]), shapes)`.
 
-    The shapes are int32 `[batch, rank]`.
+    The shapes are those of the rows before flattening, int32 `[batch, rank]`.
     """
     import tensorflow as tf
 
@@ -249,9 +257,12 @@ def _split(value: Any) -> tuple[tuple[Any, Any], Any]:
 
 
 def _pack(columns: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Lay all numbers out in one uint8 buffer; text cannot leave a device anyway.
+    """Put all numbers into one uint8 buffer; text, which is on no device, stays apart.
 
-    The order is by falling size of a value, so that each column starts aligned.
+    Columns are sorted by falling size of a value, so that each of them starts aligned.
+
+    Returns:
+      The buffer, and `{column: tensor}` of the text columns.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Fit batches into the memory of the device: halve them where it runs out."""
+"""Fit batches into the device's memory: compute fewer rows at a time if it runs out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _log = logging.getLogger("featuretap")
 
 
 class FittingTaps:
-    """Compiled taps that take fewer rows at a time once the device is out of memory.
+    """Compiled taps that compute fewer rows at a time once the device is out of memory.
 
-    What has been learnt holds for as long as the process lives, for all its threads.
+    The smaller number holds for all threads of the process, as long as it lives.
 
     Attributes:
-      batch_rows: rows in a planned batch; what a call may be given.
+      batch_rows: rows in a batch as planned, which a call may be given whatever number
+        of rows is computed at a time.
     """
 
     def __init__(
@@ -29,8 +30,8 @@ class FittingTaps:
 
         Args:
           compiled: the function for whole batches.
-          compile_for: makes the same function for fewer rows; None if the model takes
-            no other number.
+          compile_for: compiles the same function for fewer rows; None if the model
+            has a fixed batch size.
         """
         self.batch_rows = compiled.batch_rows
         self._compiled = compiled
@@ -39,14 +40,15 @@ class FittingTaps:
 
     @property
     def device_rows(self) -> int:
-        """Rows that go through the device at a time."""
+        """Number of rows that go through the device at a time, at present."""
         return self._compiled.batch_rows
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Values]:
         """Compute the columns of a batch, as `CompiledTaps` does.
 
         Raises:
-          RuntimeError: the device has no room even for one row.
+          RuntimeError: the device has no room even for one row, or for the model's
+            fixed batch.
         """
         import tensorflow as tf
 

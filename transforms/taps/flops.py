@@ -34,30 +34,32 @@ _MOVES = frozenset((
     "TensorListReserve", "TensorListSetItem", "TensorListStack", "Tile",
     "Transpose", "Unpack",
 ))
-_MOST_COSTS = 50_000  # sets of more take gigabytes
+# fmt: on
+_MOST_COSTS = 50_000  # more operations would take gigabytes of bits in `flops_to_reach`
 
 
 def flops_to_reach(
     graph: Any, tensors: Sequence[Any], results: Sequence[bool]
 ) -> tuple[list[int | None], int]:
-    """Sum the operations that each tensor needs, each once.
+    """Sum the arithmetic that each tensor needs; an operation counts once for each.
 
     Args:
-      graph: in which the tensors were traced.
-      tensors: of the graph; others need nothing that can be told.
-      results: which tensors are the model's own result.
+      graph: the graph in which the tensors were traced.
+      tensors: tensors of the graph, or anything else that a layer returned.
+      results: for each tensor whether it is part of the model's own result.
 
     Returns:
-      Operations for each tensor, None for what is no tensor of the graph; and for all
-      results together.
+      The number of arithmetic operations for each tensor, None if it is no tensor of
+      the graph or the graph is too large; and the number for all results together.
     """
-    # One bit for each operation that costs something: sets are united with one `or`.
+    # A set of operations is an integer of one bit for each operation that costs
+    # something, so that a union is one `or`.
     costs: list[int] = []
     needs: dict[Any, int] = {}
     for op in sorted_operations(graph.get_operations()):
         bits = 0
         for before in operations_before(op):
-            bits |= needs.get(before, 0)  # none yet behind a loop of TensorFlow 1
+            bits |= needs.get(before, 0)  # a loop of TensorFlow 1 may come only later
         if cost := _cost(op):
             bits |= 1 << len(costs)
             costs.append(cost)
@@ -84,7 +86,7 @@ def _sum(bits: int, weights: np.ndarray) -> int:
 
 
 def _cost(op: Any) -> int:
-    """Operations of one node, those of the functions that it calls included."""
+    """Count the arithmetic of one operation and of the functions that it calls."""
     if op.type in _MOVES or not op.outputs:
         return 0
     if op.type in CALLS:
@@ -127,7 +129,7 @@ def _body_cost(op: Any, name: str) -> int:
 
 
 def _rounds(op: Any) -> int:
-    """How often a loop runs: once for each entry of a list that it goes through."""
+    """Tell how often a loop runs: once for each entry of the longest list it reads."""
     lists = [t.op for t in op.inputs if t.op.type == "TensorListFromTensor"]
     return max((_dim(one.inputs[0], 0) for one in lists), default=1)
 
@@ -138,6 +140,6 @@ def _size(tensor: Any) -> int:
 
 
 def _dim(tensor: Any, axis: int) -> int:
-    """Length of an axis, 1 if it is not known."""
+    """Give the length of an axis, 1 if it is not known."""
     shape = tensor.shape
     return int(shape[axis] or 1) if shape.rank is not None else 1

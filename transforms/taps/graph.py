@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-# fmt: on
 CALLS = ("PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf", "Case")
 LOOPS = ("While", "StatelessWhile")
 
 
 def operations_before(op: Any) -> list[Any]:
-    """List the operations that one needs the results of, or must wait for."""
+    """List the operations whose results an operation needs or that it waits for."""
     return [*(tensor.op for tensor in op.inputs), *op.control_inputs]
 
 
 def sorted_operations(operations: Iterable[Any]) -> Iterator[Any]:
-    """Put operations behind all that they need; imported graphs come in any order.
+    """Sort operations so that each comes after all that it needs.
 
-    Loops of TensorFlow 1 go in circles: they and what follows come at the end.
+    The operations of imported graphs come in any order. Loops of TensorFlow 1 are
+    circles in the graph: they and all that follows them come at the end, unsorted.
     """
     waiting = {op: len(set(operations_before(op))) for op in operations}
     users: dict[Any, list[Any]] = {}
@@ -40,8 +40,8 @@ def depend_on_changes(graph: Any, tensors: Sequence[Any]) -> list[bool]:
     """Tell which tensors need a variable that running the graph changes.
 
     Args:
-      graph: in which the tensors were traced.
-      tensors: of the graph; others need nothing that can be told.
+      graph: the graph in which the tensors were traced.
+      tensors: tensors of the graph; anything else counts as needing no variable.
     """
     changing: dict[Any, bool] = {}
     for op in sorted_operations(graph.get_operations()):
@@ -59,14 +59,14 @@ def _assigns(op: Any) -> bool:
 
 
 def functions_of(op: Any) -> list[str]:
-    """Name the functions that an operation calls: branches, bodies, callees."""
+    """Name the functions that an operation calls, branches and loop bodies included."""
     attributes = op.node_def.attr.values()
     names = [a.func.name for a in attributes if a.HasField("func")]
     return names + [f.name for a in attributes for f in a.list.func]
 
 
 def body_of(op: Any, name: str) -> list[Any]:
-    """Operations of a function that an operation calls."""
+    """List the operations of a function that an operation calls."""
     from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
     function = op.graph._get_function(name)

@@ -1,4 +1,4 @@
-"""Turn batches into columns: rows of one shape together, rows at fault set apart."""
+"""Turn batches into columns: group rows by shape, and set rows apart that fail."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ def infer(
 ) -> Iterator[Computed]:
     """Compute the columns of a batch.
 
-    Rows whose inputs differ in shape are computed apart, so that what comes out for a
-    row depends on that row alone. A batch that fails is halved until the rows at fault
-    stand alone.
+    Rows whose inputs differ in shape are computed in different calls, so that a row's
+    values never depend on the other rows of its batch. A batch that fails is halved
+    until the rows at fault stand alone.
 
     Args:
-      compiled: the function.
+      compiled: the compiled model and taps.
       batch: at most `compiled.batch_rows` rows.
       on_failure: called with each row that the model cannot compute.
 
     Yields:
-      Rows that came through, in order, with their values by column.
+      Batches of the rows that could be computed, in order, each with its values by
+      column.
 
     Raises:
       tf.errors.OpError: the device failed, rather than a row.

@@ -29,12 +29,12 @@ class Activation:
 
     Attributes:
       address: `<layer path>[@call][:<leaf>]`.
-      shape: without the batch axis; None where it differs between rows or batches.
-      dtype: of the tensor.
-      refusal: why it cannot be tapped, None if it can.
-      flops: arithmetic operations that a row needs to get here, estimated; None if that
-        cannot be told.
-      flops_share: the same as a share of what the model's result needs.
+      shape: shape of one row; None for lengths that differ between rows or batches.
+      dtype: type of the tensor; empty if there is none.
+      refusal: why it cannot be tapped; None if it can.
+      flops: estimate of the arithmetic operations that this activation needs for a row;
+        None if there is no estimate.
+      flops_share: `flops` as a share of the operations that the model's result needs.
     """
 
     address: str
@@ -46,7 +46,7 @@ class Activation:
 
     @property
     def bytes_per_row(self) -> int | None:
-        """Bytes of a row in a column of its own; None if that cannot be told."""
+        """Bytes of a row if it is stored without reductions; None if they differ."""
         dtype = column_dtype(self.dtype)
         if self.refusal or dtype in (None, "string") or None in self.shape:
             return None
@@ -55,14 +55,14 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """One chosen activation.
+    """One activation that a config chooses, and the column that it becomes.
 
     Attributes:
-      address: which activation.
-      reduce: reductions as the config gives them, left to right.
-      column: name in the table.
-      dtype: column type if the config asks for one.
-      place: where the config asks for it, for error messages.
+      address: address of the activation.
+      reduce: reductions as the config writes them, applied from left to right.
+      column: name of the column in the table.
+      dtype: type of the column if the config asks for one, else None.
+      place: where the config asks for it, such as `taps[0]`, for error messages.
     """
 
     address: str
@@ -73,10 +73,14 @@ class Tap:
 
 
 def match(pattern: str, address: str) -> tuple[str, ...] | None:
-    """Match an address; give what each wildcard stood for, None if it does not match.
+    """Match a pattern against an address.
 
-    Earlier wildcards take as much as they can. The time grows with the wildcards times
-    the square of the address; that of a regular expression grows exponentially.
+    Earlier wildcards take as much as they can. The time grows with the number of
+    wildcards times the square of the address's length; that of a regular expression
+    would grow exponentially.
+
+    Returns:
+      The text that each wildcard stood for; None if the pattern does not match.
 
     >>> match("block_*:attn", "block_3:attn")
     ('3',)
@@ -104,7 +108,7 @@ def match(pattern: str, address: str) -> tuple[str, ...] | None:
 
 
 def _end(token: str, address: str, start: int, ends: Collection[int]) -> int | None:
-    """The last of some places to which a token of a pattern matches from `start`."""
+    """Give the last of the places `ends` up to which a token matches from `start`."""
     if "*" not in token:
         end = start + len(token)
         return end if end in ends and address.startswith(token, start) else None
@@ -135,7 +139,7 @@ def snake(text: str) -> str:
 
 
 def choose(specs: Sequence[TapSpec], activations: Sequence[Activation]) -> list[Tap]:
-    """Find what the taps of a config name.
+    """Find the activations that the taps of a config name.
 
     A pattern with wildcards passes over addresses that cannot be tapped, as long as it
     matches one that can.
@@ -162,10 +166,12 @@ def choose(specs: Sequence[TapSpec], activations: Sequence[Activation]) -> list[
 def filter_activations(
     pattern: str, activations: Sequence[Activation]
 ) -> list[Activation]:
-    """Keep what a pattern matches; one without leaf also matches the leaves below it.
+    """Keep the activations that a pattern matches.
+
+    A pattern without a leaf also matches all leaves of the same layer.
 
     Raises:
-      ConfigError: that is nothing.
+      ConfigError: it matches nothing.
     """
     kept = [
         a
@@ -191,12 +197,16 @@ def _no_match(place: str, pattern: str, activations: Sequence[Activation]) -> st
 def choose_one(
     spec: TapSpec, place: str, activations: Sequence[Activation]
 ) -> list[Tap]:
-    """Find what one tap of a config names, as `choose` does for all.
+    """Find the activations that one tap of a config names.
 
     Args:
       spec: the tap.
-      place: where it stands in the config, for error messages.
-      activations: of the model.
+      place: where it stands in the config, such as `taps[0]`, for error messages.
+      activations: all activations of the model.
+
+    Raises:
+      ConfigError: the tap matches nothing, or only what cannot be tapped; or its column
+        is no valid name.
     """
     matches = [
         (activation, wildcards)

@@ -1,7 +1,7 @@
-"""Give a compiled function batches of the one size that it takes.
+"""Call a compiled function with batches of the one size that it takes.
 
-Long batches are split, short ones are filled up with copies of their rows: so every
-call has the same shape, and copies are as likely to be computable as rows are.
+Long batches are split, short ones are filled up with copies of their own rows, which
+the model can compute if it can compute the rows.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def in_batches(
     """Compute any number of rows, at least one.
 
     Args:
-      function: from inputs of exactly `batch_rows` rows to values by column.
-      batch_rows: rows in a batch.
+      function: computes values by column from inputs of exactly `batch_rows` rows.
+      batch_rows: number of rows that the function takes.
       inputs: `{feature: tensor [rows, ...]}`.
 
     Returns:
@@ -48,7 +48,7 @@ def in_batches(
 def _padded(
     function: Function, batch_rows: int, rows: int, inputs: Mapping[str, Any]
 ) -> dict[str, Values]:
-    """Compute at most a batch."""
+    """Compute at most `batch_rows` rows."""
     import tensorflow as tf
 
     if rows == batch_rows:

@@ -1,4 +1,4 @@
-"""Run a model on made-up rows to find the batch axis of what tracing cannot tell."""
+"""Find the batch axis of activations for which tracing cannot: run made-up rows."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from transforms.taps.trace import is_ragged, trace_model
 
 Result = TypeVar("Result")
 UNSURE = "has a first axis of which one cannot tell whether it is the batch"
-_MIXES = "has the batch elsewhere than in front, or mixes its rows"
-_PROBES = (2, 3)
+_MIXES = "does not have the batch as its first axis, or mixes rows of the batch"
+_PROBE_ROWS = (2, 3)
 _DRAWS = 4
 _MADE_UP_LENGTH = 32
 
 
 def probe_shapes(model: Model, addresses: Sequence[str]) -> dict[str, Shape]:
-    """Find the shapes without batch of those tensors that have the batch in front.
+    """Find the shape without batch of each tensor whose first axis is the batch.
 
-    The model runs on two and on three made-up rows. Where not even the rank is known, a
-    length that comes out the same is taken for fixed.
+    The model runs on two and on three made-up rows: an axis of length 2, then 3, is the
+    batch. If tracing does not even know the rank, a length that is the same both times
+    is taken for fixed.
+
+    Returns:
+      `{address: shape without batch}`; other addresses are left out.
     """
-    few, more = (_measure(model, addresses, rows) for rows in _PROBES)
+    few, more = (_measure(model, addresses, rows) for rows in _PROBE_ROWS)
     shapes: dict[str, Shape] = {}
     for address in addresses:
         if address not in few or address not in more:
             continue
         (two, static), (three, _) = few[address], more[address]
-        if (two[0], three[0]) != _PROBES or len(two) != len(three):
+        if (two[0], three[0]) != _PROBE_ROWS or len(two) != len(three):
             continue
         same = (a if a == b and a else None for a, b in zip(two, three, strict=True))
         shapes[address] = tuple(same if static is None else static)[1:]
@@ -42,9 +46,11 @@ def probe_shapes(model: Model, addresses: Sequence[str]) -> dict[str, Shape]:
 def _measure(
     model: Model, addresses: Sequence[str], rows: int
 ) -> dict[str, tuple[list[int], Shape | None]]:
-    """Run the model and give the shapes of tensors, measured and as tracing knows them.
+    """Run the model on made-up rows, and measure the shapes of some tensors.
 
-    Those that fail have none.
+    Returns:
+      `{address: (measured shape, shape that tracing knows or None)}`; addresses that
+      cannot be computed are left out.
     """
     import tensorflow as tf
 
@@ -68,10 +74,10 @@ def _measure(
 
 
 def mixing_rows(model: Model, addresses: Sequence[str]) -> dict[str, str]:
-    """Refuse tensors in which changing one row of the inputs changes others.
+    """Refuse tensors in which changing one row of the inputs changes other rows.
 
-    They have the batch elsewhere than in front, or mix it. What never changes, or
-    cannot be computed from made-up rows, cannot be told.
+    Their first axis is not the batch, or they mix its rows. Tensors that do not change
+    at all, or cannot be computed from made-up rows, are refused as unsure.
 
     Returns:
       `{address: why it cannot be tapped}`.
@@ -86,10 +92,10 @@ def mixing_rows(model: Model, addresses: Sequence[str]) -> dict[str, str]:
 
 
 def _compare(model: Model, addresses: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Change one row of made-up inputs, some times.
+    """Change one row of made-up inputs, several times, and see what follows.
 
     Returns:
-      Addresses whose own row changed, and those of which another one did.
+      The addresses in which the same row changed, and those in which another row did.
     """
     rows = model.batch_rows or 1
 
@@ -119,7 +125,7 @@ def _compare(model: Model, addresses: Sequence[str]) -> tuple[set[str], set[str]
 def _with_another_row(
     model: Model, rows: int, row: int, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Make up inputs, and the same ones with another row in one place."""
+    """Make up inputs, and the same inputs with one row replaced by another."""
     import tensorflow as tf
 
     given, other = (_made_up(model, rows, s) for s in (seed, seed + _DRAWS))
@@ -135,12 +141,14 @@ def _of_halves(
     function: Callable[[Sequence[str]], dict[str, Result]],
     alone: Callable[[str], dict[str, Result]],
 ) -> dict[str, Result]:
-    """Find something of addresses; made-up rows may be nothing for a part of a model.
+    """Call a function of addresses, and where it fails with each half of them.
+
+    Made-up rows may be invalid for a part of a model, which must not hide the rest.
 
     Args:
-      addresses: of which.
-      function: from addresses to what is found of them.
-      alone: what is said of an address that fails by itself.
+      addresses: the addresses to call it with.
+      function: gives `{address: result}`, or raises tf.errors.OpError.
+      alone: gives the same for an address with which the function fails alone.
     """
     import tensorflow as tf
 
@@ -160,7 +168,7 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _made_up(model: Model, rows: int, seed: int) -> dict[str, Any]:
-    """Make examples: small numbers of both signs, or a few letters."""
+    """Make up a batch of inputs: small numbers of both signs, or words of letters."""
     import tensorflow as tf
 
     random = np.random.default_rng(seed)

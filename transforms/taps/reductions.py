@@ -36,8 +36,8 @@ def mean(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 
     Args:
       values: `[batch, ...]`.
-      axis: number or name, or several.
-      keepdims: leave axes of length 1 behind.
+      axis: number or name of an axis, or a list of several.
+      keepdims: keep the reduced axes, with length 1.
     """
     import tensorflow as tf
 
@@ -49,8 +49,8 @@ def std(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 
     Args:
       values: `[batch, ...]`.
-      axis: number or name, or several.
-      keepdims: leave axes of length 1 behind.
+      axis: number or name of an axis, or a list of several.
+      keepdims: keep the reduced axes, with length 1.
     """
     import tensorflow as tf
 
@@ -58,7 +58,10 @@ def std(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 
 
 def max_(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Take the maximum over axes, all but the batch if none is given; of flags, any."""
+    """Take the maximum over axes, all but the batch if none is given.
+
+    The maximum of booleans is whether any of them is true.
+    """
     import tensorflow as tf
 
     reduce = tf.reduce_any if values.dtype == tf.bool else tf.reduce_max
@@ -66,7 +69,10 @@ def max_(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 
 
 def min_(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Take the minimum over axes, all but the batch if none is given; of flags, all."""
+    """Take the minimum over axes, all but the batch if none is given.
+
+    The minimum of booleans is whether all of them are true.
+    """
     import tensorflow as tf
 
     reduce = tf.reduce_all if values.dtype == tf.bool else tf.reduce_min
@@ -76,12 +82,12 @@ def min_(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 def sum_(values: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Sum over axes, all but the batch if none is given.
 
-    Whole numbers and flags are added up in 64 bits.
+    Whole numbers and booleans are added up in 64 bits.
 
     Args:
       values: `[batch, ...]`.
-      axis: number or name, or several.
-      keepdims: leave axes of length 1 behind.
+      axis: number or name of an axis, or a list of several.
+      keepdims: keep the reduced axes, with length 1.
     """
     import tensorflow as tf
 
@@ -123,19 +129,23 @@ def global_average_pool(values: Any) -> Any:
 
 
 def l2_normalize(values: Any, axis: Axis = -1, epsilon: float = 1e-12) -> Any:
-    """Scale to unit Euclidean length; a sum of squares counts as `epsilon` at least."""
+    """Scale to unit Euclidean length along an axis.
+
+    A sum of squares below `epsilon` counts as `epsilon`, so that zeros stay zeros.
+    """
     import tensorflow as tf
 
     return tf.math.l2_normalize(_real(values), _axes(values, axis), epsilon)
 
 
 def top_k(values: Any, k: int, indices: bool = False) -> Any:
-    """Take the largest `k` along the last axis, falling: `[batch, ..., k]`.
+    """Take the `k` largest values along the last axis, falling: `[batch, ..., k]`.
 
     Args:
       values: `[batch, ..., n]`.
-      k: how many.
-      indices: give their places as int32, instead of the values; the lower of equals.
+      k: how many values to take, at most `n`.
+      indices: give the places of the values along the axis, as int32, instead of the
+        values; of equal values the one of lower place comes first.
     """
     import tensorflow as tf
 
@@ -148,13 +158,13 @@ def top_k(values: Any, k: int, indices: bool = False) -> Any:
 def random_projection(values: Any, dim: int, seed: int = 0) -> Any:
     """Project the last axis on `dim` random directions: `[batch, ..., dim]`.
 
-    Distances are kept up to an error that falls with `dim` (Johnson and Lindenstrauss).
-    Directions are Gaussian, of variance 1/dim, and always the same for a seed.
+    Distances between rows are kept up to an error that falls with `dim` (Johnson and
+    Lindenstrauss). The directions are Gaussian, of variance 1/dim.
 
     Args:
       values: `[batch, ..., n]`.
-      dim: values in a row of the result.
-      seed: of the directions.
+      dim: number of directions, and so of values along the last axis of the result.
+      seed: seed of the random directions, which are always the same for one seed.
     """
     import tensorflow as tf
 
@@ -165,7 +175,7 @@ def random_projection(values: Any, dim: int, seed: int = 0) -> Any:
             f" {shape_text(values.shape)}"
         )
     values = _real(values)
-    with tf.init_scope():  # held beside the graph, whose size is limited
+    with tf.init_scope():  # kept outside of the graph, whose size is limited
         directions = tf.constant(projection(width, dim, seed), values.dtype)
     return tf.tensordot(values, directions, 1)
 
@@ -173,7 +183,7 @@ def random_projection(values: Any, dim: int, seed: int = 0) -> Any:
 def projection(width: int, dim: int, seed: int) -> np.ndarray:
     """Make the matrix of `random_projection`: float64 `[width, dim]`.
 
-    numpy promises that the numbers of RandomState never change.
+    It is the same everywhere: numpy promises that RandomState never changes (NEP 19).
     """
     normal: np.ndarray = np.random.RandomState(seed).standard_normal((width, dim))
     normal /= np.sqrt(dim)
@@ -197,7 +207,10 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def _axes(values: Any, axis: Axis) -> list[int]:
-    """Resolve axes to positive numbers; None is all but the batch."""
+    """Turn names and negative numbers of axes into positive numbers.
+
+    None stands for all axes but the batch.
+    """
     rank = values.shape.rank
     if axis is None:
         return list(range(1, rank))
@@ -226,7 +239,7 @@ def _axis(axis: int | str, rank: int) -> int:
 
 
 def _real(values: Any) -> Any:
-    """Make whole numbers and flags float32, so that they are not divided as such."""
+    """Cast whole numbers and booleans to float32, so that averages are not rounded."""
     import tensorflow as tf
 
     return values if values.dtype.is_floating else tf.cast(values, tf.float32)

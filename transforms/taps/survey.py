@@ -1,4 +1,4 @@
-"""List every activation of a model that can be tapped, and say why others cannot."""
+"""List every activation of a model; say of those that cannot be tapped why."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from transforms.taps.language import Activation
 from transforms.taps.probe import UNSURE, mixing_rows, probe_shapes
 from transforms.taps.trace import is_ragged, trace_model
 
-# A batch size that no other axis is likely to have, to tell the batch axis from others.
+# A batch size that no other axis is likely to have, so that the batch axis is found.
 _LISTING_ROWS = 1009
 _CHANGES = "depends on a variable that the model changes from batch to batch"
 
 
 def list_activations(model: Model) -> list[Activation]:
-    """List every address of a model, from tracing.
+    """List every address of a model, found by tracing it.
 
-    Only where tracing cannot tell the batch axis the model runs, on made-up rows.
+    The model runs, on made-up rows, only if tracing cannot tell the batch axis of some
+    activation.
 
     Returns:
-      In the order in which they are computed; the model's own result last.
+      The activations in the order in which they are computed; the model's own result
+      last.
     """
     rows = model.batch_rows or _LISTING_ROWS
     found: list[Activation] = []
@@ -54,7 +56,10 @@ def list_activations(model: Model) -> list[Activation]:
 
 
 def _check_batch_axes(model: Model, found: list[Activation]) -> None:
-    """Run the model where tracing cannot tell whether the batch is in front."""
+    """Run the model if tracing cannot tell whether all first axes are the batch.
+
+    Activations in `found` are replaced by what the run has shown.
+    """
     if model.batch_rows is not None:
         # Any axis may be as long as the batch.
         addresses = [a.address for a in found if a.refusal is None]

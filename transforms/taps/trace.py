@@ -11,7 +11,11 @@ _lock = threading.Lock()
 
 
 def trace_model(model: Model, rows: int, body: Any) -> Any:
-    """Trace `body` for batches of `rows` rows, one thread at a time."""
+    """Trace `body`, a function of the model's features, for batches of `rows` rows.
+
+    Only one thread of the process traces at a time: forms of models wrap layers while
+    they are traced.
+    """
     import tensorflow as tf
 
     signature = {
