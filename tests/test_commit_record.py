@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from samples import commit, table_plan
 
 from transforms.metrics import COUNTERS
-from transforms.table.commit_record import Commit, StoredFile, parse_commit
 from transforms.table.columns import METADATA_KEY
+from transforms.table.commit_record import Commit, StoredFile, parse_commit
 from transforms.table.directory import FORMAT_VERSION, to_json
 from transforms.table.manifest import MANIFEST_SCHEMA, manifest_table, with_plan
 

@@ -235,7 +235,7 @@ def test_records_in_each_others_place_are_refused(table: Table) -> None:
     storage.replace(table.path(names.commit_name(3)), to_json(commit(4).to_json()))
     with pytest.raises(ValueError, match="record of shard 3 must name its own files"):
         table.read_commit(3)
-    with pytest.raises(ValueError, match="names 'data/part-00004-.* of shard 4"):
+    with pytest.raises(ValueError, match=r"names 'data/part-00004-.* of shard 4"):
         list(table.read_commits([3]))
 
 
