@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
+from pipeline.plan import Plan
 from transforms.config import Config
 from transforms.dtypes import Feature
 from transforms.shard import Piece, Shard, Shards
@@ -72,6 +74,13 @@ def table_plan(**changes: Any) -> TablePlan:
         },
     }
     return TablePlan(**{**values, **changes})
+
+
+def planned(**changes: Any) -> Plan:
+    """The same as it is before it is written."""
+    made = table_plan(**changes)
+    values = {field.name: getattr(made, field.name) for field in fields(made)}
+    return Plan(**values, shards=shards(), activations=())
 
 
 def commit(shard: int = 0, bad: int = 0, **changes: Any) -> Commit:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import sys
 import unicodedata
 
 import fsspec
@@ -29,8 +28,8 @@ from transforms.messages import plain, shape_text, shown
             "https://h/a?b=1&X-Goog-Signature=ab#f",
             "https://h/a?b=1&X-Goog-Signature=***#f",
         ),
-        ("?AWSAccessKeyId=AK&key=k", "?AWSAccessKeyId=AK&key=***"),
-        ("?api_key=k&page=2", "?api_key=***&page=2"),
+        ("?AWSAccessKeyId=AK&key=k&page=2", "?AWSAccessKeyId=***&key=***&page=2"),
+        ("?apikey=k&page=2", "?apikey=***&page=2"),
         ("AccountKey=abc;EndpointSuffix=x", "AccountKey=abc;EndpointSuffix=x"),
         ("account_key=abc, next", "account_key=***, next"),
         ('{"private_key": "-----BEGIN x"}', '{"private_key": ***}'),
@@ -180,10 +179,10 @@ def test_text_is_made_printable_and_stays_if_it_was(text: str) -> None:
 def test_what_turns_text_around_or_moves_the_cursor_is_shown() -> None:
     controls = [
         chr(n)
-        for n in range(sys.maxunicode + 1)
+        for n in [*range(0x3000), *range(0xE0000, 0xE0080), 0xFEFF]
         if unicodedata.category(chr(n)) in ("Cc", "Cf", "Zl", "Zp") and n != 10
     ]
-    assert len(controls) > 200
+    assert len(controls) > 180
     for control in controls:
         assert control not in plain(f"a{control}b")
     assert plain("a\r\tb\u202ec\U000e0001") == "a\\r\\tb\\u202ec\\U000e0001"
