@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms import credentials
 from transforms.credentials import holds_credentials, is_secret_name, mask, mask_logs
 from transforms.messages import plain, shape_text, shown
 
@@ -205,7 +204,3 @@ def test_shapes_are_shown_with_marks_for_open_lengths(
     shape: list[object], text: str
 ) -> None:
     assert shape_text(shape) == text
-
-
-def test_no_secret_is_so_short_that_masking_it_would_spoil_words() -> None:
-    assert credentials._SHORTEST_SECRET >= 6

@@ -231,14 +231,6 @@ def test_committed_shards_are_sorted_as_numbers(table: Table) -> None:
     assert [one.shard for one in table.read_commits(shards)] == shards
 
 
-def test_records_in_each_others_place_are_refused(table: Table) -> None:
-    storage.replace(table.path(names.commit_name(3)), to_json(commit(4).to_json()))
-    with pytest.raises(ValueError, match="record of shard 3 must name its own files"):
-        table.read_commit(3)
-    with pytest.raises(ValueError, match=r"names 'data/part-00004-.* of shard 4"):
-        list(table.read_commits([3]))
-
-
 def test_notes_are_listed_by_shard(table: Table) -> None:
     fill(
         table, *(f"_featuretap/attempts/{n}-0123abcd.json" for n in ("00001", "00012"))
@@ -249,11 +241,6 @@ def test_notes_are_listed_by_shard(table: Table) -> None:
     assert len(table.attempts()) == 3
     assert table.attempts(2) == []
     assert all(uri.startswith(f"{table.uri}/_featuretap/") for uri in table.attempts())
-
-
-def test_the_summary_of_a_finished_table_is_read(table: Table) -> None:
-    storage.replace(table.path("_SUCCESS"), to_json({"rows": 3}))
-    assert table.read_success() == {"rows": 3}
 
 
 def test_documents_are_for_people() -> None:

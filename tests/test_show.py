@@ -338,11 +338,3 @@ def test_a_watch_reads_each_record_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert sum("/commits/" in uri for uri in read) == 2
     assert sum("schema.json" in uri for uri in read) == 1
     assert not found.finished
-
-
-def test_differences_are_said_or_that_there_are_none(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    show.print_differences("t", ["one", "two\x07"])
-    show.print_differences("t", [])
-    assert capsys.readouterr().out == "one\ntwo\\x07\nt: as its manifest says\n"

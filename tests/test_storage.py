@@ -47,16 +47,6 @@ def test_local_paths_are_told_from_others(tmp_path: Path) -> None:
     assert storage.local_path("memory://x") is None
 
 
-def test_an_existing_file_is_left_alone_by_create(root: str) -> None:
-    uri = storage.join(root, "deep", "er", "a")
-    assert storage.create(uri, b"")
-    assert not storage.create(uri, b"other")
-    assert storage.read(uri) == b""
-    storage.remove(uri)
-    assert storage.create(uri, b"other")
-    assert storage.list_names(storage.join(root, "deep", "er")) == ["a"]
-
-
 def test_sizes_are_told_and_missing_files_named(root: str) -> None:
     put(root, "abc", "empty/x")
     storage.replace(storage.join(root, "none"), b"")
@@ -85,17 +75,6 @@ def test_listings_show_at_once_what_others_write(root: str) -> None:
     assert storage.list_names(root) == ["b"]
 
 
-def test_many_files_come_in_the_order_asked_for(root: str) -> None:
-    names = [f"{i % 7}-{i}" for i in range(100)]
-    put(root, *names)
-    uris = [storage.join(root, name) for name in names]
-    assert list(storage.read_many(uris)) == [name.encode() for name in names]
-    assert list(storage.read_many(iter(uris[::-1]))) == [
-        n.encode() for n in names[::-1]
-    ]
-    assert list(storage.read_many([])) == []
-
-
 def test_removing_takes_one_file_or_the_whole_tree(root: str) -> None:
     put(root, "a", "t/1", "t/u/2", "tt/3")
     storage.remove(storage.join(root, "a"))
@@ -119,12 +98,6 @@ def test_object_stores_have_no_empty_directories_to_remove() -> None:
     put("memory://direct/kept", "a/b")
     storage.remove_empty("memory://direct/kept/a")
     assert storage.read("memory://direct/kept/a/b") == b"a/b"
-
-
-def test_a_directory_may_be_made_twice(tmp_path: Path) -> None:
-    for _ in range(2):
-        storage.make_directory(str(tmp_path / "a" / "b"))
-    assert (tmp_path / "a" / "b").is_dir()
 
 
 @pytest.mark.parametrize("write", [storage.create, storage.replace])
