@@ -100,6 +100,7 @@ def limit_shards(
     source: Source, features: Mapping[str, Feature], shards: Iterable[Shard], limit: int
 ) -> Iterator[Shard]:
     """Keep only the first rows; pieces that do not know their rows are counted."""
+    index = 0
     for shard in shards:
         pieces = []
         for piece in shard.pieces:
@@ -109,8 +110,9 @@ def limit_shards(
             if rows := min(rows, limit):
                 pieces.append(replace(piece, rows=rows))
             limit -= rows
-        if pieces:
-            yield replace(shard, pieces=tuple(pieces))
+        if pieces:  # of empty files nothing is left
+            yield Shard(index, tuple(pieces))
+            index += 1
         if limit <= 0:
             return
 

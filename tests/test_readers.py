@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,29 @@ def sections(case: Case, **source: Any) -> dict[str, Any]:
     }
 
 
+def without_key(case: Case, rows: int) -> dict[str, Any]:
+    """The same with the reader's own keys, and so many rows in a part."""
+    config = sections(case) | {"table": {"rows_per_part": rows}}
+    config["source"]["key"] = None
+    return config
+
+
+Local = Callable[[str], pa.Table]
+
+
+@pytest.fixture(scope="session")
+def local(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Local:
+    """The table `without_key` of each case, made when first asked for."""
+
+    @cache
+    def made(name: str) -> pa.Table:
+        directory = tmp_path_factory.mktemp("local")
+        job = job_of(CASES[name], directory, str(written[name]))
+        return job.run(**without_key(CASES[name], 1000)).sort_by("example_id")
+
+    return made
+
+
 def by_number(case: Case, table: pa.Table) -> pa.Table:
     """Sort a table by the rows' numbers."""
     keys = table["example_id"].to_pylist()
@@ -96,15 +121,11 @@ def test_every_row_comes_once_with_its_own_values(
 
 @pytest.mark.parametrize("name", CASES)
 def test_keys_and_values_do_not_depend_on_the_parts(
-    name: str, written: dict[str, Path], tmp_path: Path
+    name: str, written: dict[str, Path], local: Local, tmp_path: Path
 ) -> None:
     case = CASES[name]
-    tables = []
-    for rows in (7, 1000):
-        job = job_of(case, tmp_path / str(rows), str(written[name]))
-        config = sections(case) | {"table": {"rows_per_part": rows}}
-        config["source"]["key"] = None
-        tables.append(job.run(**config).sort_by("example_id"))
+    job = job_of(case, tmp_path, str(written[name]))
+    tables = [job.run(**without_key(case, 7)).sort_by("example_id"), local(name)]
     assert len(set(tables[0]["example_id"].to_pylist())) == ROWS
     assert tables[0]["example_id"].equals(tables[1]["example_id"])
     np.testing.assert_array_equal(
@@ -226,25 +247,24 @@ def copy_to(data: Path, target: str) -> None:
             fs.pipe_file(copy, file.read_bytes())
 
 
-def is_the_same_elsewhere(name: str, data: Path, target: str, directory: Path) -> None:
+def is_the_same_elsewhere(
+    name: str, data: Path, local: Local, target: str, directory: Path
+) -> None:
     """Run over a copy of the data elsewhere, and compare with the local table."""
     case = CASES[name]
     shutil.rmtree(data / "_index", ignore_errors=True)
     copy_to(data, target)
-    config = sections(case) | {"table": {"rows_per_part": 40}}
-    config["source"]["key"] = None
-    local = job_of(case, directory / "local", str(data)).run(**config)
-    remote = job_of(case, directory / "remote", target).run(**config)
-    assert remote.sort_by("example_id").equals(local.sort_by("example_id"))
+    remote = job_of(case, directory / "remote", target).run(**without_key(case, 40))
+    assert remote.sort_by("example_id").equals(local(name))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_rows_elsewhere_are_the_same_as_local_ones(
-    name: str, written: dict[str, Path], tmp_path: Path
+    name: str, written: dict[str, Path], local: Local, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
     target = f"elsewhere://{tmp_path}/data"
-    is_the_same_elsewhere(name, written[name], target, tmp_path)
+    is_the_same_elsewhere(name, written[name], local, target, tmp_path)
 
 
 @pytest.mark.parametrize("name", FILES_CHANGE)

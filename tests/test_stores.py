@@ -15,14 +15,21 @@ import pytest
 from conftest import Job
 from readers import CASES
 from stores import WARNINGS, gcs, s3
-from test_readers import is_the_same_elsewhere, job_of, sections, written
+from test_readers import (
+    Local,
+    is_the_same_elsewhere,
+    job_of,
+    local,
+    sections,
+    written,
+)
 
 from pipeline import prepare_table, run_plan, verify_table
 from transforms.extract import extract_shard
 from transforms.table.directory import Table
 from transforms.worker import worker_for
 
-__all__ = ["gcs", "s3", "written"]  # fixtures
+__all__ = ["gcs", "local", "s3", "written"]  # fixtures
 pytestmark = [pytest.mark.heavy, *WARNINGS]
 
 
@@ -32,16 +39,18 @@ def stored(name: str) -> str:
 
 @pytest.mark.parametrize("name", CASES)
 def test_rows_on_s3_are_the_same_as_local_ones(
-    name: str, written: dict[str, Path], s3: str, tmp_path: Path
+    name: str, written: dict[str, Path], local: Local, s3: str, tmp_path: Path
 ) -> None:
-    is_the_same_elsewhere(name, written[name], f"{s3}/{stored(name)}", tmp_path)
+    target = f"{s3}/{stored(name)}"
+    is_the_same_elsewhere(name, written[name], local, target, tmp_path)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_rows_on_gcs_are_the_same_as_local_ones(
-    name: str, written: dict[str, Path], gcs: str, tmp_path: Path
+    name: str, written: dict[str, Path], local: Local, gcs: str, tmp_path: Path
 ) -> None:
-    is_the_same_elsewhere(name, written[name], f"{gcs}/{stored(name)}", tmp_path)
+    target = f"{gcs}/{stored(name)}"
+    is_the_same_elsewhere(name, written[name], local, target, tmp_path)
 
 
 @pytest.mark.parametrize("store", ["s3", "gcs"])

@@ -147,6 +147,13 @@ def refuse_thirteen(features: Mapping[str, Any]) -> dict[str, Any]:
         return {**features, "vec": tf.identity(features["vec"])}
 
 
+def refuse_text(features: Mapping[str, Any], *, text: str) -> dict[str, Any]:
+    """Fails for the row with some text, and repeats it."""
+    sound = tf.debugging.Assert(features["text"] != text, [features["text"]])
+    with tf.control_dependencies([sound]):
+        return {**features, "vec": tf.identity(features["vec"])}
+
+
 def shorten(features: Mapping[str, Any]) -> dict[str, Any]:
     """Keeps three values."""
     return {**features, "vec": features["vec"][:3]}

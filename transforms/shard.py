@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_ROW_BITS = 40
+ROW_BITS = 40
+"""Bits of a position that count rows; those above count pieces."""
 _CHUNK_SHARDS = 10_000
 
 
@@ -48,17 +49,17 @@ def position(piece: int, row: int = 0) -> int:
     >>> position(2, 5) - position(2)
     5
     """
-    return (piece << _ROW_BITS) + row
+    return (piece << ROW_BITS) + row
 
 
 def split_position(at: int) -> tuple[int, int]:
     """Undo `position`: piece and row."""
-    return at >> _ROW_BITS, at & ((1 << _ROW_BITS) - 1)
+    return at >> ROW_BITS, at & ((1 << ROW_BITS) - 1)
 
 
 def split_positions(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Undo `position` for int64 `[rows]`: pieces and rows."""
-    return positions >> _ROW_BITS, positions & ((1 << _ROW_BITS) - 1)
+    return positions >> ROW_BITS, positions & ((1 << ROW_BITS) - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,15 @@ def command(config: str, ready: str, go: str) -> None:
     main()
 
 
+def command_line(arguments: list[str], environment: dict[str, str]) -> None:
+    """Run the command line."""
+    from pipeline.cli import main
+
+    os.environ.update(environment)
+    sys.argv = ["featuretap", *arguments]
+    main()
+
+
 def one_shard(
     config: dict[str, Any],
     shard: int,

@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 from conftest import Job
 from typer.testing import CliRunner
+from zygote import Zygote
 
 from pipeline import run_plan
 from pipeline.cli import app
@@ -174,33 +175,32 @@ def written(job: Job, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("debug", ["", "1"])
-def test_planted_secrets_are_in_no_output(debug: str, job: Job, tmp_path: Path) -> None:
+def test_planted_secrets_are_in_no_output(
+    debug: str, job: Job, zygote: Zygote, tmp_path: Path
+) -> None:
     """Errors of rows and of the whole run speak of credentials."""
-    config = written(job, tmp_path)
+    config, log = written(job, tmp_path), tmp_path / "log"
     path = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/faults"), str(ROOT)])
     environment = {
-        **os.environ,
-        "PYTHONPATH": path,
         "MY_STORE_SECRET": "wJalrXUtnFEMI-in-env",
         **({"FEATURETAP_DEBUG": debug} if debug else {}),
     }
-    said = ""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "run", str(config), "--json"],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     for arguments in (
-        ["run", str(config), "--json"],
         ["status", str(job.table)],
         ["verify", str(job.table)],
         ["run", str(config), "--set", "table.path=nowhere://hunter2-in-the-uri"],
         ["run", str(config), "--overwrite", "--set", "model.build=toolbox:indiscreet"],
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", *arguments],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        said += done.stdout + done.stderr
+        zygote.run("command_line", log, arguments=arguments, environment=environment)
+    said = done.stdout + done.stderr + log.read_text()
     assert "***" in said
     stored = b"".join(p.read_bytes() for p in job.table.rglob("*") if p.is_file())
     errors = pq.read_table(job.table / "_featuretap" / "errors").to_pylist()

@@ -54,8 +54,9 @@ class Examples:
         )
         for name, feature in {**context, **sequences}.items():
             if feature.dtype == "timestamp" or None in feature.shape[1:]:
+                option = "features" if name in context else "sequence_features"
                 raise ConfigError(
-                    f"source.features.{name} must be text, bytes or numbers, whose"
+                    f"source.{option}.{name} must be text, bytes or numbers, whose"
                     " length may differ between rows in the first axis only, got"
                     f" {feature.dtype} {list(feature.shape)}"
                 )

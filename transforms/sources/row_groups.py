@@ -130,9 +130,10 @@ class _IpcFile(RowGroups):
         return pa.Table.from_batches([batch])
 
     def _open(self, fields: list[int] | None) -> Any:
-        self._streams.append(self._fs.open(self._path, "rb"))
+        self.close()  # of the record batch before
+        self._streams = [self._fs.open(self._path, "rb")]
         options = pa.ipc.IpcReadOptions(included_fields=fields)
-        return pa.ipc.open_file(self._streams[-1], options=options)
+        return pa.ipc.open_file(self._streams[0], options=options)
 
 
 def open_groups(uri: str) -> RowGroups:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transforms import scratch, storage
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest, resolve
-from transforms.shard import Piece
+from transforms.shard import ROW_BITS, Piece
 from transforms.sources.array_record import array_records
 from transforms.sources.files import find_file
 from transforms.sources.parquet import Parquet
@@ -124,7 +124,7 @@ class Tfds:
             wanted = [name for name in features if name != _ID]
             found = self._decoded(record, wanted) if wanted else {}
             if _ID in features:
-                index, row = tf.bitwise.right_shift(at, 40), at % (1 << 40)
+                index, row = tf.bitwise.right_shift(at, ROW_BITS), at % (1 << ROW_BITS)
                 row = tf.strings.as_string(starts[index] + row)
                 found[_ID] = tf.strings.join([names[index], "__", row])
             return at, {name: found[name] for name in features}

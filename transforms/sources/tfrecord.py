@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import itertools
 import mmap
 import struct
 from collections import deque
@@ -19,7 +21,7 @@ from transforms import storage
 from transforms.dtypes import Feature
 from transforms.errors.failure import REST_LOST
 from transforms.lookup import ConfigError
-from transforms.shard import Piece
+from transforms.shard import Piece, position
 from transforms.sources.examples import FIRST_RECORDS, Examples
 from transforms.sources.files import check_unchanged, list_files
 from transforms.sources.source import File, numbered_records
@@ -97,8 +99,17 @@ class TfRecord(Examples):
         batch_rows: int | None,
     ) -> tf.data.Dataset:
         """Read records and parse them, whole batches where batches are asked for."""
-        records = tfrecords(pieces, self._kind(pieces[0].file))
-        return self._parsed(records, features, batch_rows)
+        return self._parsed(self._records(pieces), features, batch_rows)
+
+    def _records(self, pieces: Sequence[Piece]) -> tf.data.Dataset:
+        """Read `(position, record)`; files next to each other may differ in kind."""
+        kinds = [self._kind(piece.file) for piece in pieces]
+        parts = []
+        for kind, group in itertools.groupby(range(len(pieces)), kinds.__getitem__):
+            indexes = list(group)
+            records = tfrecords([pieces[i] for i in indexes], kind)
+            parts.append(_moved(records, position(indexes[0])))
+        return functools.reduce(lambda one, other: one.concatenate(other), parts)
 
     def _first_records(self) -> list[bytes]:
         import tensorflow as tf
@@ -167,6 +178,11 @@ def tfrecords(pieces: Sequence[Piece], kind: str = "") -> tf.data.Dataset:
         return found if kind else found.concatenate(_end(uri))
 
     return numbered_records(pieces, records)
+
+
+def _moved(records: tf.data.Dataset, by: int) -> tf.data.Dataset:
+    """Add to the positions of records."""
+    return records.map(lambda at, record: (at + by, record)) if by else records
 
 
 def _end(uri: Any) -> tf.data.Dataset:

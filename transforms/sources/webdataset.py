@@ -87,7 +87,8 @@ class WebDataset:
                         "source.features must be given, since the first example of"
                         f" {file.uri!r} cannot be read: {fault}"
                     )
-                return key | {name: _feature(name) for name in sorted(example)[1:]}
+                names = sorted(example.keys() - {_KEY})
+                return key | {name: _feature(name) for name in names}
         raise ConfigError(
             f"source.path must hold at least one example, got only empty files in"
             f" {self.path!r}"
