@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from pipeline.config_file import parse_config
+from transforms.config import (
+    Config,
+    ErrorSpec,
+    ModelSpec,
+    SourceSpec,
+    StepSpec,
+    TableSpec,
+    TapSpec,
+)
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -17,21 +26,6 @@ DOCUMENTS = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-
-
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
-
-
-def test_transforms_never_import_the_pipeline() -> None:
-    for path in (ROOT / "transforms").rglob("*.py"):
-        assert not {n for n in imports(path) if n.split(".")[0] == "pipeline"}, path
 
 
 def test_constraints_pin_versions_and_name_no_address() -> None:
@@ -78,3 +72,53 @@ def test_the_decision_records_are_listed() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     for path in (ROOT / "docs" / "decisions").glob("*.md"):
         assert f"decisions/{path.name}" in index
+
+
+SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
+    "`[source]`": (SourceSpec, StepSpec),
+    "`[model]`": (ModelSpec,),
+    "`[[taps]]`": (TapSpec,),
+    "`[table]`": (TableSpec,),
+    "`[errors]`": (ErrorSpec,),
+}
+
+
+def test_every_key_of_a_config_is_documented_once_and_no_other() -> None:
+    page = (ROOT / "docs" / "running.md").read_text()
+    parts = re.split(r"^### (.*)\n", page, flags=re.MULTILINE)[1:]
+    documented = {
+        head: re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+        for head, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    for head, types in SECTIONS.items():
+        fields = [name for one in types for name in one.model_fields]
+        assert sorted(documented.pop(head)) == sorted(fields), head
+    sections = {"source", "model", "taps", "table", "errors"}
+    assert documented == {
+        "Outside of the sections": sorted(Config.model_fields.keys() - sections)
+    }
+
+
+def test_every_key_of_a_config_says_what_it_does() -> None:
+    for types in [*SECTIONS.values(), (Config,)]:
+        for one in types:
+            text = one.__doc__ or ""
+            for name in one.model_fields:
+                described = re.search(rf"^      {name}: (.+)", text, re.MULTILINE)
+                assert described, f"{one.__name__}.{name}"
+                assert len(described[1]) > 20, f"{one.__name__}.{name}"
+
+
+def test_decision_records_have_one_format() -> None:
+    for path in (ROOT / "docs" / "decisions").glob("*.md"):
+        text = path.read_text()
+        assert re.match(r"# \S.*\n\n\*\*Context\.\*\* ", text), path.name
+        heads = re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE)
+        order = ["Context", "Measured", "Decision", "Consequence"]
+        assert heads == [head for head in order if head in heads], path.name
+        assert {"Context", "Decision", "Consequence"} <= {*heads}, path.name
+        assert len(text.splitlines()) <= 40, path.name
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 140
