@@ -69,6 +69,19 @@ def test_patterns_name_files_below_their_fixed_part(
     assert [file.bytes for file in files] == [storage.size(f.uri) for f in files]
 
 
+def test_a_pattern_looks_no_deeper_than_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "x").touch()
+    looked, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(path) or scan(path))
+    list_files(f"{tmp_path}/*/x")
+    assert [Path(path) for path in looked] == [tmp_path, tmp_path / "a"]
+    list_files(f"{tmp_path}/**/x")
+    assert len(looked) == 2 + 4
+
+
 def test_uris_open_where_they_were_found(root: str) -> None:
     for file in list_files(f"{root}/**/*.bin"):
         assert ("memory://" in file.uri) == ("memory://" in root)

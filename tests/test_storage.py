@@ -73,6 +73,7 @@ def test_listings_show_at_once_what_others_write(root: str) -> None:
     assert storage.list_names(root) == ["a", "b"]
     storage.remove(storage.join(root, "a"))
     assert storage.list_names(root) == ["b"]
+    assert not storage.filesystem(root)[0].dircache.use_listings_cache
 
 
 def test_removing_takes_one_file_or_the_whole_tree(root: str) -> None:
