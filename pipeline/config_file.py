@@ -124,7 +124,8 @@ def _set(document: dict[str, Any], override: str) -> None:
 
 
 def _entry(target: Any, part: str, override: str) -> Any:
-    if not isinstance(target, list) or not part.isdigit() or int(part) >= len(target):
+    is_number = part.isascii() and part.isdigit()
+    if not isinstance(target, list) or not is_number or int(part) >= len(target):
         raise ConfigError(
             f"--set must name an existing entry, got {part!r} in {override!r}"
         )

@@ -44,19 +44,25 @@ def _changed_values(plan: Plan, there: Claim) -> Iterator[str]:
     """Yield keys of the config, versions and digests that differ, with both values."""
     config = plan.config.model_dump(mode="json", exclude_none=True)
     here = {
-        **_flat(config),
-        **{f"version of {name}": v for name, v in _flat(dict(plan.versions)).items()},
+        **_changing(config),
+        **{f"version of {n}": v for n, v in _flat(dict(plan.versions)).items()},
         "digest of the model": plan.model_digest,
     }
     before = {
-        **_flat(dict(there.config)),
-        **{f"version of {name}": v for name, v in _flat(dict(there.versions)).items()},
+        **_changing(dict(there.config)),
+        **{f"version of {n}": v for n, v in _flat(dict(there.versions)).items()},
         "digest of the model": there.model_digest,
     }
     for name in [*before, *(name for name in here if name not in before)]:
         one, other = before.get(name, _ABSENT), here.get(name, _ABSENT)
-        if one != other and changes_bytes(name):
+        if one != other:
             yield f"  {name}\n    there: {one}\n    here:  {other}"
+
+
+def _changing(config: dict[str, Any]) -> dict[str, str]:
+    """Lay out the keys of a config that change bytes."""
+    flat = _flat(config)
+    return {name: value for name, value in flat.items() if changes_bytes(name)}
 
 
 def _flat(values: Any, place: str = "") -> dict[str, str]:

@@ -124,9 +124,6 @@ def test_a_note_without_a_number_of_a_process_is_a_death(root: str, pid: Any) ->
     assert count_deaths([left(root, pid=pid)]) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, raises=OverflowError, reason="os.kill raises what is not expected"
-)
 def test_a_number_that_no_process_can_have_is_a_death(root: str) -> None:
     assert count_deaths([left(root, pid=2**70)]) == 1
 

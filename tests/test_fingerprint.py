@@ -300,17 +300,12 @@ def test_a_few_differences_are_named_and_the_rest_counted() -> None:
     assert sum(line.startswith("  source.option_") for line in lines) == 5
 
 
-MISSED = "neither name is one of the config, and `changes_bytes` passes over both"
-
-
-@pytest.mark.xfail(strict=True, reason=MISSED)
 def test_another_library_is_a_difference_with_both_versions() -> None:
     here = planned(versions={"numpy": "2.0", "keras": "3.16"})
     expected = '  version of keras\n    there: "3.15"\n    here:  "3.16"'
     assert expected in said(here, planned())
 
 
-@pytest.mark.xfail(strict=True, reason=MISSED)
 def test_another_model_is_a_difference_with_both_digests() -> None:
     text = said(planned(model_digest="e" * 64), planned())
     assert f"    there: {'d' * 64}\n    here:  {'e' * 64}" in text

@@ -35,7 +35,6 @@ def test_segments_are_joined_by_one_slash() -> None:
     assert storage.join("t") == "t"
 
 
-@pytest.mark.xfail(strict=True, reason="the slashes of the protocol are taken off")
 def test_a_filesystem_itself_can_be_joined() -> None:
     assert storage.join("memory://", "a") == "memory://a"
 

@@ -181,7 +181,7 @@ class TableSpec(_Section):
     @field_validator("path")
     @classmethod
     def _not_empty(cls, value: str) -> str:
-        if not value.strip("/"):
+        if not value.rpartition("://")[2].strip("/"):
             raise ValueError("must name a directory of its own")
         return value.rstrip("/")
 

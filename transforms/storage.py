@@ -57,7 +57,10 @@ def join(uri: str, *names: str) -> str:
     >>> join("gs://bucket/table", "_SUCCESS")
     'gs://bucket/table/_SUCCESS'
     """
-    return "/".join([uri.rstrip("/"), *names])
+    protocol, mark, path = uri.rpartition("://")
+    head = path.rstrip("/")
+    inner = "/".join([head, *names] if head or not mark else names)
+    return f"{protocol}{mark}{inner}"
 
 
 def local_path(uri: str) -> Path | None:

@@ -74,6 +74,6 @@ def _is_alive(note: bytes) -> bool:
         os.kill(int(document["pid"]), 0)
     except PermissionError:
         return True  # somebody else's
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, OSError, OverflowError):
         return False
     return True

@@ -43,7 +43,9 @@ def split_reduction(text: str, where: str = "reduce") -> tuple[str, dict[str, An
         return name.strip(), {}
     try:
         call = ast.parse(f"_({arguments}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError(text)
+        if call.args or len({k.arg for k in call.keywords}) < len(call.keywords):
             raise ValueError(text)
         options = {k.arg or "**": ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):
