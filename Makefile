@@ -70,7 +70,7 @@ $(ENGINES)/bin/boot: $(STAMP)
 # needs Go, Java and Maven
 test-engines: $(ENGINES)/flink/jars $(ENGINES)/spark/jars $(ENGINES)/bin/prism  ## Start Flink, Spark, Prism and Dask, and run on them
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[engines]'
-	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/engines -m heavy $(GROUPED)
+	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/engines tests/test_reading.py -m heavy $(GROUPED)
 
 $(ENGINES)/schemas: $(STAMP)
 	mkdir -p $@.part

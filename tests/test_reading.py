@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,29 +150,34 @@ def test_a_reader_gets_every_row_and_value(
         assert values == wanted[column].to_pylist(), column
 
 
+# In a process of its own, which the Java machine ends with.
+WITH_SPARK = """
+import json
+{snippet}
+found = [row.asDict() for row in frame.collect()]
+print(json.dumps({{"rows": rows, "vector": vector, "found": found}}))
+"""
+
+
 @pytest.mark.heavy
-def test_spark_reads_the_table_as_it_stands(
-    features: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spark_reads_the_table_as_it_stands(features: Path) -> None:
     if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
         assert not os.environ.get("REQUIRE_ENGINES"), "pyspark and Java must be here"
         pytest.skip("needs pyspark and Java")
-    monkeypatch.chdir(features)
-    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-    from pyspark.sql import SparkSession
-
-    spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
-    session = spark.getOrCreate()
-    try:
-        rows, vector = run_snippet("spark")
-        frame = session.read.parquet(str(features / "out" / "features" / "data"))
-        found = frame.collect()
-    finally:
-        session.stop()
+    result = subprocess.run(
+        [sys.executable, "-c", WITH_SPARK.format(snippet=SNIPPETS["spark"])],
+        cwd=features,
+        env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout.splitlines()[-1])
     wanted = expected(features)
-    assert rows == ROWS
-    assert vector == wanted["texture"][0].as_py()
-    by_key = sorted(found, key=lambda row: row["example_id"])
+    assert document["rows"] == ROWS
+    assert document["vector"] == wanted["texture"][0].as_py()
+    by_key = sorted(document["found"], key=lambda row: row["example_id"])
     for column in ("example_id", "label", "texture"):
         assert [row[column] for row in by_key] == wanted[column].to_pylist()
 
