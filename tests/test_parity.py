@@ -369,9 +369,9 @@ def test_the_certificate_catches(
 def test_the_certificate_catches_rows_that_changed_places(job: Job) -> None:
     job.run()
     name = min(p.name for p in (job.table / "data").glob("part-*"))
-    part = pq.read_table(job.table / name)
+    part = pq.read_table(job.table / "data" / name)
     turned = part.take(list(range(part.num_rows))[::-1])
-    pq.write_table(turned, job.table / name)
+    pq.write_table(turned, job.table / "data" / name)
     parity = check_parity(str(job.table), 100)
     assert parity.columns["example_id"].mismatched == part.num_rows
     assert not parity.columns["hidden"].passed
@@ -391,11 +391,11 @@ def test_a_huge_value_does_not_hide_the_others(
 def test_a_wrong_shape_is_caught(job: Job) -> None:
     job.run(model=ARCHITECTURES["cut"], taps=[{"path": "cut"}])
     name = min(p.name for p in (job.table / "data").glob("part-*"))
-    part = pq.read_table(job.table / name)
+    part = pq.read_table(job.table / "data" / name)
     index = part.column_names.index("cut_shape")
     turned = pa.array([[2, 4]] * part.num_rows, part.schema.field("cut_shape").type)
     part = part.set_column(index, part.schema.field("cut_shape"), turned)
-    pq.write_table(part, job.table / name)
+    pq.write_table(part, job.table / "data" / name)
     assert not check_parity(str(job.table), 100).columns["cut"].passed
 
 
