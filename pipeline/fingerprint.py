@@ -102,7 +102,8 @@ def _config_parts(config: Config) -> dict[str, Any]:
         if isinstance(value, dict) and not key:
             options = [name for name in value if f"{section}.{name}" not in INGREDIENTS]
             value = {name: value[name] for name in options}
-        parts.setdefault(ingredient, {})[place] = value
+        unordered = place == "model.imports"
+        parts.setdefault(ingredient, {})[place] = sorted(value) if unordered else value
     return parts
 
 

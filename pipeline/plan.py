@@ -118,10 +118,8 @@ class Job:
             name.
         """
         strict = {i.feature for i in self.model.inputs}
-        strict |= {
-            self.config.source.key or "",
-            self.config.table.event_timestamp or "",
-        }
+        key = self.config.source.key or self.source.default_key
+        strict |= {key or "", self.config.table.event_timestamp or ""}
         reads = [step.reads for step in self.steps]
         anything = None in reads
         strict |= {name for read in reads for name in read or ()}

@@ -17,6 +17,7 @@ from transforms.shard import Shard
 from transforms.stop import stopping
 from transforms.table.commit import commit_table
 from transforms.table.directory import Table
+from transforms.table.names import DATA
 from transforms.table.plan_file import (
     claim_table,
     pending_shards,
@@ -152,16 +153,28 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
         table.clear()
         claim_table(table, plan)
     elif not claimed:
-        if storage.exists(table.path("_SUCCESS")) or table.part_names():
-            raise ConfigError(
-                f"table.path must not hold parts without a plan, {table.uri!r} does;"
-                " choose another path, or remove them"
-            )
+        _check_empty(table)
         claim_table(table, plan)  # or somebody else has, just now
     there = read_claim(table, written=True)
     if there.fingerprint != plan.fingerprint:
         raise ConfigError(refusal(table, plan, there))
-    write_plan(table, plan, plan.shards)
+    write_plan(table, plan, plan.shards, there)
+
+
+def _check_empty(table: Table) -> None:
+    """Refuse a directory in which readers would find other parts than ours."""
+    found = [
+        name
+        for name in table.visible_names()
+        if name.startswith(f"{DATA}/") or name.endswith(".parquet")
+    ]
+    if storage.exists(table.path("_SUCCESS")):
+        found.append("_SUCCESS")
+    if found:
+        raise ConfigError(
+            f"table.path must not hold parts without a plan, {table.uri!r} does"
+            f" ({found[0]}); choose another path, or remove them"
+        )
 
 
 def _check_format(table: Table) -> None:
@@ -181,7 +194,8 @@ def repair_table(plan: Plan) -> list[str]:
       plan: of the table, which `prepare_table` has accepted.
 
     Returns:
-      What was wrong, a sentence each.
+      What is taken back, a sentence each. Files that are not featuretap's are left to
+      whoever put them there, as `verify` says.
     """
     table = Table(plan.config.table.path)
     damage = find_damage(table)

@@ -20,11 +20,19 @@ from transforms.shard import Shard
 from transforms.table.columns import Column
 from transforms.table.commit_record import Commit, StoredFile
 from transforms.table.directory import Table
-from transforms.table.manifest import MANIFEST_SCHEMA, manifest_table
+from transforms.table.manifest import (
+    MANIFEST_SCHEMA,
+    made_by,
+    manifest_table,
+    read_made_by,
+)
+from transforms.table.names import commit_name
 from transforms.table.plan_file import TablePlan, read_plan, read_shards
 
 _PARALLEL_PARTS = 4
 _SUMS = ("rows", "quarantined", "bytes")
+_SUMMED = (*_SUMS, "parts")
+_MADE_BY = ("fingerprint", "claim", "versions", "format_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +43,18 @@ class Damage:
       shards: differences of committed shards by index, a sentence each; computing these
         shards again cures them.
       whole: differences of the table as a whole; finishing it again cures them.
+      strangers: files that are not featuretap's, but that readers may take for parts;
+        only whoever put them there may remove them.
     """
 
     shards: Mapping[int, Sequence[str]]
     whole: Sequence[str]
+    strangers: Sequence[str]
+
+    def sentences(self) -> list[str]:
+        """Say everything that is wrong."""
+        inner = itertools.chain.from_iterable(self.shards.values())
+        return [*self.whole, *inner, *self.strangers]
 
 
 def verify_table(table: str) -> list[str]:
@@ -57,8 +73,7 @@ def verify_table(table: str) -> list[str]:
     Raises:
       FileNotFoundError: there is no table.
     """
-    found = find_damage(Table(table))
-    return [*found.whole, *itertools.chain.from_iterable(found.shards.values())]
+    return find_damage(Table(table)).sentences()
 
 
 def find_damage(table: Table) -> Damage:
@@ -79,7 +94,8 @@ def find_damage(table: Table) -> Damage:
     commits = [commit for commit, _ in found.values() if commit]
     return Damage(
         {index: texts for index, (_, texts) in found.items() if texts},
-        list(_whole(table, plan, commits, committed)),
+        list(_whole(table, plan, commits)),
+        list(_strangers(table)),
     )
 
 
@@ -101,20 +117,32 @@ def _look(
 
 
 def _accounts(plan: TablePlan, shard: Shard, commit: Commit) -> Iterator[str]:
+    record = f"the record of shard {shard.index}"
     if commit.fingerprint != plan.fingerprint:
-        yield (
-            f"shard {shard.index} has fingerprint {commit.fingerprint}, the plan"
-            f" {plan.fingerprint}"
-        )
+        there, here = commit.fingerprint, plan.fingerprint
+        yield f"{record} has fingerprint {there}, the plan {here}"
+    if commit.claim != plan.claim:
+        yield f"{record} is of table {commit.claim}, not of {plan.claim}"
+    if commit.versions != plan.versions:
+        yield f"{record} has versions {commit.versions}, the plan {dict(plan.versions)}"
     accounted = commit.part.rows + commit.quarantined
     if accounted != commit.planned_rows or shard.rows not in (None, accounted):
         planned = commit.planned_rows if shard.rows is None else shard.rows
         yield f"{commit.part.path} accounts for {accounted} of {planned} planned rows"
 
 
-def _whole(
-    table: Table, plan: TablePlan, commits: Sequence[Commit], committed: Sequence[int]
-) -> Iterator[str]:
+def _strangers(table: Table) -> Iterator[str]:
+    """Name what is not ours, and lies where readers look for parts."""
+    ours = {*table.part_names()}
+    for name in table.visible_names():
+        if name not in ours:
+            yield (
+                f"{name} is not in the manifest, but readers may take it for a part;"
+                " remove it, or move it elsewhere"
+            )
+
+
+def _whole(table: Table, plan: TablePlan, commits: Sequence[Commit]) -> Iterator[str]:
     """Compare `_SUCCESS` and manifest with commit records, and both with the plan."""
     try:
         summary = table.read_success()
@@ -124,9 +152,7 @@ def _whole(
     if summary is None:
         yield "_SUCCESS is missing: the table is not finished"
         return
-    if not isinstance(summary, dict) or not {"fingerprint", "parts", *_SUMS} <= set(
-        summary
-    ):
+    if not isinstance(summary, dict) or not {*_SUMMED, *_MADE_BY} <= set(summary):
         yield "_SUCCESS cannot be read: it holds no summary"
         return
     try:
@@ -135,25 +161,43 @@ def _whole(
     except (OSError, ValueError, pa.ArrowException) as error:
         yield f"_featuretap/manifest.parquet cannot be read: {error}"
         return
-    if summary["fingerprint"] != plan.fingerprint:
-        yield (
-            f"_SUCCESS has fingerprint {summary['fingerprint']}, the plan"
-            f" {plan.fingerprint}"
-        )
+    yield from _made_by(summary, stored, plan)
     yield from _sums(summary, manifest)
     if list(range(plan.shard_count)) != [part["shard"] for part in manifest]:
         parts = len(manifest)
         yield f"the plan has {plan.shard_count} shards, the manifest {parts} parts"
         return
-    for index in sorted(set(range(plan.shard_count)) - set(committed)):
-        yield f"_featuretap/commits/{index:05d}.json is missing"
+    yield from _records(table, plan, manifest, commits)
+
+
+def _made_by(
+    summary: Mapping[str, Any], manifest: pa.Table, plan: TablePlan
+) -> Iterator[str]:
+    """Compare what a table says it was made by with its plan."""
+    expected = made_by(plan)
+    for name, wanted in {**expected, "claim": plan.claim}.items():
+        if summary[name] != wanted:
+            yield f"_SUCCESS has {name} {summary[name]}, the plan {wanted}"
+    if read_made_by(manifest) != expected:
+        yield "_featuretap/manifest.parquet was made by another plan"
+
+
+def _records(
+    table: Table,
+    plan: TablePlan,
+    manifest: Sequence[Mapping[str, Any]],
+    commits: Sequence[Commit],
+) -> Iterator[str]:
+    """Compare commit records with the manifest, and stored files with both."""
+    planned, stored = set(range(plan.shard_count)), set(table.committed())
+    for index in sorted(planned ^ stored):
+        what = "missing" if index in planned else "of no shard of the plan"
+        yield f"{commit_name(index)} is {what}"
     for row, commit in zip(manifest_table(commits).to_pylist(), commits, strict=True):
         if row != manifest[commit.shard]:
-            name = f"_featuretap/commits/{commit.shard:05d}.json"
-            yield f"{name} differs from the manifest"
-    known = {part["path"] for part in manifest}
-    for stranger in sorted(set(table.visible_names()) - known):
-        yield f"{stranger} is not in the manifest, but readers may take it for a part"
+            yield f"{commit_name(commit.shard)} differs from the manifest"
+    for extra in sorted(set(table.part_names()) - {part["path"] for part in manifest}):
+        yield f"{extra} is not in the manifest, but readers may take it for a part"
     kept = {commit.errors.path for commit in commits if commit.errors}
     if len(commits) == plan.shard_count:  # else nobody knows whose errors they are
         for extra in sorted(set(table.error_names()) - kept):
@@ -214,6 +258,8 @@ def _values(place: str, rows: pa.Table, columns: Sequence[Column]) -> Iterator[s
         values = rows[column.name]
         if values.null_count and not column.nullable:
             yield f"{place} column {column.name} has {values.null_count} nulls"
+        if column.is_vector and values.combine_chunks().values.null_count:
+            yield f"{place} column {column.name} has nulls inside of lists"
         if column.is_vector and column.width is not None:
             lengths = pc.unique(pc.list_value_length(values)).drop_null().to_pylist()
             if lengths not in ([column.width], []):

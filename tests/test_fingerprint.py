@@ -319,6 +319,7 @@ def test_files_that_are_new_gone_or_changed_are_named(tmp_path: Path) -> None:
         table,
         there,
         Shards.of(Shard(0, (Piece(u, u, 0, 1, version=v),)) for u, v in pieces),
+        read_claim(table),
     )
     now = [("in/0", "v"), ("in/1", "w"), ("in/3", "v")]
     here = replace(

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from pipeline import (
     check_parity,
+    iter_features,
     make_plan,
     repair_table,
     run_plan,
@@ -24,6 +25,9 @@ from pipeline import (
 )
 from pipeline.cli import app
 from transforms.lookup import ConfigError
+from transforms.table.commit import commit_table
+from transforms.table.directory import Table
+from transforms.table.plan_file import pending_shards
 
 COUNT = 40
 KEPT: dict[str, pa.Array] = {
@@ -172,6 +176,9 @@ def change_version(table: Path, version: Any) -> None:
 
 
 CALLS: dict[str, Callable[[Job], Any]] = {
+    "commit": lambda job: commit_table(Table(str(job.table)), 0.0),
+    "pending": lambda job: list(pending_shards(str(job.table))),
+    "read": lambda job: iter_features(str(job.table), "hidden"),
     "run": lambda job: run_plan(job.plan()),
     "run --overwrite": lambda job: run_plan(job.plan(), overwrite=True),
     "repair": lambda job: repair_table(job.plan()),
@@ -221,7 +228,6 @@ def test_a_worker_refuses_a_table_that_has_become_one_of_another_format(
 ) -> None:
     from pipeline import prepare_table
     from transforms.extract import extract_shard
-    from transforms.table.directory import Table
     from transforms.worker import worker_for
 
     plan = job.plan()
@@ -259,6 +265,115 @@ def test_verify_names_whatever_readers_may_take_for_a_part(kind: str, job: Job) 
     (difference,) = verify_table(str(job.table))
     name = new.relative_to(job.table).as_posix()
     assert difference.startswith(f"{name}{'/' if new.is_dir() else ''} is not in the")
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_repair_leaves_strangers_and_the_table_alone(kind: str, job: Job) -> None:
+    job.run()
+    is_ours = kind == "a part of another run"  # named as ours are: an orphan
+    success = (job.table / "_SUCCESS").stat().st_mtime_ns
+    before = {*job.table.rglob("*")}
+    STRANGERS[kind](job.table)
+    (new,) = {*job.table.rglob("*")} - before
+    repaired = repair_table(job.plan())
+    assert len(repaired) == is_ours
+    assert (job.table / "_SUCCESS").exists() != is_ours
+    run_plan(job.plan())
+    assert new.exists() != is_ours
+    assert is_ours or (job.table / "_SUCCESS").stat().st_mtime_ns == success
+
+
+@pytest.mark.parametrize(
+    "place", ["data/old.parquet", "part-00000-of-00001-aaaaaaaa.parquet", "_SUCCESS"]
+)
+def test_no_table_begins_where_other_parts_lie(place: str, job: Job) -> None:
+    (job.table / "data").mkdir(parents=True)
+    (job.table / place).write_text("x")
+    with pytest.raises(ConfigError, match=rf"parts without a plan, .* \({place}\)"):
+        run_plan(job.plan())
+    assert not (job.table / "_featuretap").exists()
+
+
+@pytest.mark.parametrize("name", ["claim", "versions", "fingerprint", "format_version"])
+def test_verify_compares_what_a_table_says_it_was_made_by(name: str, job: Job) -> None:
+    job.run()
+    path = job.table / "_SUCCESS"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps({**summary, name: "other"}))
+    (difference,) = verify_table(str(job.table))
+    assert difference.startswith(f"_SUCCESS has {name} other, the plan ")
+
+
+@pytest.mark.parametrize("name", ["claim", "versions"])
+def test_verify_compares_what_a_record_was_made_by(name: str, job: Job) -> None:
+    job.run()
+    path = job.table / "_featuretap" / "commits" / "00001.json"
+    record = json.loads(path.read_text())
+    other = {"keras": "1"} if name == "versions" else "other"
+    path.write_text(json.dumps({**record, name: other}))
+    (difference,) = verify_table(str(job.table))
+    assert difference.startswith("the record of shard 1 ")
+    assert len(repair_table(job.plan())) == 1
+    job.run()
+    assert verify_table(str(job.table)) == []
+
+
+def test_verify_names_a_manifest_and_a_record_of_something_else(job: Job) -> None:
+    job.run()
+    internal = job.table / "_featuretap"
+    manifest = pq.read_table(internal / "manifest.parquet")
+    pq.write_table(
+        manifest.replace_schema_metadata(None), internal / "manifest.parquet"
+    )
+    shutil.copy(
+        internal / "commits" / "00000.json", internal / "commits" / "00099.json"
+    )
+    assert verify_table(str(job.table)) == [
+        "_featuretap/manifest.parquet was made by another plan",
+        "_featuretap/commits/00099.json is of no shard of the plan",
+    ]
+
+
+def test_a_plan_is_not_written_over_a_table_that_came_between(job: Job) -> None:
+    from transforms.table.plan_file import claim_table, read_claim, write_plan
+
+    plan, table = job.plan(), Table(str(job.table))
+    claim_table(table, plan)
+    seen = read_claim(table)
+    table.clear()
+    claim_table(table, job.plan(model={"batch_rows": 8}))
+    with pytest.raises(RuntimeError, match="has been replaced while this run began"):
+        write_plan(table, plan, plan.shards, seen)
+
+
+def test_a_null_in_the_readers_own_key_is_a_bad_row(tmp_path: Path) -> None:
+    ids = pa.array([None if i == 5 else i for i in range(COUNT)])
+    table = table_of()
+    pq.write_table(table.set_column(0, "id", ids), tmp_path / "rows.parquet")
+    source = {"reader": "toolbox:KeyedParquet", "path": str(tmp_path / "*.*")}
+    job = Job(tmp_path / "out", source)
+    found = job.run(source={"key": None}, errors={"max_fraction": 0.1})
+    assert found["example_id"].to_pylist() == [i for i in range(COUNT) if i != 5]
+
+
+def test_a_reader_that_forgets_the_flags_of_nulls_is_told(tmp_path: Path) -> None:
+    job = job_of(tmp_path, table_of())
+    source = {**job.source, "reader": "toolbox:ForgetfulParquet", "keep": ["whole"]}
+    with pytest.raises(RuntimeError, match="'whole' or the flag of its nulls"):
+        job.run(source=source)
+
+
+def test_a_key_that_no_json_line_has_is_a_typing_error(tmp_path: Path) -> None:
+    rows = [{"id": i, "vec": v.tolist(), "label": 1} for i, v in enumerate(vectors(5))]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    job = Job(tmp_path / "out", {"reader": "jsonl", "path": str(tmp_path / "a.jsonl")})
+    features = {
+        "id": "int64",
+        "vec": {"dtype": "float32", "shape": [6]},
+        "lable": "int64",
+    }
+    with pytest.raises(ConfigError, match=r"got 'lable', .* nearest is 'label'"):
+        job.run(source={"features": features, "keep": ["lable"]})
 
 
 def test_what_readers_pass_over_is_nobody_s_business(job: Job) -> None:

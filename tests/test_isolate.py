@@ -320,7 +320,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Child]:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(isolate, "_PROGRAM", "small_program")
     monkeypatch.setattr(child_process, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(child_process, "_FAREWELL_SECONDS", 2)
+    monkeypatch.setattr(child_process, "_ENDING_SECONDS", 2)
     real, processes = child_process.start, []
 
     def start(program: str, request: Request) -> Child:
@@ -349,7 +349,7 @@ def test_real_processes_tell_how_they_die(started: list[Child]) -> None:
 
 
 def test_all_that_a_dead_process_has_sent_is_received(started: list[Child]) -> None:
-    request = Request("/table", SHARD, NEAR, 0, careful=False)
+    request = REQUEST
     child = child_process.start("small_program", request)
     child.process.wait()
     assert [child.receive().next for _ in range(100)] == [*range(100)]

@@ -21,6 +21,7 @@ from transforms.shard import Piece, Shard, Shards
 from transforms.table.columns import METADATA_KEY, Column
 from transforms.table.directory import FORMAT_VERSION, Table
 from transforms.table.plan_file import (
+    Claim,
     TablePlan,
     claim_table,
     pending_shards,
@@ -43,7 +44,7 @@ def written(
 ) -> None:
     plan = plan or table_plan()
     claim_table(table, plan)
-    write_plan(table, plan, shards() if units is None else units)
+    write_plan(table, plan, shards() if units is None else units, read_claim(table))
 
 
 def test_of_many_claims_one_wins(table: Table) -> None:
@@ -74,15 +75,18 @@ def test_what_nobody_has_claimed_is_no_table(
     monkeypatch.setattr(storage, "_PATIENCE_SECONDS", ())
     with pytest.raises(FileNotFoundError, match="found none in"):
         read_claim(table)
+    nobody = Claim("x", "", {}, "", {}, {})
     with pytest.raises(FileNotFoundError, match="found none in"):
-        write_plan(table, table_plan(), shards())
+        write_plan(table, table_plan(), shards(), nobody)
     assert not storage.exists(table.internal("schema.json"))
 
 
 def test_a_plan_survives_storing(table: Table) -> None:
     plan = table_plan()
     written(table, plan)
-    assert read_plan(table) == plan
+    found = read_plan(table)
+    assert found.claim == read_claim(table).id != ""
+    assert replace(found, claim="") == plan
     assert list(read_shards(table)) == list(shards())
 
 
@@ -112,7 +116,9 @@ def test_any_columns_taps_and_features_survive_storing(
     plan = table_plan(columns=made, taps=chosen, features=read, rows=rows)
     storage.remove(table.internal("config.json"))
     written(table, plan)
-    assert read_plan(table) == plan
+    found = read_plan(table)
+    assert found.claim == read_claim(table).id != ""
+    assert replace(found, claim="") == plan
 
 
 def test_the_config_of_a_plan_survives_storing(table: Table) -> None:
@@ -137,7 +143,7 @@ def test_what_is_the_same_is_not_written_again(tmp_path: Path) -> None:
     written(table)
     before = state(tmp_path)
     assert set(before) == {"config.json", "schema.json", "plan.parquet"}
-    write_plan(table, table_plan(), shards())
+    write_plan(table, table_plan(), shards(), read_claim(table))
     assert state(tmp_path) == before
 
 
@@ -155,7 +161,7 @@ def test_only_what_differs_is_written_again(
     table = Table(str(tmp_path))
     written(table)
     before, claim = state(tmp_path), read_claim(table)
-    write_plan(table, table_plan(**plan), units)
+    write_plan(table, table_plan(**plan), units, read_claim(table))
     after = state(tmp_path)
     assert [name for name in before if before[name] != after[name]] == [changed]
     assert read_claim(table).id == claim.id
@@ -167,7 +173,7 @@ def test_a_claim_keeps_its_fingerprint_whoever_writes_the_plan(table: Table) -> 
     strict = table_plan(
         config=config(errors={"max_fraction": 0.5}), fingerprint="0" * 64
     )
-    write_plan(table, strict, shards())
+    write_plan(table, strict, shards(), read_claim(table))
     assert read_claim(table) == replace(claim, config=read_claim(table).config)
     assert read_plan(table).config.errors.max_fraction == 0.5
 

@@ -245,7 +245,6 @@ def test_tensors_have_their_shape_back(tmp_path: Path) -> None:
     [
         ("hiden", r"no column 'hiden'; nearest is 'hidden'"),
         ("text", r"'text' must hold numbers of one shape .* holds string \[\]"),
-        ("id2", r"'id2' may hold nulls, for which a matrix has no place"),
     ],
 )
 def test_what_is_no_matrix_is_refused_by_name(
@@ -264,10 +263,20 @@ def test_what_is_no_matrix_is_refused_by_name(
     pq.write_table(table, tmp_path / "rows.parquet")
     job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
     job.run(source={"keep": ["text", "id2"]})
+    assert read_features(str(job.table), "id2").values.tolist() == [*range(20)]
     with pytest.raises(ValueError, match=message):
         read_features(str(job.table), column)
     with pytest.raises(ValueError, match=message):
         iter_features(str(job.table), column)
+
+
+def test_a_column_that_may_be_null_is_a_matrix_as_long_as_it_is_not(
+    features: Path,
+) -> None:
+    with pytest.raises(
+        ValueError, match="'label' has nulls, for which a matrix has no"
+    ):
+        read_features(str(features / "out" / "features"), "label")
 
 
 def test_a_table_that_is_not_finished_is_not_read(job: Job) -> None:

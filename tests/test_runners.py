@@ -65,7 +65,9 @@ def test_a_job_server_that_does_not_answer_is_named(
 
 
 def test_a_runner_that_beam_does_not_know_is_misuse() -> None:
-    with pytest.raises(ConfigError, match=r"must suit Beam: Unexpected .*: Flonk"):
+    with pytest.raises(
+        ConfigError, match=r"Beam refuses the arguments after --: Unexpected .*: Flonk"
+    ):
         make_pipeline(pipeline_options(["--runner=Flonk"]))
 
 

@@ -18,7 +18,7 @@ from pipeline.status import Status, Watch
 from transforms import storage
 from transforms.credentials import mask
 from transforms.table.directory import Table
-from transforms.table.plan_file import claim_table, write_plan
+from transforms.table.plan_file import claim_table, read_claim, write_plan
 from transforms.taps.language import Activation
 
 
@@ -314,7 +314,7 @@ def test_a_watch_reads_each_record_once(monkeypatch: pytest.MonkeyPatch) -> None
     table = Table("memory://direct/watched")
     storage.remove_tree(table.uri)
     claim_table(table, table_plan())
-    write_plan(table, table_plan(), planned().shards)
+    write_plan(table, table_plan(), planned().shards, read_claim(table))
     read: list[str] = []
     look = storage.read
     monkeypatch.setattr(

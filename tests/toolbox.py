@@ -18,8 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from transforms.dtypes import Feature
+from transforms.dtypes import Feature, is_null_name
 from transforms.shard import Piece, position
+from transforms.sources.parquet import Parquet
 from transforms.sources.source import File
 
 if TYPE_CHECKING:
@@ -602,3 +603,26 @@ class GatedReader(CountingReader):
             wait_until(self.gate.exists, seconds=300)
         time.sleep(self.seconds)
         return super().read(pieces, *args)
+
+
+class KeyedParquet(Parquet):
+    """Parquet files whose rows are known by their id."""
+
+    default_key = "id"  # type: ignore[assignment]
+
+
+class ForgetfulParquet(Parquet):
+    """Parquet files, without the flags that say where nulls are."""
+
+    def read(self, *args: Any) -> tf.data.Dataset:
+        """Leave out the flags."""
+        return (
+            super()
+            .read(*args)
+            .map(
+                lambda at, example: (
+                    at,
+                    {n: v for n, v in example.items() if not is_null_name(n)},
+                )
+            )
+        )

@@ -97,7 +97,7 @@ def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
         return Commit(
             shard=shard.index,
             fingerprint=plan.fingerprint,
-            claim=worker.claim,
+            claim=plan.claim,
             versions=dict(plan.versions),
             planned_rows=quarantine.sound + len(quarantine.rows),
             part=store_part(worker.table, shard, path, quarantine.sound),

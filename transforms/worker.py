@@ -32,16 +32,13 @@ class Worker:
 
     Attributes:
       table: the table being made.
-      claim: random id of the table this worker was made for; compared before each
-        commit.
-      plan: of the table.
+      plan: of the table; its claim is compared before each commit.
       pipeline: from stored rows to model inputs.
       compiled: from model inputs to columns.
       layout: how rows of the table look.
     """
 
     table: Table
-    claim: str
     plan: TablePlan
     pipeline: InputPipeline
     compiled: FittingTaps
@@ -54,10 +51,10 @@ class Worker:
           RuntimeError: it has been replaced.
         """
         now = read_claim(self.table).id
-        if now != self.claim:
+        if now != self.plan.claim:
             raise RuntimeError(
                 f"the table in {self.table.uri!r} has been replaced while this worker"
-                f" was at it\n  began with: {self.claim}\n  there now:  {now}\n"
+                f" was at it\n  began with: {self.plan.claim}\n  there now:  {now}\n"
                 "nothing was committed to it"
             )
 
@@ -68,16 +65,16 @@ def worker_for(table: Table) -> Worker:
     Raises:
       RuntimeError: this machine would not compute what the plan says.
     """
-    plan, claim = read_plan(table, written=True), read_claim(table).id
-    key = f"{table.uri} {claim} {plan.config.errors.model_dump_json()}"
+    plan = read_plan(table, written=True)
+    key = f"{table.uri} {plan.claim} {plan.config.errors.model_dump_json()}"
     with _lock:
         if key not in _workers:
             _workers.clear()
-            _workers[key] = _make_worker(table, claim, plan)
+            _workers[key] = _make_worker(table, plan)
         return _workers[key]
 
 
-def _make_worker(table: Table, claim: str, plan: TablePlan) -> Worker:
+def _make_worker(table: Table, plan: TablePlan) -> Worker:
     config = plan.config
     _check_versions(plan.versions, versions())
     steps = make_steps(config.source.preprocess)
@@ -93,7 +90,7 @@ def _make_worker(table: Table, claim: str, plan: TablePlan) -> Worker:
     source = make_source(config.source)
     pipeline = InputPipeline(source, preparation, config.model.batch_rows)
     layout = Layout(plan.columns, plan.schema, _timestamp(plan))
-    return Worker(table, claim, plan, pipeline, _compile(model, plan), layout)
+    return Worker(table, plan, pipeline, _compile(model, plan), layout)
 
 
 def _compile(model: Model, plan: TablePlan) -> FittingTaps:

@@ -83,7 +83,10 @@ def test_a_deadly_shard_can_fail_the_run(zygote: Zygote, tmp_path: Path) -> None
     config = with_crash(table, "preprocessing", crash="fail", attempts=1)
     assert zygote.run("run", log, config=config) == -signal.SIGSEGV
     assert zygote.run("run", log, config=config) == 1
-    assert "1 workers died at this shard, which is as many as errors.attempts" in log.read_text()
+    assert (
+        "1 workers died at this shard, which is as many as errors.attempts"
+        in log.read_text()
+    )
 
 
 def test_the_budget_counts_rows_that_kill(zygote: Zygote, tmp_path: Path) -> None:
@@ -138,6 +141,7 @@ def test_setting_nan_apart_is_another_table(counting: Job) -> None:
     assert nan_job(counting, "quarantine").fingerprint != fingerprints[0]
 
 
+@pytest.mark.heavy
 def test_a_device_without_memory_gets_smaller_batches_and_the_same_values(
     counting: Job, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,16 +172,20 @@ def test_a_device_without_memory_gets_smaller_batches_and_the_same_values(
     assert table_status(str(counting.table)).quarantined == 0
 
 
+@pytest.mark.heavy
 def test_a_device_without_memory_for_one_row_fails_the_run(counting: Job) -> None:
     plan = counting.plan(
         model={"build": "toolbox:starved_model", "batch_rows": 2},
         taps=[{"path": "head", "column": "head"}],
     )
-    with pytest.raises(RuntimeError, match="ran out of memory, even with one row at a time"):
+    with pytest.raises(
+        RuntimeError, match="ran out of memory, even with one row at a time"
+    ):
         run_plan(plan)
     assert Table(str(counting.table)).committed() == []
 
 
+@pytest.mark.heavy
 def test_a_fixed_batch_cannot_be_halved(counting: Job) -> None:
     from pipeline import prepare_table
 

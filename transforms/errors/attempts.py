@@ -29,9 +29,9 @@ def attempt(directory: str, shard: int) -> Iterator[None]:
     """
     note = storage.join(directory, f"{shard:05d}-{uuid.uuid4().hex[:8]}.json")
     document = {"shard": shard, "host": socket.gethostname(), "pid": os.getpid()}
-    storage.replace(note, json.dumps(document).encode())
     _own_notes.add(note)
     try:
+        storage.replace(note, json.dumps(document).encode())
         yield
     finally:
         _own_notes.discard(note)

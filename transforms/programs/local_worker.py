@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from transforms import child_process, device
 from transforms.errors.attempts import forget_attempts
 from transforms.extract import extract_shard, shard_error
+from transforms.lookup import ConfigError
 from transforms.shard import Shard
 from transforms.table.directory import Table
 from transforms.worker import Worker, worker_for
 
 _PAUSES_SECONDS = (1, 5)  # between the attempts at a shard, which are one more
-_FINAL = (RuntimeError, FileNotFoundError, PermissionError)
+_FINAL = (ConfigError, RuntimeError, FileNotFoundError, PermissionError)
 
 
 @dataclass(frozen=True, slots=True)

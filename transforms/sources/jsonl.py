@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ import pyarrow as pa
 import pyarrow.json as pajson
 
 from transforms.dtypes import Feature
+from transforms.lookup import ConfigError, nearest
 from transforms.sources.arrow import arrow_type, features_of, list_lengths
 from transforms.sources.lines import ROW_ID, Lines, Parser, parsed_as
 
@@ -27,6 +30,25 @@ class Jsonl(Lines):
       encoding: encoding of the files' text.
       max_line_bytes: a longer line is a bad row.
     """
+
+    def _given(self) -> dict[str, Feature]:
+        """Check the features of a config; a key that no row has is a typing error.
+
+        That a row lacks a key is a null of that row, no error.
+        """
+        given = super()._given()
+        uri, head = self._head()
+        known: set[str] = set()
+        for line in self._as_utf8(head).splitlines():
+            with contextlib.suppress(ValueError):  # a bad row, as reading will say
+                known |= {*json.loads(line)}
+        for name in given if known else ():
+            if name not in known:
+                raise ConfigError(
+                    f"source.features must name keys of the rows, got {name!r}, which"
+                    f" no row at the head of {uri!r} has{nearest(name, known)}"
+                )
+        return given
 
     def _infer(self, lines: bytes) -> dict[str, Feature]:
         options = pajson.ReadOptions(block_size=len(lines) + 1)

@@ -129,18 +129,27 @@ class Lines:
         return given_features(self.features or {})
 
     def _inferred(self) -> dict[str, Feature]:
+        uri, head = self._head()
+        try:
+            return self._infer(self._as_utf8(head))
+        except (pa.ArrowInvalid, ValueError, csv.Error) as error:
+            raise ConfigError(
+                f"source.features must be given, since the head of {uri!r} does not"
+                f" tell them: {error}"
+            ) from error
+
+    def _head(self) -> tuple[str, bytes]:
+        """Give the first file that has a line, by URI, and its first whole lines.
+
+        Raises:
+          ConfigError: all files are empty.
+        """
         for file in self._files:
             with self._open(file.uri, 0) as stream:
                 sample = stream.read(_SAMPLE_BYTES)
             whole = sample[: sample.rfind(b"\n") + 1] or sample
             if whole.strip():
-                try:
-                    return self._infer(self._as_utf8(whole.removeprefix(_BOM)))
-                except (pa.ArrowInvalid, ValueError, csv.Error) as error:
-                    raise ConfigError(
-                        "source.features must be given, since the head of"
-                        f" {file.uri!r} does not tell them: {error}"
-                    ) from error
+                return file.uri, whole.removeprefix(_BOM)
         raise ConfigError(
             f"source.path must hold at least one line, got only empty files in"
             f" {self.path!r}"

@@ -95,6 +95,7 @@ class Preparation:
           A dataset of `(positions, (inputs, passed))`. A feature whose shape differs
           between rows is a pair `(values, shapes)`, as in `Uneven`.
         """
+        self._check_elements(read.element_spec)
         threads = device.reader_threads()
         parallel = threads if threads > 1 else None
         if batched:
@@ -104,6 +105,21 @@ class Preparation:
             return examples.batch(batch_rows).map(self._batch_part, parallel)
         prepared = read.map(self._whole_example, parallel)
         return _batch_uneven(prepared, batch_rows)
+
+    def _check_elements(self, spec: Any) -> None:
+        """See that a reader gives what it was asked for.
+
+        Raises:
+          RuntimeError: it leaves something out.
+        """
+        missing = tensor_specs(self.features).keys() - spec[1].keys()
+        if missing:
+            name = min(missing).partition("\0")[0]
+            raise RuntimeError(
+                f"a reader must give every feature that it is asked for, {name!r} or"
+                " the flag of its nulls (transforms.dtypes.null_name) is missing; a"
+                " feature without nulls is described with nullable=False"
+            )
 
     @cached_property
     def takes_batches(self) -> bool:

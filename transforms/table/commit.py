@@ -16,10 +16,15 @@ from transforms import storage
 from transforms.shard import Shards
 from transforms.table.columns import Column
 from transforms.table.commit_record import Commit
-from transforms.table.directory import FORMAT_VERSION, Table, to_json, to_parquet
+from transforms.table.directory import Table, to_json, to_parquet
 from transforms.table.keys import repeated_keys
-from transforms.table.manifest import MANIFEST_SCHEMA, manifest_table, with_plan
-from transforms.table.plan_file import read_claim, read_plan, read_shards
+from transforms.table.manifest import (
+    MANIFEST_SCHEMA,
+    made_by,
+    manifest_table,
+    with_plan,
+)
+from transforms.table.plan_file import read_plan, read_shards
 
 _PARALLEL_LOOKS = 32
 _RECORDS_AT_A_TIME = 10_000
@@ -43,11 +48,11 @@ def commit_table(
       RuntimeError: shards are missing, or too many rows are bad. What is committed
         stays.
     """
+    plan = read_plan(table, written=True)
     done = table.read_success()
     if done is not None:
         _check_budget(table, done["rows"], done["quarantined"], max_fraction)
         return done
-    plan, claim = read_plan(table, written=True), read_claim(table).id
     shards = read_shards(table, written=True)
     found = _gather(_all_commits(table, shards, known, plan.fingerprint))
     _check_whole(found.broken, max_fraction)
@@ -64,15 +69,13 @@ def commit_table(
     manifest = to_parquet(with_plan(found.manifest, plan))
     storage.replace(table.internal("manifest.parquet"), manifest)
     summary = {
-        "format_version": FORMAT_VERSION,
         "rows": sums["rows"],
         "quarantined": sums["quarantined"],
         "parts": len(shards),
         "bytes": sums["bytes"],
         "non_finite": dict(sorted(found.non_finite.items())),
-        "fingerprint": plan.fingerprint,
-        "claim": claim,
-        "versions": dict(plan.versions),
+        **made_by(plan),
+        "claim": plan.claim,
     }
     storage.replace(table.path("_SUCCESS"), to_json(summary))
     return summary

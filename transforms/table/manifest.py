@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -39,12 +40,22 @@ def manifest_table(commits: Sequence[Commit]) -> pa.Table:
     )
 
 
-def with_plan(manifest: pa.Table, plan: TablePlan) -> pa.Table:
-    """Add what the table was made by to a manifest, as metadata of its schema."""
-    about = {
+def made_by(plan: TablePlan) -> dict[str, Any]:
+    """Say what a table is made by, in the same words in `_SUCCESS` and manifest."""
+    return {
         "format_version": FORMAT_VERSION,
         "fingerprint": plan.fingerprint,
         "versions": dict(plan.versions),
     }
-    text = json.dumps(about, sort_keys=True).encode()
+
+
+def with_plan(manifest: pa.Table, plan: TablePlan) -> pa.Table:
+    """Add what the table is made by to a manifest, as metadata of its schema."""
+    text = json.dumps(made_by(plan), sort_keys=True).encode()
     return manifest.replace_schema_metadata({METADATA_KEY: text})
+
+
+def read_made_by(manifest: pa.Table) -> Any:
+    """Undo `with_plan`; None where a manifest says nothing."""
+    text = (manifest.schema.metadata or {}).get(METADATA_KEY)
+    return None if text is None else json.loads(text)

@@ -46,6 +46,8 @@ class TablePlan:
       columns: of the table, the key first.
       taps: the chosen activations, in the order of their columns.
       features: what is read of each example.
+      claim: random id of the table that the plan was read from; empty before it has
+        been written to one.
     """
 
     config: Config
@@ -58,6 +60,7 @@ class TablePlan:
     columns: tuple[Column, ...]
     taps: tuple[Tap, ...]
     features: Mapping[str, Feature]
+    claim: str = ""
 
     @property
     def schema(self) -> pa.Schema:
@@ -111,13 +114,27 @@ def claim_table(table: Table, plan: TablePlan) -> bool:
     return storage.create(table.internal("config.json"), to_json(document))
 
 
-def write_plan(table: Table, plan: TablePlan, shards: Shards) -> None:
+def write_plan(table: Table, plan: TablePlan, shards: Shards, claim: Claim) -> None:
     """Put the plan where workers and later runs find it, in a claimed table.
 
     What lies there and is the same is left alone. What the claim says of settings that
     change no byte, such as `[errors]`, is brought up to date.
+
+    Args:
+      table: where to.
+      plan: what to write.
+      shards: of the plan.
+      claim: of the table, which has the plan's fingerprint.
+
+    Raises:
+      RuntimeError: the table has become another one since.
     """
     claimed = table.read_config(written=True)
+    if claimed["claim"] != claim.id:
+        raise RuntimeError(
+            f"the table in {table.uri!r} has been replaced while this run began; run"
+            " the same command again"
+        )
     config = {**claimed, "config": _config_document(plan.config)}
     layout = {
         "shards": plan.shard_count,
@@ -178,6 +195,7 @@ def read_plan(table: Table, *, written: bool = False) -> TablePlan:
             name: Feature(**{**feature, "shape": tuple(feature["shape"])})
             for name, feature in layout["features"].items()
         },
+        claim=claim.id,
     )
 
 
@@ -197,6 +215,7 @@ def pending_shards(
       listings: how many shares there are.
     """
     table = Table(table_uri)
+    table.read_config(written=True)  # of this format
     committed = set(table.committed())
     shards = read_shards(table, written=True)
     for shard in shards if listings == 1 else shards[listing::listings]:

@@ -40,7 +40,8 @@ def read_features(table: str, column: str) -> Features:
     Raises:
       FileNotFoundError: there is no finished table.
       ConfigError: the table is of another format.
-      ValueError: there is no such column, or its rows differ in shape.
+      ValueError: there is no such column, or it holds text, times or nulls, or its rows
+        differ in shape.
 
     Example:
       >>> from pipeline import read_features
@@ -72,7 +73,8 @@ def iter_features(table: str, column: str) -> Iterator[Features]:
     Raises:
       FileNotFoundError: there is no finished table.
       ConfigError: the table is of another format.
-      ValueError: there is no such column, or its rows differ in shape.
+      ValueError: there is no such column, or it holds text, times or nulls, or its rows
+        differ in shape.
     """
     wanted, key, manifest = _look_up(table, column)
     return _chunks(Table(table), wanted, key, manifest)
@@ -99,11 +101,6 @@ def _look_up(table: str, column: str) -> tuple[Column, Column, list[dict[str, An
             f"column {column!r} must hold numbers of one shape to be a matrix, it holds"
             f" {wanted.dtype} {list(wanted.shape)}; read it with pyarrow.dataset"
         )
-    if wanted.nullable:
-        raise ValueError(
-            f"column {column!r} may hold nulls, for which a matrix has no place; read"
-            " it with pyarrow.dataset"
-        )
     manifest = place.read_parquet("_featuretap/manifest.parquet").to_pylist()
     return wanted, plan.columns[0], manifest
 
@@ -119,6 +116,11 @@ def _chunks(
             for group in range(file.metadata.num_row_groups):
                 rows = file.read_row_group(group, columns=[key.name, column.name])
                 flat = rows[column.name].combine_chunks()
+                if flat.null_count:
+                    raise ValueError(
+                        f"column {column.name!r} has nulls, for which a matrix has no"
+                        " place; read it with pyarrow.dataset"
+                    )
                 if column.is_vector:
                     flat = flat.values[flat.offset * width :][: len(flat) * width]
                 zero_copy = column.dtype != "bool"  # which Arrow packs into bits
