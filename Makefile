@@ -51,7 +51,8 @@ test-faults: $(BIN)/fake-gcs-server  ## Kill, fill up, damage and fuzz (needs Go
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[fuzz]'
 	REQUIRE_STORES=1 REQUIRE_FAULTS=1 \
 	FAKE_GCS_SERVER=$(CURDIR)/$(BIN)/fake-gcs-server \
-	  $(BIN)/python -m pytest tests/faults tests/fuzz -m heavy $(PARALLEL)
+	  $(BIN)/python -m pytest tests/faults tests/fuzz tests/test_processes.py \
+	    tests/test_runners.py -m heavy $(PARALLEL)
 
 $(ENGINES)/%/jars: tests/engines/%.xml
 	mvn -q -B -f $< dependency:copy-dependencies -DincludeScope=runtime \

@@ -54,6 +54,7 @@ def test_a_worker_that_lags_holds_up_one_shard(tmp_path: Path) -> None:
     assert run_job(table, sizes=[16] * 8, **reader)["parts"] == 8
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("how", ["killed", "forked", "storage"])
 def test_what_fails_twice_is_done_in_the_end(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -66,6 +67,7 @@ def test_what_fails_twice_is_done_in_the_end(
         assert len(set(tries.read_text().split())) == 3
 
 
+@pytest.mark.heavy
 def test_storage_that_always_fails_ends_the_run_and_keeps_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +126,7 @@ def test_workers_and_a_runner_exclude_each_other(tmp_path: Path) -> None:
     assert "either --workers or arguments for Beam" in done.stderr
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_launcher(end: signal.Signals, tmp_path: Path) -> None:
     """Killed, or stopped at once by a second Ctrl-C."""

@@ -30,6 +30,7 @@ def emit(_: int) -> Iterator[tuple[str, Slow]]:
     yield "other", Slow()
 
 
+@pytest.mark.heavy
 def test_no_element_is_cut_in_two_between_threads() -> None:
     """What `beam.Pipeline(options=…)` would do: a flush falls within the element."""
     pipeline = make_pipeline(pipeline_options(["--direct_num_workers=2"]))
