@@ -8,8 +8,9 @@ BEAM := v2.77.0
 GOOGLE := 16.12.1
 FLINK_OPERATOR := 1.10.0
 ENGINES := $(CURDIR)/$(VENV)/engines
-# Each process goes through the tests of its half in order, then helps the other.
-PARALLEL := -n 2 --dist worksteal
+# Each process goes through its share of the tests in order, then helps others. Three on
+# two cores: many tests wait for processes that they have started.
+PARALLEL := -n 3 --dist worksteal
 # An engine, or the images, are started or built by one process.
 GROUPED := -n 2 --dist loadgroup
 export TF_CPP_MIN_LOG_LEVEL ?= 3

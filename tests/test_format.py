@@ -168,6 +168,22 @@ def test_nulls_survive_bad_rows_and_batches_of_one(tmp_path: Path) -> None:
         assert found[name].to_pylist() == column.take(pa.array(sound)).to_pylist()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A finished table of the job that tests get."""
+    root = tmp_path_factory.mktemp("made")
+    source = {"reader": "parquet", "path": str(data / "parquet" / "*.parquet")}
+    Job(root, source).run()
+    return root / "table"
+
+
+@pytest.fixture
+def finished(job: Job, made: Path) -> Job:
+    """A job whose table is finished; where that lies is not in its fingerprint."""
+    shutil.copytree(made, job.table)
+    return job
+
+
 def change_version(table: Path, version: Any) -> None:
     path = table / "_featuretap" / "config.json"
     document = json.loads(path.read_text())
@@ -197,28 +213,26 @@ CALLS: dict[str, Callable[[Job], Any]] = {
     ],
 )
 def test_a_table_of_another_format_is_refused_by_name_and_left_alone(
-    version: Any, remedy: str, job: Job
+    version: Any, remedy: str, finished: Job
 ) -> None:
-    job.run()
-    change_version(job.table, version)
-    before = {p: p.read_bytes() for p in job.table.rglob("*") if p.is_file()}
+    change_version(finished.table, version)
+    before = {p: p.read_bytes() for p in finished.table.rglob("*") if p.is_file()}
     expected = (
         rf"works on tables of format 2, the one in '.*table' has format {version};"
         f" {remedy}"
     )
     for name, call in CALLS.items():
         with pytest.raises(ConfigError, match=expected):
-            call(job)
-        after = {p: p.read_bytes() for p in job.table.rglob("*") if p.is_file()}
+            call(finished)
+        after = {p: p.read_bytes() for p in finished.table.rglob("*") if p.is_file()}
         assert after == before, name
 
 
 @pytest.mark.parametrize("command", [["status"], ["verify"], ["verify", "--parity=3"]])
-def test_another_format_is_misuse(command: list[str], job: Job) -> None:
-    job.run()
-    change_version(job.table, 7)
+def test_another_format_is_misuse(command: list[str], finished: Job) -> None:
+    change_version(finished.table, 7)
     name, *options = command
-    result = CliRunner().invoke(app, [name, str(job.table), *options])
+    result = CliRunner().invoke(app, [name, str(finished.table), *options])
     assert result.exit_code == 2
     assert "format 7; use a newer featuretap" in result.stderr
 
@@ -257,30 +271,30 @@ STRANGERS: dict[str, Callable[[Path], str]] = {
 
 
 @pytest.mark.parametrize("kind", STRANGERS)
-def test_verify_names_whatever_readers_may_take_for_a_part(kind: str, job: Job) -> None:
-    job.run()
-    before = {*job.table.rglob("*")}
-    STRANGERS[kind](job.table)
-    (new,) = {*job.table.rglob("*")} - before
-    (difference,) = verify_table(str(job.table))
-    name = new.relative_to(job.table).as_posix()
+def test_verify_names_whatever_readers_may_take_for_a_part(
+    kind: str, finished: Job
+) -> None:
+    before = {*finished.table.rglob("*")}
+    STRANGERS[kind](finished.table)
+    (new,) = {*finished.table.rglob("*")} - before
+    (difference,) = verify_table(str(finished.table))
+    name = new.relative_to(finished.table).as_posix()
     assert difference.startswith(f"{name}{'/' if new.is_dir() else ''} is not in the")
 
 
 @pytest.mark.parametrize("kind", STRANGERS)
-def test_repair_leaves_strangers_and_the_table_alone(kind: str, job: Job) -> None:
-    job.run()
+def test_repair_leaves_strangers_and_the_table_alone(kind: str, finished: Job) -> None:
     is_ours = kind == "a part of another run"  # named as ours are: an orphan
-    success = (job.table / "_SUCCESS").stat().st_mtime_ns
-    before = {*job.table.rglob("*")}
-    STRANGERS[kind](job.table)
-    (new,) = {*job.table.rglob("*")} - before
-    repaired = repair_table(job.plan())
+    success = (finished.table / "_SUCCESS").stat().st_mtime_ns
+    before = {*finished.table.rglob("*")}
+    STRANGERS[kind](finished.table)
+    (new,) = {*finished.table.rglob("*")} - before
+    repaired = repair_table(finished.plan())
     assert len(repaired) == is_ours
-    assert (job.table / "_SUCCESS").exists() != is_ours
-    run_plan(job.plan())
+    assert (finished.table / "_SUCCESS").exists() != is_ours
+    run_plan(finished.plan())
     assert new.exists() != is_ours
-    assert is_ours or (job.table / "_SUCCESS").stat().st_mtime_ns == success
+    assert is_ours or (finished.table / "_SUCCESS").stat().st_mtime_ns == success
 
 
 @pytest.mark.parametrize(
@@ -295,32 +309,31 @@ def test_no_table_begins_where_other_parts_lie(place: str, job: Job) -> None:
 
 
 @pytest.mark.parametrize("name", ["claim", "versions", "fingerprint", "format_version"])
-def test_verify_compares_what_a_table_says_it_was_made_by(name: str, job: Job) -> None:
-    job.run()
-    path = job.table / "_SUCCESS"
+def test_verify_compares_what_a_table_says_it_was_made_by(
+    name: str, finished: Job
+) -> None:
+    path = finished.table / "_SUCCESS"
     summary = json.loads(path.read_text())
     path.write_text(json.dumps({**summary, name: "other"}))
-    (difference,) = verify_table(str(job.table))
+    (difference,) = verify_table(str(finished.table))
     assert difference.startswith(f"_SUCCESS has {name} other, the plan ")
 
 
 @pytest.mark.parametrize("name", ["claim", "versions"])
-def test_verify_compares_what_a_record_was_made_by(name: str, job: Job) -> None:
-    job.run()
-    path = job.table / "_featuretap" / "commits" / "00001.json"
+def test_verify_compares_what_a_record_was_made_by(name: str, finished: Job) -> None:
+    path = finished.table / "_featuretap" / "commits" / "00001.json"
     record = json.loads(path.read_text())
     other = {"keras": "1"} if name == "versions" else "other"
     path.write_text(json.dumps({**record, name: other}))
-    (difference,) = verify_table(str(job.table))
+    (difference,) = verify_table(str(finished.table))
     assert difference.startswith("the record of shard 1 ")
-    assert len(repair_table(job.plan())) == 1
-    job.run()
-    assert verify_table(str(job.table)) == []
+    assert len(repair_table(finished.plan())) == 1
+    finished.run()
+    assert verify_table(str(finished.table)) == []
 
 
-def test_verify_names_a_manifest_and_a_record_of_something_else(job: Job) -> None:
-    job.run()
-    internal = job.table / "_featuretap"
+def test_verify_names_a_manifest_and_a_record_of_something_else(finished: Job) -> None:
+    internal = finished.table / "_featuretap"
     manifest = pq.read_table(internal / "manifest.parquet")
     pq.write_table(
         manifest.replace_schema_metadata(None), internal / "manifest.parquet"
@@ -328,7 +341,7 @@ def test_verify_names_a_manifest_and_a_record_of_something_else(job: Job) -> Non
     shutil.copy(
         internal / "commits" / "00000.json", internal / "commits" / "00099.json"
     )
-    assert verify_table(str(job.table)) == [
+    assert verify_table(str(finished.table)) == [
         "_featuretap/manifest.parquet was made by another plan",
         "_featuretap/commits/00099.json is of no shard of the plan",
     ]
@@ -376,22 +389,22 @@ def test_a_key_that_no_json_line_has_is_a_typing_error(tmp_path: Path) -> None:
         job.run(source={"features": features, "keep": ["lable"]})
 
 
-def test_what_readers_pass_over_is_nobody_s_business(job: Job) -> None:
-    job.run()
-    (job.table / ".hidden").write_text("x")
-    (job.table / "_delta_log").mkdir()
-    assert verify_table(str(job.table)) == []
-    assert pq.read_table(job.table).num_rows == ROWS
+def test_what_readers_pass_over_is_nobody_s_business(finished: Job) -> None:
+    (finished.table / ".hidden").write_text("x")
+    (finished.table / "_delta_log").mkdir()
+    assert verify_table(str(finished.table)) == []
+    assert pq.read_table(finished.table).num_rows == ROWS
 
 
-def test_overwriting_leaves_strangers_alone_and_removes_every_part(job: Job) -> None:
-    job.run()
-    (job.table / "data" / "mine.parquet").write_text("mine")
-    run_plan(job.plan(limit=10), overwrite=True)
-    names = {path.name for path in (job.table / "data").iterdir()}
+def test_overwriting_leaves_strangers_alone_and_removes_every_part(
+    finished: Job,
+) -> None:
+    (finished.table / "data" / "mine.parquet").write_text("mine")
+    run_plan(finished.plan(limit=10), overwrite=True)
+    names = {path.name for path in (finished.table / "data").iterdir()}
     assert "mine.parquet" in names
     assert len(names) == 2
-    assert table_status(str(job.table)).rows == 10
+    assert table_status(str(finished.table)).rows == 10
 
 
 def test_records_manifest_and_success_say_what_the_table_was_made_by(job: Job) -> None:
@@ -411,12 +424,13 @@ def test_records_manifest_and_success_say_what_the_table_was_made_by(job: Job) -
 
 
 def test_parts_of_two_tables_with_one_model_can_be_the_same_file(
-    job: Job, tmp_path: Path
+    finished: Job, tmp_path: Path
 ) -> None:
     """Nothing in a part names its table's plan, so that another may carry it."""
-    job.run()
     elsewhere = {"path": str(tmp_path / "longer")}
-    other = make_plan(job.config(table=elsewhere, errors={"attempts": 5}, limit=50))
+    other = make_plan(
+        finished.config(table=elsewhere, errors={"attempts": 5}, limit=50)
+    )
     run_plan(other)
-    names = {path.name for path in (job.table / "data").iterdir()}
+    names = {path.name for path in (finished.table / "data").iterdir()}
     assert len(names & {p.name for p in (tmp_path / "longer" / "data").iterdir()}) >= 2
