@@ -302,13 +302,12 @@ def _skip_fsync_of_directories() -> None:
     storage._sync_directory = lambda directory: None  # type: ignore[assignment]
 
 
-def _skip_fsync_of_the_root() -> None:
+def _skip_fsync_of_data() -> None:
     sync = storage._sync_directory
 
     def skip(directory: Path) -> None:
-        if (directory / "_featuretap" / "commits").exists():
-            return
-        sync(directory)
+        if directory.name != "data":
+            sync(directory)
 
     storage._sync_directory = skip
 
@@ -344,7 +343,7 @@ def _drop_create_only() -> None:
 PLANTED = {
     "skip fsync of files": _skip_fsync_of_files,
     "skip fsync of directories": _skip_fsync_of_directories,
-    "skip fsync of the part's directory": _skip_fsync_of_the_root,
+    "skip fsync of the part's directory": _skip_fsync_of_data,
     "commit before upload": _commit_before_upload,
     "drop create-only": _drop_create_only,
 }
