@@ -81,7 +81,7 @@ taskmanager.memory.jvm-overhead.max: 192m
 heartbeat.timeout: 10000
 heartbeat.interval: 2000
 restart-strategy.type: fixed-delay
-restart-strategy.fixed-delay.attempts: 3
+restart-strategy.fixed-delay.attempts: 60
 restart-strategy.fixed-delay.delay: 1s
 """
 
