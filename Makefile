@@ -11,7 +11,7 @@ ENGINES := $(CURDIR)/$(VENV)/engines
 # Each process goes through its share of the tests in order, then helps others. Three on
 # two cores: many tests wait for processes that they have started.
 PARALLEL := -n 3 --dist worksteal
-# An engine, or the images, are started or built by one process.
+# An engine is started by one process.
 GROUPED := -n 2 --dist loadgroup
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
@@ -85,7 +85,7 @@ $(ENGINES)/schemas: $(STAMP)
 # needs Go, Java, Maven, buildah, debootstrap and root
 test-infra: $(ENGINES)/flink/jars $(ENGINES)/bin/boot $(ENGINES)/schemas  ## Build the images, run them, and check the files of infra/
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[engines,infra]'
-	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/infra -m heavy $(GROUPED)
+	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/infra -m heavy
 
 audit: $(STAMP)  ## Look for known faults of the pinned dependencies
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'
