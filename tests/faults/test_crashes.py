@@ -19,7 +19,6 @@ NAMED = [
     for when in ("before", "after")
 ]
 RANDOM_KILLS = 200
-RANDOM_ENDS = 4
 
 
 def resumed(zygote: Zygote, table: Path) -> dict[str, bytes]:
@@ -163,8 +162,8 @@ def test_runs_killed_at_random_times_go_on_to_the_same_table(
     seed = int(os.environ.get("FAULTS_SEED", random.randrange(1 << 32)))
     print(f"FAULTS_SEED={seed}")
     draw = random.Random(seed)
-    kills, finished, longest = 0, 0, 1.0
-    while kills < RANDOM_KILLS or finished < RANDOM_ENDS:  # a slow machine needs more
+    kills, longest = 0, 1.0
+    while kills < RANDOM_KILLS:
         ready.unlink(missing_ok=True)
         pid = zygote.start("run", config=job_document(table), ready=str(ready))
         while not ready.exists():
@@ -173,10 +172,9 @@ def test_runs_killed_at_random_times_go_on_to_the_same_table(
         os.kill(pid, signal.SIGKILL)
         code = zygote.wait(pid)
         kills += code == -signal.SIGKILL
-        if code == 0:  # faster than the kill
-            longest *= 0.9
+        longest *= 1.05  # rows in isolation, after many deaths, need seconds
         if (table / "_SUCCESS").exists():
-            finished += 1
+            longest *= 0.7
             assert outcome(table) == whole, f"FAULTS_SEED={seed}"
             shutil.rmtree(table)
     assert resumed(zygote, table) == whole, f"FAULTS_SEED={seed}"
