@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline.plan import trace_job
 from transforms.config import Config
 from transforms.lookup import ConfigError
+from transforms.taps.company import refuse_mixing
 from transforms.taps.language import Activation, Tap, choose_one, filter_activations
 from transforms.taps.survey import list_activations
 
@@ -45,7 +46,7 @@ def list_taps(config: Config, pattern: str | None = None) -> TapListing:
       ConfigError: source or model cannot be had, or nothing matches the pattern.
     """
     job = trace_job(config)
-    activations = list_activations(job.model)
+    activations = refuse_mixing(job.model, list_activations(job.model))
     taps: list[Tap] = []
     complaints: list[str] = []
     for index, spec in enumerate(config.taps):

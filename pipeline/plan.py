@@ -27,8 +27,9 @@ from transforms.table.columns import (
     passed_features,
 )
 from transforms.table.plan_file import TablePlan, versions
-from transforms.taps.compile import compile_taps
-from transforms.taps.language import Activation, choose
+from transforms.taps.company import ROWS, marked, mixing_taps
+from transforms.taps.compile import CompiledTaps, compile_taps
+from transforms.taps.language import Activation, Tap, choose
 from transforms.taps.survey import list_activations
 
 
@@ -58,9 +59,7 @@ def make_plan(config: Config) -> Plan:
         )
     job = trace_job(config)
     _check_lengths(config, job.model)
-    activations = list_activations(job.model)
-    taps = choose(config.taps, activations)
-    compiled = compile_taps(job.model, taps, config.model.batch_rows)
+    activations, taps, compiled = _compile(config, job.model)
     columns = make_columns(
         config, job.source.default_key, job.table_features(), taps, compiled.outputs
     )
@@ -85,6 +84,25 @@ def make_plan(config: Config) -> Plan:
         shards=shards,
         activations=tuple(activations),
     )
+
+
+def _compile(
+    config: Config, model: Model
+) -> tuple[list[Activation], list[Tap], CompiledTaps]:
+    """Choose and compile the taps; none whose rows depend on more than the row.
+
+    What the columns are does not depend on the number of rows in a batch: few are
+    enough, unless it is fixed.
+    """
+    rows = ROWS if model.batch_rows is None else config.model.batch_rows
+    activations = list_activations(model)
+    taps = choose(config.taps, activations)
+    compiled = compile_taps(model, taps, rows)
+    if refused := mixing_taps(model, taps, compiled):
+        activations = marked(activations, refused)
+        taps = choose(config.taps, activations)
+        compiled = compile_taps(model, taps, rows)
+    return activations, taps, compiled
 
 
 @dataclass(frozen=True, slots=True)

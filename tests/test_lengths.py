@@ -64,7 +64,8 @@ def test_a_row_is_computed_at_its_own_length_whatever_its_company(
     source = {"reader": reader, "path": str(data / f"*.{reader}")}
     toolbox.SEEN_SHAPES.clear()
     table = Job(tmp_path / "a", source).run(**config()).sort_by("example_id")
-    assert {(16, 4), (16, 8), (16, 16)} == toolbox.SEEN_SHAPES
+    seen = {shape for shape in toolbox.SEEN_SHAPES if shape[0] == 16}  # of the run
+    assert seen == {(16, 4), (16, 8), (16, 16)}
     model = toolbox.token_model()
     for row in range(ROWS):
         own = tokens(row)

@@ -30,6 +30,7 @@ from transforms.table.parquet_writer import (
     store_part,
     unfinished_files,
 )
+from transforms.taps.company import check_company
 from transforms.taps.infer import infer
 from transforms.worker import Worker
 
@@ -176,8 +177,12 @@ def compute_rows(
     """
     clock = clock or Clock()
     policy = worker.plan.config.errors.non_finite
+    unchecked = shard.index == 0  # the first batch of a run stands for all
     for batch in clock.timed("read", batches):
         computed = infer(worker.compiled, batch, on_failure)
+        if unchecked:
+            computed = check_company(worker.compiled, computed)
+            unchecked = False
         for rows, values in clock.timed("compute", computed):
             marked = {} if policy == "allow" else non_finite_rows(values)
             if marked and policy == "quarantine":

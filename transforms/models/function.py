@@ -25,7 +25,10 @@ class FunctionForm:
 
     Attributes:
       model: the function.
+      stock: False.
     """
+
+    stock = False
 
     def __init__(self, model: Callable[..., Any], wired: Sequence[str]) -> None:
         self.model = model

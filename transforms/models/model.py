@@ -33,9 +33,12 @@ class ModelForm(Protocol):
     Attributes:
       model: the object of the model's own library: a Keras model, the signature of a
         SavedModel, or a function.
+      stock: whether layers of Keras's own are all that tracing runs. Other code may
+        trace differently each time, or use the number of rows.
     """
 
     model: Any
+    stock: bool
 
     def declared(self) -> list[Declared]:
         """Give the inputs in the model's own order; empty if it declares none."""

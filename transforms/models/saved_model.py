@@ -31,7 +31,10 @@ class SavedForm:
 
     Attributes:
       model: the signature, a concrete function of TensorFlow.
+      stock: False, since the graph may use the number of rows.
     """
+
+    stock = False
 
     def __init__(self, loaded: Any, signature: Any) -> None:
         self.model = signature

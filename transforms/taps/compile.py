@@ -53,11 +53,13 @@ class CompiledTaps:
         or more and differ in shape between rows is followed by a column of shapes.
       batch_rows: number of rows in a call of the compiled function; other numbers are
         split or filled up to it.
+      computes_in_16_bits: whether some values on the way are float16 or bfloat16.
     """
 
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     batch_rows: int
+    computes_in_16_bits: bool
     _function: Any
     _packed: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 
@@ -89,8 +91,19 @@ class CompiledTaps:
         return {output.column: columns[output.column] for output in self.outputs}
 
 
-def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> CompiledTaps:
+def compile_taps(
+    model: Model,
+    taps: Sequence[Tap],
+    batch_rows: int,
+    *last: Callable[[Any], Any],
+) -> CompiledTaps:
     """Compile the part of a model that the taps need, with their reductions.
+
+    Args:
+      model: the model.
+      taps: what to compute.
+      batch_rows: number of rows in a call.
+      last: reductions that follow those of each tap, from `[batch, ...]` to the same.
 
     Raises:
       ConfigError: a tap's reduction does not fit its activation, or the model has
@@ -101,7 +114,7 @@ def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> Compiled
             f"model.batch_rows must be {model.batch_rows}, the fixed batch size of the"
             f" model's input, got {batch_rows}"
         )
-    body = _Body(model, taps, batch_rows)
+    body = _Body(model, taps, batch_rows, last)
     try:
         function = trace_model(model, batch_rows, body)
     except _UnsureError as unsure:
@@ -118,8 +131,14 @@ def compile_taps(model: Model, taps: Sequence[Tap], batch_rows: int) -> Compiled
         if value.dtype.name != "string"
     ]
     packed.sort(key=lambda place: -place[1].itemsize)
+    halves = any(
+        tensor.dtype.name in ("float16", "bfloat16")
+        for op in function.graph.get_operations()
+        for tensor in op.outputs
+    )
+    outputs = tuple(body.outputs)
     return CompiledTaps(
-        model.inputs, tuple(body.outputs), batch_rows, function, tuple(packed)
+        model.inputs, outputs, batch_rows, halves, function, tuple(packed)
     )
 
 
@@ -134,7 +153,13 @@ class _Body:
         alone does not tell; entered before tracing a second time.
     """
 
-    def __init__(self, model: Model, taps: Sequence[Tap], batch_rows: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        taps: Sequence[Tap],
+        batch_rows: int,
+        last: Sequence[Callable[[Any], Any]],
+    ) -> None:
         self.outputs: list[Output] = []
         self.fixed: dict[str, Any] = {}
         self.shapes: dict[str, Shape] = {}
@@ -143,8 +168,11 @@ class _Body:
         self._rows = batch_rows
         self._chains = [
             [
-                parse_reduction(text, f"{tap.place}.reduce[{i}]")
-                for i, text in enumerate(tap.reduce)
+                *(
+                    parse_reduction(text, f"{tap.place}.reduce[{i}]")
+                    for i, text in enumerate(tap.reduce)
+                ),
+                *last,
             ]
             for tap in taps
         ]

@@ -21,6 +21,7 @@ class FittingTaps:
     Attributes:
       batch_rows: rows in a batch as planned, which a call may be given whatever number
         of rows is computed at a time.
+      computes_in_16_bits: whether some values on the way are float16 or bfloat16.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class FittingTaps:
             has a fixed batch size.
         """
         self.batch_rows = compiled.batch_rows
+        self.computes_in_16_bits = compiled.computes_in_16_bits
         self._compiled = compiled
         self._compile_for = compile_for
         self._lock = threading.Lock()

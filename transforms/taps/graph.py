@@ -1,11 +1,12 @@
-"""Walk the operations of a traced graph; find what depends on changing variables."""
+"""Walk the operations of a traced graph, and of the functions that they call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-CALLS = ("PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf", "Case")
+BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
+CALLS = ("PartitionedCall", "StatefulPartitionedCall", *BRANCHES)
 LOOPS = ("While", "StatelessWhile")
 
 
@@ -36,28 +37,6 @@ def sorted_operations(operations: Iterable[Any]) -> Iterator[Any]:
     yield from (op for op, count in waiting.items() if count > 0)
 
 
-def depend_on_changes(graph: Any, tensors: Sequence[Any]) -> list[bool]:
-    """Tell which tensors need a variable that running the graph changes.
-
-    Args:
-      graph: the graph in which the tensors were traced.
-      tensors: tensors of the graph; anything else counts as needing no variable.
-    """
-    changing: dict[Any, bool] = {}
-    for op in sorted_operations(graph.get_operations()):
-        before = any(changing.get(one, False) for one in operations_before(op))
-        changing[op] = before or _assigns(op)
-    flat = [getattr(tensor, "flat_values", tensor) for tensor in tensors]
-    return [changing.get(getattr(tensor, "op", None), False) for tensor in flat]
-
-
-def _assigns(op: Any) -> bool:
-    if op.type in (*CALLS, *LOOPS):
-        bodies = [body_of(op, name) for name in functions_of(op)]
-        return any(_assigns(inner) for body in bodies for inner in body)
-    return str(op.type).startswith(("Assign", "ResourceScatter"))
-
-
 def functions_of(op: Any) -> list[str]:
     """Name the functions that an operation calls, branches and loop bodies included."""
     attributes = op.node_def.attr.values()
@@ -65,8 +44,8 @@ def functions_of(op: Any) -> list[str]:
     return names + [f.name for a in attributes for f in a.list.func]
 
 
-def body_of(op: Any, name: str) -> list[Any]:
-    """List the operations of a function that an operation calls."""
+def graph_of(op: Any, name: str) -> Any:
+    """Give the graph of a function that an operation calls, with inputs and outputs."""
     from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
     function = op.graph._get_function(name)
@@ -74,4 +53,9 @@ def body_of(op: Any, name: str) -> list[Any]:
         shapes = [tensor.shape for tensor in op.inputs]
         shapes = shapes[-len(function.declared_input_types) :]  # a branch's come last
         graph = function_def_to_graph(function.definition, shapes)
-    return list(graph.get_operations())
+    return graph
+
+
+def body_of(op: Any, name: str) -> list[Any]:
+    """List the operations of a function that an operation calls."""
+    return list(graph_of(op, name).get_operations())

@@ -14,10 +14,9 @@ from transforms.taps.trace import is_ragged, trace_model
 
 Result = TypeVar("Result")
 UNSURE = "has a first axis of which one cannot tell whether it is the batch"
-_MIXES = "does not have the batch as its first axis, or mixes rows of the batch"
 _PROBE_ROWS = (2, 3)
-_DRAWS = 4
 _MADE_UP_LENGTH = 32
+_MADE_UP_WORDS = 8
 
 
 def probe_shapes(model: Model, addresses: Sequence[str]) -> dict[str, Shape]:
@@ -64,76 +63,13 @@ def _measure(
                 static[address] = None if rank is None else tuple(value.shape.as_list())
             return [v.nrows()[None] if is_ragged(v) else tf.shape(v) for v in values]
 
-        measured = trace_model(model, rows, body)(_made_up(model, rows, seed=rows))
+        measured = trace_model(model, rows, body)(made_up(model, rows, seed=rows))
         return {
             address: ([int(n) for n in lengths.numpy()], static[address])
             for address, lengths in zip(some, measured, strict=True)
         }
 
     return _of_halves(addresses, measure, lambda address: {})
-
-
-def mixing_rows(model: Model, addresses: Sequence[str]) -> dict[str, str]:
-    """Refuse tensors in which changing one row of the inputs changes other rows.
-
-    Their first axis is not the batch, or they mix its rows. Tensors that do not change
-    at all, or cannot be computed from made-up rows, are refused as unsure.
-
-    Returns:
-      `{address: why it cannot be tapped}`.
-    """
-
-    def compare(some: Sequence[str]) -> dict[str, str]:
-        changed, mixed = _compare(model, some)
-        unsure = dict.fromkeys(set(some) - changed, UNSURE)
-        return unsure | dict.fromkeys(mixed, _MIXES)
-
-    return _of_halves(addresses, compare, lambda address: {address: UNSURE})
-
-
-def _compare(model: Model, addresses: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Change one row of made-up inputs, several times, and see what follows.
-
-    Returns:
-      The addresses in which the same row changed, and those in which another row did.
-    """
-    rows = model.batch_rows or 1
-
-    def body(inputs: Any) -> list[Any]:
-        return model.form.find(model.tensors(inputs), addresses)
-
-    function = trace_model(model, rows, body)
-    changed: set[str] = set()
-    mixed: set[str] = set()
-    for seed in range(_DRAWS):
-        row = seed % rows
-        given, turned = _with_another_row(model, rows, row, seed)
-        mask = np.arange(rows) == row
-        results = zip(addresses, function(given), function(turned), strict=True)
-        for address, before, after in results:
-            if is_ragged(before):
-                changed.add(address)
-                continue
-            one, two = before.numpy(), after.numpy()
-            if not _equal(one[mask], two[mask]):
-                changed.add(address)
-            if not _equal(one[~mask], two[~mask]):
-                mixed.add(address)
-    return changed, mixed
-
-
-def _with_another_row(
-    model: Model, rows: int, row: int, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Make up inputs, and the same inputs with one row replaced by another."""
-    import tensorflow as tf
-
-    given, other = (_made_up(model, rows, s) for s in (seed, seed + _DRAWS))
-    turned = {
-        name: tf.tensor_scatter_nd_update(t, [[row]], other[name][row][None])
-        for name, t in given.items()
-    }
-    return given, turned
 
 
 def _of_halves(
@@ -163,12 +99,11 @@ def _of_halves(
     return found
 
 
-def _equal(one: np.ndarray, other: np.ndarray) -> bool:
-    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+def made_up(model: Model, rows: int, seed: int) -> dict[str, Any]:
+    """Make up a batch of inputs: small numbers of both signs, or words of letters.
 
-
-def _made_up(model: Model, rows: int, seed: int) -> dict[str, Any]:
-    """Make up a batch of inputs: small numbers of both signs, or words of letters."""
+    The first texts of a batch differ in their number of words.
+    """
     import tensorflow as tf
 
     random = np.random.default_rng(seed)
@@ -176,14 +111,22 @@ def _made_up(model: Model, rows: int, seed: int) -> dict[str, Any]:
     for i in model.inputs:
         shape = (rows, *(_MADE_UP_LENGTH if n is None else n for n in i.shape))
         if i.feature_dtype == "string":
-            letters = random.integers(97, 123, (rows, 3)).astype(np.uint8)
-            words = np.array([b" ".join(map(bytes, row[:, None])) for row in letters])
+            letters = random.integers(97, 123, (rows, _MADE_UP_WORDS)).astype(np.uint8)
+            words = np.array(
+                [
+                    b" ".join(map(bytes, row[: 1 + n % _MADE_UP_WORDS, None]))
+                    for n, row in enumerate(letters)
+                ]
+            )
             column = words.reshape([rows, *[1] * len(i.shape)])
             examples[i.feature] = tf.constant(np.broadcast_to(column, shape))
         elif i.feature_dtype.startswith(("int", "uint", "bool")):
             bits = random.integers(0, 2, shape)
             examples[i.feature] = tf.cast(bits, i.feature_dtype)
         else:
-            values = random.standard_normal(shape) * 2
+            scales = 2.0 ** (1 - np.arange(rows) % 4)  # what saturates hides the rest
+            values = random.standard_normal(shape) * scales.reshape(
+                [rows, *[1] * len(i.shape)]
+            )
             examples[i.feature] = tf.cast(values, i.feature_dtype)
     return examples

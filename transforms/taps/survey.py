@@ -8,14 +8,13 @@ from typing import Any
 from transforms.dtypes import column_dtype
 from transforms.models.model import Model
 from transforms.taps.flops import flops_to_reach
-from transforms.taps.graph import depend_on_changes
 from transforms.taps.language import Activation
-from transforms.taps.probe import UNSURE, mixing_rows, probe_shapes
+from transforms.taps.probe import UNSURE, probe_shapes
+from transforms.taps.state import refusals_of
 from transforms.taps.trace import is_ragged, trace_model
 
 # A batch size that no other axis is likely to have, so that the batch axis is found.
 _LISTING_ROWS = 1009
-_CHANGES = "depends on a variable that the model changes from batch to batch"
 
 
 def list_activations(model: Model) -> list[Activation]:
@@ -40,9 +39,8 @@ def list_activations(model: Model) -> list[Activation]:
             tensors.append(value)
 
     graph = trace_model(model, rows, body).graph
-    for index, changes in enumerate(depend_on_changes(graph, tensors)):
-        if changes:
-            refusal = found[index].refusal or _CHANGES
+    for index, refusal in enumerate(refusals_of(graph, tensors)):
+        if found[index].refusal is None and refusal:
             found[index] = replace(found[index], refusal=refusal)
     _check_batch_axes(model, found)
     results = [a.address[:1] in ("", ":") for a in found]
@@ -61,12 +59,7 @@ def _check_batch_axes(model: Model, found: list[Activation]) -> None:
     Activations in `found` are replaced by what the run has shown.
     """
     if model.batch_rows is not None:
-        # Any axis may be as long as the batch.
-        addresses = [a.address for a in found if a.refusal is None]
-        refusals = mixing_rows(model, addresses)
-        for index, a in enumerate(found):
-            found[index] = replace(a, refusal=a.refusal or refusals.get(a.address))
-        return
+        return  # any axis may be as long as the batch: only computing rows tells
     unsure = [a.address for a in found if a.refusal == UNSURE]
     shapes = probe_shapes(model, unsure) if unsure else {}
     for index, a in enumerate(found):
