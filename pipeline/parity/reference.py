@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.parity.reference_models import cut_signature, layer_activations, leaves_of
-from pipeline.parity.reference_reductions import REDUCTIONS
+from pipeline.parity.reference_reductions import REDUCTIONS, goes_over_steps
 from pipeline.parity.reference_steps import Example, run_step
 from transforms import device
 from transforms.config import Config
@@ -115,11 +115,8 @@ class Reference:
         values = {}
         for column in self._columns:
             value = activations[column.source]
-            computed = value.dtype
             self._measure(column.name, value)
-            for text in column.reduce:
-                value = _reduced(text, value, computed)
-            values[column.name] = dense(value)[0]
+            values[column.name] = dense(_reduced(column.reduce, value))[0]
         return values
 
     def _measure(self, name: str, value: Any) -> None:
@@ -206,11 +203,24 @@ def dense(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _reduced(text: str, value: Any, computed: Any) -> Any:
+def _reduced(reduce: Sequence[str], value: Any) -> Any:
+    """Apply reductions to `[1, ...]`; over the steps, to those that Keras masks not."""
+    computed = value.dtype
+    mask = getattr(value, "_keras_mask", None)
+    for text in reduce:
+        name, options = split_reduction(text)
+        if mask is not None and goes_over_steps(name, options, value.ndim):
+            value = dense(value)[:, np.asarray(mask)[0].astype(bool)]
+        if goes_over_steps(name, options, value.ndim) or ":" in name:
+            mask = None
+        value = _reduced_once(name, options, value, computed)
+    return value
+
+
+def _reduced_once(name: str, options: dict[str, Any], value: Any, computed: Any) -> Any:
     """Apply a reduction to `[1, ...]`; the user's own get the model's own type."""
     import tensorflow as tf
 
-    name, options = split_reduction(text)
     if ":" not in name:
         return REDUCTIONS[name](dense(value), **options)
     if isinstance(value, np.ndarray):

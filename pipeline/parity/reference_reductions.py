@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,25 @@ def _top_k(value: np.ndarray, k: int, indices: bool = False) -> np.ndarray:
         return order.astype(np.int32)
     largest: np.ndarray = np.take_along_axis(value, order, axis=-1)
     return largest
+
+
+def goes_over_steps(name: str, options: Mapping[str, Any], rank: int) -> bool:
+    """Whether a reduction makes one value of several steps, the axis after the batch.
+
+    Args:
+      name: of the reduction.
+      options: its arguments.
+      rank: of what it reduces, `[1, steps, ...]`.
+    """
+    if name == "global_average_pool":
+        return True
+    if name not in ("first", "last", "max", "mean", "min", "std", "sum"):
+        return False
+    axis = options.get("axis", 1 if name in ("first", "last") else None)
+    axes = (
+        range(1, rank) if axis is None else axis if isinstance(axis, list) else [axis]
+    )
+    return 1 in {(AXES[a] if isinstance(a, str) else a) % rank for a in axes}
 
 
 REDUCTIONS: dict[str, Callable[..., Any]] = {

@@ -234,7 +234,7 @@ def _recording(
     missing = set(wanted)
     layers = [(path, layer, call_name(layer)) for path, layer in named]
 
-    def recorded(path: str, call: Any) -> Any:
+    def recorded(path: str, layer: Any, call: Any) -> Any:
         mine: list[Any] = []
 
         @functools.wraps(call)
@@ -245,6 +245,7 @@ def _recording(
             mine.append(returned)
             missing.discard((path, len(mine) - 1))
             if wanted and not missing:
+                _mask_outputs(layer, args, kwargs, returned)
                 raise _AllFoundError
             return returned
 
@@ -254,7 +255,7 @@ def _recording(
         id(layer): vars(layer)[name] for _, layer, name in layers if name in vars(layer)
     }
     for path, layer, name in layers:
-        object.__setattr__(layer, name, recorded(path, getattr(layer, name)))
+        object.__setattr__(layer, name, recorded(path, layer, getattr(layer, name)))
     try:
         yield calls
     finally:
@@ -263,6 +264,26 @@ def _recording(
                 object.__setattr__(layer, name, own[id(layer)])
             else:
                 object.__delattr__(layer, name)
+
+
+def _mask_outputs(
+    layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any], returned: Any
+) -> None:
+    """Attach masks to what a layer returned, as Keras does once its call is over."""
+    import tensorflow as tf
+
+    set_masks = getattr(layer, "_set_mask_metadata", None)
+    if set_masks is None or not layer.supports_masking:
+        return
+    inputs = args[0] if args else next(iter(kwargs.values()), None)
+    given = kwargs.get("mask")
+    if given is None:
+        given = tf.nest.map_structure(lambda x: getattr(x, "_keras_mask", None), inputs)
+    if any(mask is not None for mask in tf.nest.flatten(given)) or hasattr(
+        layer, "mask_zero"
+    ):
+        is_keras2 = not hasattr(layer, "_layers")
+        set_masks(inputs, returned, given, *([False] if is_keras2 else []))
 
 
 def call_name(layer: Any) -> str:

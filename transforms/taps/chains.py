@@ -9,6 +9,7 @@ from typing import Any
 
 from transforms.lookup import ConfigError, bind, resolve
 from transforms.messages import shape_text
+from transforms.taps.masks import mask_of, reduce_masked
 from transforms.taps.reductions import REDUCTIONS
 
 
@@ -61,6 +62,9 @@ def reduce_chain(
 ) -> Any:
     """Apply reductions left to right and check that the batch axis is left.
 
+    Of an activation with a mask of Keras's, reductions over the steps leave masked ones
+    out.
+
     Args:
       values: an activation `[batch, ...]`.
       reductions: functions that `parse_reduction` has made.
@@ -70,10 +74,14 @@ def reduce_chain(
       ConfigError: a reduction fails, or changes the number of rows.
     """
     rows = values.shape[0]
+    mask = mask_of(values)
     for index, reduction in enumerate(reductions):
         given, shown = values, shape_text(("batch", *values.shape[1:]))
         try:
-            values = reduction(given)
+            if mask is None:
+                values = reduction(given)
+            else:
+                values, mask = reduce_masked(reduction, given, mask)
         except Exception as error:
             raise ConfigError(
                 f"{where}[{index}] must fit an activation of shape {shown}: {error}"

@@ -19,6 +19,7 @@ from transforms.models.inputs import Input, Shape
 from transforms.models.model import Model
 from transforms.taps.chains import parse_reduction, reduce_chain
 from transforms.taps.language import Tap
+from transforms.taps.masks import mask_of
 from transforms.taps.padding import in_batches
 from transforms.taps.probe import probe_shapes
 from transforms.taps.trace import is_ragged, trace_model
@@ -220,8 +221,10 @@ def _reduce(
     """Reduce and cast an activation, in the graph that is being traced."""
     import tensorflow as tf
 
-    value = _widened(value)
-    value = reduce_chain(value, chain, f"{tap.place}.reduce")
+    widened = _widened(value)
+    if widened is not value and (mask := mask_of(value)) is not None:
+        widened._keras_mask = mask
+    value = reduce_chain(widened, chain, f"{tap.place}.reduce")
     if tap.dtype and value.dtype == tf.string:
         raise ConfigError(f"{tap.place}.dtype must be left out, the activation is text")
     value = tf.cast(value, tap.dtype) if tap.dtype else _widened(value)

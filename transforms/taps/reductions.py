@@ -7,6 +7,7 @@ differing length (ragged tensors) are reduced over their own length.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -204,6 +205,24 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     "sum": sum_,
     "top_k": top_k,
 }
+
+
+def axes_of(reduction: Any, values: Any) -> list[int]:
+    """Give the axes of an activation that a reduction goes over.
+
+    Args:
+      reduction: a partial of a function in `REDUCTIONS`, with its options.
+      values: the activation `[batch, ...]`.
+    """
+    rank = values.shape.rank
+    if reduction.func is global_average_pool:
+        return list(range(1, rank - 1))
+    if reduction.func in (top_k, random_projection):
+        return [rank - 1]
+    if reduction.func is flatten:
+        return []
+    default = inspect.signature(reduction.func).parameters["axis"].default
+    return _axes(values, reduction.keywords.get("axis", default))
 
 
 def _axes(values: Any, axis: Axis) -> list[int]:
