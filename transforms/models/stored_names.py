@@ -1,0 +1,151 @@
+"""Names in a stored Keras model -> the objects that Keras would take for them.
+
+Nothing is imported or called: a name that is not there yet is a stranger's.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from transforms.models.pure_functions import is_pure_function
+
+# What Keras makes from a stored description are instances of these.
+_BASES = (
+    *("layers.Layer", "Operation", "losses.Loss", "metrics.Metric", "InputSpec"),
+    *("initializers.Initializer", "regularizers.Regularizer", "constraints.Constraint"),
+    *("optimizers.Optimizer", "optimizers.legacy.Optimizer", "quantizers.Quantizer"),
+    *("optimizers.schedules.LearningRateSchedule", "random.SeedGenerator"),
+    *(
+        "mixed_precision.Policy",
+        "dtype_policies.DTypePolicy",
+        "dtype_policies.DTypePolicyMap",
+    ),
+)
+_NAMESPACES = (
+    *("layers", "models", "activations", "initializers", "regularizers", "constraints"),
+    *("losses", "metrics", "optimizers", "optimizers.legacy", "optimizers.schedules"),
+)
+# Where Keras keeps functions that only compute, and those there that do more.
+_PURE = ("activations", "losses", "metrics", "ops", "random")
+_IMPURE = ("deserialize", "get", "serialize")
+
+
+def find(
+    described: Mapping[str, Any], package: Any, imports: Sequence[str]
+) -> list[Any]:
+    """Find all objects that a stored description may stand for.
+
+    Args:
+      described: a stored object, with its `class_name` and perhaps `config`, `module`
+        and `registered_name`.
+      package: the Keras that would load it, `keras` or `tf_keras`.
+      imports: modules whose classes and functions may be taken though they are not
+        registered.
+
+    Returns:
+      Classes and functions of Keras, those registered with it, and those of `imports`;
+      empty if Keras would have to take something else.
+    """
+    kind, inner = described["class_name"], described.get("config")
+    registered, module = described.get("registered_name", kind), described.get("module")
+    function = kind == "function"
+    names = [
+        name
+        for name in dict.fromkeys((inner if function else kind, registered))
+        if isinstance(name, str)
+    ]
+    registry = package.saving.get_custom_objects()
+    found = [registry[name] for name in names if name in registry]
+    if (inner if function else registered) in registry:
+        return found
+    if module is None or module == "builtins" or _root(module) in ("keras", "tf_keras"):
+        ours = [one for name in names for one in _own(package, module, name, function)]
+        fit = _is_pure if function else _is_built_in
+        return [*found, *ours] if all(fit(one, package) for one in ours) else []
+    if function and _root(module) == "tensorflow":
+        return [one for one in _of(module, names) if _is_tensorflow(one)]
+    if any(f"{module}.".startswith(f"{name}.") for name in imports):
+        return [one for one in _of(module, names) if one.__module__ == module]
+    return []
+
+
+def _root(module: Any) -> str:
+    return str(module).partition(".")[0]
+
+
+def _own(package: Any, module: Any, name: str, function: bool) -> Iterator[Any]:
+    """Yield what a name is in a module of Keras, or anywhere there."""
+    if module not in (None, "builtins"):
+        holder = _attribute(package, module.partition(".")[2])
+        if isinstance(holder, types.ModuleType) and hasattr(holder, name):
+            yield getattr(holder, name)
+    for namespace in _NAMESPACES:
+        one = getattr(_attribute(package, namespace), name, None)
+        if isinstance(one, types.FunctionType if function else type):
+            yield one
+    if not function:  # early versions of Keras 2 number classes
+        yield from _classes(package).get(name.removesuffix("V1").removesuffix("V2"), [])
+
+
+def _attribute(package: Any, path: str) -> Any:
+    """What is at a dotted path below a package; None if there is nothing."""
+    for part in filter(None, path.split(".")):
+        package = getattr(package, part, None)
+    return package
+
+
+@functools.cache
+def _classes(package: Any) -> Mapping[str, list[type]]:
+    """All classes of a Keras by their own names, exported or not."""
+    found: dict[str, list[type]] = {}
+    left = list(_bases(package))
+    while left:
+        one = left.pop()
+        left.extend(one.__subclasses__())
+        if _is_built_in(one, package) and one not in found.get(one.__name__, []):
+            found.setdefault(one.__name__, []).append(one)
+    return found
+
+
+@functools.cache
+def _bases(package: Any) -> tuple[type, ...]:
+    found = (_attribute(package, path) for path in _BASES)
+    return tuple(one for one in found if isinstance(one, type))
+
+
+def _is_built_in(one: Any, package: Any) -> bool:
+    return (
+        isinstance(one, type)
+        and one.__module__.startswith(f"{package.__name__}.")
+        and issubclass(one, _bases(package))
+    )
+
+
+def _is_pure(one: Any, package: Any) -> bool:
+    """Whether something of Keras is a function that only computes."""
+    homes = tuple(f"{package.__name__}.src.{name}" for name in _PURE)
+    return (
+        isinstance(one, types.FunctionType)
+        and one.__module__.startswith(homes)
+        and one.__name__ not in _IMPURE
+    )
+
+
+def _is_tensorflow(one: Any) -> bool:
+    """Whether something is a public function of TensorFlow that only computes."""
+    from tensorflow.python.util import tf_export
+
+    name = tf_export.get_canonical_name_for_symbol(one)
+    return bool(name) and is_pure_function(name)
+
+
+def _of(module: Any, names: Sequence[str]) -> Iterator[Any]:
+    """Yield the classes and functions that a module has under some names."""
+    held = vars(sys.modules[module]) if module in sys.modules else {}
+    for name in names:
+        if isinstance(held.get(name), type | types.FunctionType):
+            yield held[name]
