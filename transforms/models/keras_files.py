@@ -91,8 +91,9 @@ def _harmless(
             f" description cannot be read ({type(error).__name__}: {error})"
         ) from error
     faults = [find_fault(config, package, imports) for package in packages]
-    if all(faults):
-        _refuse(uri, f"{faults[0]}{cure}")
+    if all(faults):  # the Keras that comes furthest is the one that the model is of
+        _, fault = max(filter(None, faults), key=lambda fault: fault[0])
+        _refuse(uri, f"{fault}{cure}")
     return [one for one, fault in zip(packages, faults, strict=True) if not fault]
 
 

@@ -57,7 +57,7 @@ _FUNCTIONS = {
         to_float to_int32 to_int64 trace transpose truediv truncated_normal truncatediv
         truncatemod tuple unique unique_with_counts unravel_index unsorted_segment_max
         unsorted_segment_mean unsorted_segment_min unsorted_segment_prod
-        unsorted_segment_sum unstack verify_tensor_all_finite where where_v2 xdivy
+        unsorted_segment_sum unstack verify_tensor_all_finite where where_v2
         zeros zeros_like zeta
     """,
     "dtypes": "cast complex saturate_cast",

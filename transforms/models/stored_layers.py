@@ -38,7 +38,9 @@ _ATTRIBUTES = (
 _CODE = "holds a Python function"
 
 
-def find_fault(config: Any, package: Any, imports: Sequence[str]) -> str | None:
+def find_fault(
+    config: Any, package: Any, imports: Sequence[str]
+) -> tuple[int, str] | None:
     """Find the first stored layer that would do more than compute.
 
     Args:
@@ -48,19 +50,22 @@ def find_fault(config: Any, package: Any, imports: Sequence[str]) -> str | None:
       imports: the config's `model.imports`, which have been imported.
 
     Returns:
-      "layer 'name' does this"; None if all layers only compute.
+      How many descriptions are sound before the one at fault, and "layer 'name' does
+      this"; None if all layers only compute.
     """
     if not isinstance(config, dict):
-        return "it describes no layers"
+        return 0, "it describes no layers"
     whole = {key: value for key, value in config.items() if key != "compile_config"}
     left: list[tuple[Any, str]] = [(whole, "")]
+    sound = 0
     while left:
         value, name = left.pop()
         if isinstance(value, dict):
             name = _name(value) or name
             fault = _fault(value, package, imports)
             if fault:
-                return f"layer {name!r} {fault}"
+                return sound, f"layer {name!r} {fault}"
+            sound += 1
             value = list(value.values())
         if isinstance(value, list):
             left.extend((one, name) for one in reversed(value))

@@ -15,15 +15,12 @@ from transforms.models.pure_functions import is_pure_function
 
 # What Keras makes from a stored description are instances of these.
 _BASES = (
-    *("layers.Layer", "Operation", "losses.Loss", "metrics.Metric", "InputSpec"),
+    *("layers.Layer", "layers.InputSpec", "Operation", "losses.Loss", "metrics.Metric"),
     *("initializers.Initializer", "regularizers.Regularizer", "constraints.Constraint"),
     *("optimizers.Optimizer", "optimizers.legacy.Optimizer", "quantizers.Quantizer"),
-    *("optimizers.schedules.LearningRateSchedule", "random.SeedGenerator"),
-    *(
-        "mixed_precision.Policy",
-        "dtype_policies.DTypePolicy",
-        "dtype_policies.DTypePolicyMap",
-    ),
+    *("optimizers.schedules.LearningRateSchedule", "quantizers.QuantizationConfig"),
+    *("mixed_precision.Policy", "dtype_policies.DTypePolicy", "random.SeedGenerator"),
+    *("dtype_policies.DTypePolicyMap",),
 )
 _NAMESPACES = (
     *("layers", "models", "activations", "initializers", "regularizers", "constraints"),
@@ -55,22 +52,23 @@ def find(
     function = kind == "function"
     names = [
         name
-        for name in dict.fromkeys((inner if function else kind, registered))
-        if isinstance(name, str)
+        for name in dict.fromkeys(map(str, (inner if function else kind, registered)))
+        if name != "None"
     ]
+    ours = module in (None, "builtins") or _root(module) in ("keras", "tf_keras")
+    own = [
+        one
+        for name in names
+        for one in _own(package, module if ours else None, name, function)
+    ]
+    if not all((_is_pure if function else _is_built_in)(one, package) for one in own):
+        return []
     registry = package.saving.get_custom_objects()
-    found = [registry[name] for name in names if name in registry]
-    if (inner if function else registered) in registry:
-        return found
-    if module is None or module == "builtins" or _root(module) in ("keras", "tf_keras"):
-        ours = [one for name in names for one in _own(package, module, name, function)]
-        fit = _is_pure if function else _is_built_in
-        return [*found, *ours] if all(fit(one, package) for one in ours) else []
-    if function and _root(module) == "tensorflow":
-        return [one for one in _of(module, names) if _is_tensorflow(one)]
-    if any(f"{module}.".startswith(f"{name}.") for name in imports):
-        return [one for one in _of(module, names) if one.__module__ == module]
-    return []
+    known = [*(registry[name] for name in names if name in registry), *own]
+    if ours or str(inner if function else registered) in registry:
+        return known
+    others = list(_others(module, names, function, imports))
+    return [*known, *others] if others else []
 
 
 def _root(module: Any) -> str:
@@ -143,9 +141,15 @@ def _is_tensorflow(one: Any) -> bool:
     return bool(name) and is_pure_function(name)
 
 
-def _of(module: Any, names: Sequence[str]) -> Iterator[Any]:
-    """Yield the classes and functions that a module has under some names."""
-    held = vars(sys.modules[module]) if module in sys.modules else {}
-    for name in names:
-        if isinstance(held.get(name), type | types.FunctionType):
-            yield held[name]
+def _others(
+    module: Any, names: Sequence[str], function: bool, imports: Sequence[str]
+) -> Iterator[Any]:
+    """Yield what a module of TensorFlow, or one that the config names, defines."""
+    tensorflow = function and _root(module) == "tensorflow"
+    named = any(f"{module}.".startswith(f"{name}.") for name in imports)
+    held = vars(sys.modules[str(module)]) if str(module) in sys.modules else {}
+    for one in (held[name] for name in names if name in held):
+        if isinstance(one, type | types.FunctionType) and (
+            (named and one.__module__ == module) or (tensorflow and _is_tensorflow(one))
+        ):
+            yield one
