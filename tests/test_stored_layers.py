@@ -408,13 +408,15 @@ def test_an_operation_that_only_computes_is_loaded() -> None:
 MINE = """
 import tf_keras
 open('executed', 'w').close()
-class Scaled(tf_keras.layers.Layer):
-    def call(self, x):
-        return x * 2
 @tf_keras.saving.register_keras_serializable("mine")
 class Shifted(tf_keras.layers.Layer):
     def call(self, x):
         return x + 1
+@tf_keras.saving.register_keras_serializable("mine")
+class Net(tf_keras.Model):
+    pass
+class Free(tf_keras.layers.Layer):
+    pass
 """
 
 
@@ -426,17 +428,18 @@ def test_layers_of_the_imports_are_loaded_and_no_others(
 
     request.addfinalizer(lambda: sys.modules.pop("my_layers", None))
     vec = tf_keras.Input((6,), name="vec")
-    x = my_layers.Shifted(name="shifted")(my_layers.Scaled(name="scaled")(vec))
-    head = tf_keras.layers.Dense(2, name="head")
-    tf_keras.Model(vec, head(x)).save("model.keras")
+    x = my_layers.Shifted(name="shifted")(vec)
+    my_layers.Net(vec, tf_keras.layers.Dense(2, name="head")(x)).save("model.keras")
     model = load_model(ModelSpec(path="model.keras", imports=("my_layers",)), None)
-    assert isinstance(model.form.model.get_layer("scaled"), my_layers.Scaled)
-    tf_keras.saving.get_custom_objects().pop("mine>Shifted")
-    del sys.modules["my_layers"]
+    assert isinstance(model.form.model, my_layers.Net)
+    assert isinstance(model.form.model.get_layer("shifted"), my_layers.Shifted)
+    free = layer("Free", "my_layers")
+    assert find_fault(free, tf_keras, ("my_layers",)) is None
+    assert find_fault(free, tf_keras, ("my_layer",)) is not None
+    registry = tf_keras.saving.get_custom_objects()
+    del registry["mine>Shifted"], registry["mine>Net"], sys.modules["my_layers"]
     Path("executed").unlink()
-    with pytest.raises(
-        ConfigError, match=r"'scaled' is of class my_layers\.Scaled.*list"
-    ):
+    with pytest.raises(ConfigError, match=r"is of class my_layers\.Net.*list the mod"):
         load_model(ModelSpec(path="model.keras"), None)
     assert not Path("executed").exists()
 
