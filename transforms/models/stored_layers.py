@@ -85,23 +85,24 @@ def _fault(
     kind, inner = value.get("class_name"), value.get("config")
     if kind == "__lambda__" or _has_code(value):
         return _CODE
-    if "class_name" not in value or kind in _VALUES:
+    if "class_name" not in value:
         return None
     if kind == "__typespec__":
         spec, module = value.get("spec_name"), str(value.get("module"))
         known = spec in _SPECS and module.startswith("tensorflow.")
         return None if known else f"is of type {module}.{spec}"
     inner = inner if isinstance(inner, dict) else {}
-    if kind in _COLUMNS:
+    bare = not value.get("module") and not value.get("registered_name")
+    if bare and kind in _VALUES:
+        return None
+    if bare and kind in _COLUMNS:
         stored = inner.get("ckpt_to_load_from")
         return f"reads the file {stored!r}" if stored else None
-    found = find(value, package, imports) if isinstance(kind, str) else []
+    found = find(value, package, imports)
     if not found:
         return _unknown(value)
     bases = [base.__name__ for one in found for base in getattr(one, "__mro__", ())]
-    if "Lambda" in bases:
-        return _lambda_fault(inner, package)
-    checks = (_CHECKS[base](inner) for base in bases if base in _CHECKS)
+    checks = (_CHECKS[base](inner, package) for base in bases if base in _CHECKS)
     return next(filter(None, checks), None)
 
 
@@ -140,24 +141,24 @@ def _lambda_fault(config: Mapping[str, Any], package: Any) -> str | None:
     return None
 
 
-def _call_fault(config: Mapping[str, Any]) -> str | None:
+def _call_fault(config: Mapping[str, Any], package: Any) -> str | None:
     symbol = config.get("function")
     known = isinstance(symbol, str) and is_pure_function(symbol)
     return None if known else f"calls {symbol}"
 
 
-def _attribute_fault(config: Mapping[str, Any]) -> str | None:
+def _attribute_fault(config: Mapping[str, Any], package: Any) -> str | None:
     name = config.get("attr_name")
     return None if name in _ATTRIBUTES else f"uses the attribute {name!r}"
 
 
-def _method_fault(config: Mapping[str, Any]) -> str | None:
+def _method_fault(config: Mapping[str, Any], package: Any) -> str | None:
     kind, name = config.get("cls_symbol"), str(config.get("method_name"))
     known = kind == "RaggedTensor" and name.startswith("from_")
     return None if known else f"calls {kind}.{name}"
 
 
-def _operation_fault(config: Mapping[str, Any]) -> str | None:
+def _operation_fault(config: Mapping[str, Any], package: Any) -> str | None:
     node = config.get("node_def")
     kind = node.get("op") if isinstance(node, dict) else _operation(node)
     return None if is_pure_operation(str(kind)) else f"is a {kind}"
@@ -173,16 +174,17 @@ def _operation(stored: Any) -> str:
         return "broken operation"
 
 
-def _vocabulary_fault(config: Mapping[str, Any]) -> str | None:
+def _vocabulary_fault(config: Mapping[str, Any], package: Any) -> str | None:
     stored = config.get("vocabulary")
     return f"reads the file {stored!r}" if isinstance(stored, str) else None
 
 
-def _loads_another(config: Mapping[str, Any]) -> str:
+def _loads_another(config: Mapping[str, Any], package: Any) -> str:
     return "loads another model"
 
 
-_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
+_CHECKS: Mapping[str, Callable[[Mapping[str, Any], Any], str | None]] = {
+    "Lambda": _lambda_fault,
     "TFOpLambda": _call_fault,
     "ClassMethod": _method_fault,
     "InstanceProperty": _attribute_fault,

@@ -36,6 +36,8 @@ def find(
 ) -> list[Any]:
     """Find all objects that a stored description may stand for.
 
+    Which of its names counts differs between formats and versions, so all do.
+
     Args:
       described: a stored object, with its `class_name` and perhaps `config`, `module`
         and `registered_name`.
@@ -45,42 +47,50 @@ def find(
 
     Returns:
       Classes and functions of Keras, those registered with it, and those of `imports`;
-      empty if Keras would have to take something else.
+      empty if Keras might have to take something else.
     """
-    kind, inner = described["class_name"], described.get("config")
-    registered, module = described.get("registered_name", kind), described.get("module")
-    function = kind == "function"
-    names = [
-        name
-        for name in dict.fromkeys(map(str, (inner if function else kind, registered)))
-        if name != "None"
-    ]
-    ours = module in (None, "builtins") or _root(module) in ("keras", "tf_keras")
-    own = [
-        one
-        for name in names
-        for one in _own(package, module if ours else None, name, function)
-    ]
-    if not all((_is_pure if function else _is_built_in)(one, package) for one in own):
+    function = described["class_name"] == "function"
+    name = described.get("config") if function else described["class_name"]
+    module, other = described.get("module"), described.get("registered_name", name)
+    if not isinstance(name, str):
+        return []
+    names = [name, other] if isinstance(other, str) and other != name else [name]
+    holder = _holder(package, module) if _is_ours(module) else None
+    if _is_ours(module) and holder is None:
+        return []
+    own = [list(_own(package, holder, one, function)) for one in names]
+    fits = _is_pure if function else _is_built_in
+    if not all(fits(one, package) for found in own for one in found):
         return []
     registry = package.saving.get_custom_objects()
-    known = [*(registry[name] for name in names if name in registry), *own]
-    if ours or str(inner if function else registered) in registry:
+    registered = [one for one in names if one in registry]
+    known = [*(one for found in own for one in found), *map(registry.get, registered)]
+    if (name if function else other) in registered:
         return known
-    others = list(_others(module, names, function, imports))
+    if module in (None, "builtins") or _is_ours(module):
+        return known if own[0] or name in registry else []
+    others = list(_others(module, name, function, imports))
     return [*known, *others] if others else []
+
+
+def _is_ours(module: Any) -> bool:
+    return _root(module) in ("keras", "tf_keras")
 
 
 def _root(module: Any) -> str:
     return str(module).partition(".")[0]
 
 
-def _own(package: Any, module: Any, name: str, function: bool) -> Iterator[Any]:
+def _holder(package: Any, module: Any) -> types.ModuleType | None:
+    """The module of a Keras that a stored name means; None if it is not loaded."""
+    found = _attribute(package, str(module).partition(".")[2])
+    return found if isinstance(found, types.ModuleType) else None
+
+
+def _own(package: Any, holder: Any, name: str, function: bool) -> Iterator[Any]:
     """Yield what a name is in a module of Keras, or anywhere there."""
-    if module not in (None, "builtins"):
-        holder = _attribute(package, module.partition(".")[2])
-        if isinstance(holder, types.ModuleType) and hasattr(holder, name):
-            yield getattr(holder, name)
+    if hasattr(holder, name):
+        yield getattr(holder, name)
     for namespace in _NAMESPACES:
         one = getattr(_attribute(package, namespace), name, None)
         if isinstance(one, types.FunctionType if function else type):
@@ -142,14 +152,14 @@ def _is_tensorflow(one: Any) -> bool:
 
 
 def _others(
-    module: Any, names: Sequence[str], function: bool, imports: Sequence[str]
+    module: Any, name: str, function: bool, imports: Sequence[str]
 ) -> Iterator[Any]:
     """Yield what a module of TensorFlow, or one that the config names, defines."""
     tensorflow = function and _root(module) == "tensorflow"
-    named = any(f"{module}.".startswith(f"{name}.") for name in imports)
+    named = any(f"{module}.".startswith(f"{one}.") for one in imports)
     held = vars(sys.modules[str(module)]) if str(module) in sys.modules else {}
-    for one in (held[name] for name in names if name in held):
-        if isinstance(one, type | types.FunctionType) and (
-            (named and one.__module__ == module) or (tensorflow and _is_tensorflow(one))
-        ):
-            yield one
+    one = held.get(name)
+    if isinstance(one, type | types.FunctionType) and (
+        (named and one.__module__ == module) or (tensorflow and _is_tensorflow(one))
+    ):
+        yield one
