@@ -112,8 +112,9 @@ class ModelSpec(_Section):
         precision it was made with. Other models refuse all but `float32`; those of
         Keras 2 and quantized ones refuse any.
       trusted: False refuses stored models that hold Python functions or operations that
-        do more than compute. True loads them: their code then runs on the launcher and
-        on every worker, with the rights of the user.
+        do more than compute, that expand beyond measure or that lead to other files.
+        True loads them: their code then runs on the launcher and on every worker, with
+        the rights of the user.
     """
 
     path: str | None = None

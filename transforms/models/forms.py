@@ -19,7 +19,7 @@ from transforms.models.keras_files import load_layers
 from transforms.models.keras_layers import LayerForm
 from transforms.models.model import ModelForm
 from transforms.models.saved_model import choose_signature, load_saved
-from transforms.models.trust import check_layers, check_saved
+from transforms.models.trust import check_saved
 
 _SEED = 0
 
@@ -46,9 +46,7 @@ def load_form(spec: ModelSpec, path: Path) -> ModelForm:
             " leave it out"
         )
     if (path / "config.json").exists() or path.suffix in (".keras", ".h5", ".hdf5"):
-        if not spec.trusted:
-            check_layers(path, uri)
-        return load_layers(path, uri, trusted=spec.trusted)
+        return load_layers(path, uri, spec)
     raise ConfigError(
         "model.path must be a .keras or .h5 file or a SavedModel directory, got"
         f" {uri!r}; save the model with model.save('name.keras'), or use model.build"

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transforms.config import ModelSpec
 from transforms.lookup import ConfigError
 from transforms.models.explain import explain_sequential
 from transforms.models.keras_layers import LayerForm
-from transforms.models.trust import stored_json
+from transforms.models.stored_files import (
+    H5_SUFFIXES,
+    UNREADABLE,
+    check_files,
+    stored_config,
+    stored_json,
+    stored_text,
+)
+from transforms.models.stored_layers import find_fault
+from transforms.models.trust import _refuse
 
 _CONVERT = (
     "install tf_keras to use it as it is, or convert it where it works: load it with"
@@ -18,19 +28,22 @@ _CONVERT = (
 )
 
 
-def load_layers(path: Path, uri: str, *, trusted: bool) -> LayerForm:
+def load_layers(path: Path, uri: str, spec: ModelSpec) -> LayerForm:
     """Load a model that Keras 3 or Keras 2 has saved.
 
     Args:
       path: local path of the file or directory.
       uri: the same as the config names it, for errors.
-      trusted: whether the model may bring Python functions of its own.
+      spec: the config's `[model]`, whose imports have been imported.
 
     Raises:
-      ConfigError: Keras cannot load it.
+      ConfigError: Keras cannot load it, or it is not trusted and brings code of its
+        own, reaches for other files or expands beyond measure.
     """
     import keras
 
+    if not spec.trusted:
+        check_files(path, "model.path", uri)
     version = _keras_version(path)
     if version is None:
         raise ConfigError(
@@ -39,25 +52,49 @@ def load_layers(path: Path, uri: str, *, trusted: bool) -> LayerForm:
         )
     legacy = version.startswith(("1.", "2."))
     tf_keras = _tf_keras() if legacy else None
-    loaders = [keras.saving.load_model]
-    if tf_keras:
-        loaders.insert(0, tf_keras.models.load_model)
+    needed = legacy and not tf_keras
+    cure = f". It was saved by Keras {version}: {_CONVERT}" if needed else ""
+    packages = [tf_keras, keras] if tf_keras and path.is_file() else [keras]
+    if not spec.trusted:
+        packages = _harmless(path, uri, packages, spec.imports, cure)
     errors = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for load in loaders:
+        for package in packages:
             try:
-                return LayerForm(load(str(path), compile=False, safe_mode=not trusted))
+                load = package.saving.load_model
+                safe = not spec.trusted
+                return LayerForm(load(str(path), compile=False, safe_mode=safe))
             except ConfigError:
                 raise
             except Exception as error:
                 errors.append(error)
-    cure = f". It was saved by Keras {version}: {_CONVERT}" if legacy else ""
     raise ConfigError(
         f"model.path must be a model that Keras can load, got {uri!r}:"
         f" {explain_sequential(errors[0]) or _cause(errors[0])}; list the modules that"
-        f" register custom layers in model.imports{'' if tf_keras else cure}"
+        f" register custom layers in model.imports{cure}"
     ) from errors[0]
+
+
+def _harmless(
+    path: Path, uri: str, packages: list[Any], imports: Sequence[str], cure: str
+) -> list[Any]:
+    """Choose those of several Keras for which a stored model only computes.
+
+    The file itself says which Keras has saved it, so each that may load it is asked.
+    """
+    try:
+        config = stored_config(path)
+    except UNREADABLE as error:
+        raise ConfigError(
+            f"model.path must be a model that Keras can load, got {uri!r}: its"
+            f" description cannot be read ({type(error).__name__}: {error})"
+        ) from error
+    faults = [find_fault(config, package, imports) for package in packages]
+    if all(faults):  # the Keras that comes furthest is the one that the model is of
+        _, fault = max(filter(None, faults), key=lambda fault: fault[0])
+        _refuse(uri, f"{fault}{cure}")
+    return [one for one, fault in zip(packages, faults, strict=True) if not fault]
 
 
 def _keras_version(path: Path) -> str | None:
@@ -65,19 +102,13 @@ def _keras_version(path: Path) -> str | None:
 
     Empty text if the file is broken or does not say it: loading then tells why.
     """
-    if path.suffix in (".h5", ".hdf5"):
-        import h5py
-
-        try:
-            with h5py.File(path) as file:
-                if "model_config" not in file.attrs:
-                    return None
-                return str(file.attrs.get("keras_version", "1."))
-        except OSError:
-            return ""
     try:
+        if path.suffix in H5_SUFFIXES:
+            if stored_text(path, "model_config") is None:
+                return None
+            return stored_text(path, "keras_version") or "1."
         return str(stored_json(path, "metadata.json")["keras_version"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except UNREADABLE:
         return ""
 
 

@@ -11,6 +11,7 @@ from transforms.lookup import ConfigError
 from transforms.models.keras_layers import LayerForm
 from transforms.models.model import ModelForm
 from transforms.models.saved_model import SavedForm
+from transforms.models.stored_files import check_files
 
 _CAUSE_LENGTH = 400
 
@@ -24,8 +25,11 @@ def load_weights(form: ModelForm, path: Path, spec: ModelSpec) -> None:
       spec: the config's `[model]`, for errors.
 
     Raises:
-      ConfigError: the weights do not fit the model.
+      ConfigError: the weights do not fit the model, or the file is not trusted and
+        reaches for other files or expands beyond measure.
     """
+    if not spec.trusted:
+        check_files(path, "model.weights", str(spec.weights))
     try:
         if Path(f"{path}.index").exists():
             _restore(form.model, str(path))
