@@ -171,23 +171,36 @@ def verify(
             "--parity", min=1, metavar="N", help="Also recompute N rows independently."
         ),
     ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="CONFIG", help="Of the run, for --parity."),
+    ] = None,
+    overrides: Set = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of the rows drawn, 0 by default.")
     ] = None,
 ) -> None:
     """Re-read a finished table and compare it with its manifest, or its model."""
     certificate = None
-    if seed is not None and parity is None:
-        _refuse("--seed is for the rows that --parity draws, got it alone")
+    if parity is None and (seed is not None or config or overrides):
+        _refuse("--seed, --config and --set are for --parity, got them without it")
+    if parity and not config:
+        _refuse(
+            "--parity needs --config CONFIG, the config of the run: it runs what that"
+            " names, and takes no table's word for it"
+        )
     with _errors():
         from pipeline.verify import verify_table
 
         differences = verify_table(table)
         if parity and not differences:
+            from pipeline.config_file import load_config
+
+            checked = load_config(str(config), overrides or ())
             start_tensorflow(compute=True)
             from pipeline.parity.certificate import check_parity
 
-            certificate = check_parity(table, parity, seed or 0)
+            certificate = check_parity(table, checked, parity, seed or 0)
     if as_json:
         document: dict[str, Any] = {"table": table, "differences": differences}
         if parity:

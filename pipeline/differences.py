@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.fingerprint import changes_bytes
+from pipeline.fingerprint import changes_bytes, hash_config
 from pipeline.plan import Plan
 from transforms import storage
+from transforms.config import Config
+from transforms.lookup import ConfigError
 from transforms.table.directory import Table
 from transforms.table.plan_file import Claim, read_shards
 
@@ -40,11 +42,42 @@ def refusal(table: Table, plan: Plan, there: Claim) -> str:
     )
 
 
+def check_config(table: Table, config: Config, there: Claim) -> None:
+    """See that a table was made by a config, whatever part of the rows it holds.
+
+    Raises:
+      ConfigError: it was made by another one.
+    """
+    here = hash_config(config, there.model_digest)
+    names = [
+        name
+        for name, digest in here.items()
+        if name != "limit" and there.ingredients.get(name) != digest
+    ]
+    if names:
+        values = _differing_values(
+            _config_values(config), _changing(dict(there.config))
+        )
+        raise ConfigError(
+            "\n".join(
+                [
+                    f"the config must be the one that {table.uri!r} was made by, it"
+                    f" differs (in: {', '.join(names)})",
+                    *values,
+                    "give the config of the run, with the same --set",
+                ]
+            )
+        )
+
+
+def _config_values(config: Config) -> dict[str, str]:
+    return _changing(config.model_dump(mode="json", exclude_none=True))
+
+
 def _changed_values(plan: Plan, there: Claim) -> Iterator[str]:
     """Yield keys of the config, versions and digests that differ, with both values."""
-    config = plan.config.model_dump(mode="json", exclude_none=True)
     here = {
-        **_changing(config),
+        **_config_values(plan.config),
         **{f"version of {n}": v for n, v in _flat(dict(plan.versions)).items()},
         "digest of the model": plan.model_digest,
     }
@@ -53,6 +86,10 @@ def _changed_values(plan: Plan, there: Claim) -> Iterator[str]:
         **{f"version of {n}": v for n, v in _flat(dict(there.versions)).items()},
         "digest of the model": there.model_digest,
     }
+    yield from _differing_values(here, before)
+
+
+def _differing_values(here: dict[str, str], before: dict[str, str]) -> Iterator[str]:
     for name in [*before, *(name for name in here if name not in before)]:
         one, other = before.get(name, _ABSENT), here.get(name, _ABSENT)
         if one != other:

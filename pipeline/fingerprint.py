@@ -71,16 +71,27 @@ def hash_ingredients(
     Returns:
       `{ingredient: 16 hex digits}`.
     """
-    parts = _config_parts(config)
-    parts["non_finite"] = config.errors.non_finite == "quarantine"  # others keep bytes
-    parts["parts"] = shards.digest()  # of rows_per_part, what comes of it
-    parts["model"]["digest"] = model_digest
-    parts |= {
+    parts = {
+        "parts": shards.digest(),  # of rows_per_part, what comes of it
         "files": _files_digest(files),
-        "user_code": source_digest(_user_names(config)),
         "versions": versions(),
         "format_version": FORMAT_VERSION,
     }
+    hashed = {name: digest_of(part)[:16] for name, part in parts.items()}
+    return {**hash_config(config, model_digest), **hashed}
+
+
+def hash_config(config: Config, model_digest: str) -> dict[str, str]:
+    """Hash what a config, its model and its own code contribute to the bytes.
+
+    Returns:
+      `{ingredient: 16 hex digits}`; not how the rows are cut.
+    """
+    parts = _config_parts(config)
+    del parts["parts"]
+    parts["non_finite"] = config.errors.non_finite == "quarantine"  # others keep bytes
+    parts["model"]["digest"] = model_digest
+    parts["user_code"] = source_digest(_user_names(config))
     return {name: digest_of(part)[:16] for name, part in parts.items()}
 
 

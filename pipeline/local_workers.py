@@ -15,10 +15,10 @@ from itertools import chain, islice
 from multiprocessing.connection import wait
 
 from transforms import child_process
-from transforms.config import Config
 from transforms.programs.local_worker import Done, Job, Ready
 from transforms.shard import Shard
 from transforms.stop import stopping
+from transforms.table.plan_file import TablePlan
 
 _log = logging.getLogger("featuretap")
 _PROGRAM = "transforms.programs.local_worker"
@@ -150,12 +150,12 @@ class _Pool:
 
 
 def extract_in_processes(
-    config: Config, shards: Iterable[Shard], processes: int
+    plan: TablePlan, shards: Iterable[Shard], processes: int
 ) -> None:
     """Extract shards of a planned table.
 
     Args:
-      config: config of the table.
+      plan: of the table.
       shards: the shards to extract, at least one.
       processes: how many workers to start; fewer if there are fewer shards.
 
@@ -166,8 +166,8 @@ def extract_in_processes(
     rest = iter(shards)
     first = list(islice(rest, processes))
     pool = _Pool(
-        job=Job(config.table.path, len(first)),
-        most_deaths=config.errors.attempts + _EXTRA_DEATHS,
+        job=Job(plan.config.table.path, plan.seal, len(first)),
+        most_deaths=plan.config.errors.attempts + _EXTRA_DEATHS,
         shards=chain(first, rest),
     )
     try:

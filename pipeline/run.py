@@ -101,7 +101,7 @@ def _local_processes(plan: Plan, workers: int) -> Engine:
 
     def run(shards: Iterator[Shard]) -> dict[str, Any]:
         device.release()
-        extract_in_processes(plan.config, shards, workers)
+        extract_in_processes(plan, shards, workers)
         return {} if stopping.is_set() else commit_table(table, budget)
 
     return run
@@ -120,7 +120,7 @@ def _beam_runner(plan: Plan, beam_args: Sequence[str], *, replacing: bool) -> En
     """
     from pipeline.runners import BeamRun, works_here
 
-    job = BeamRun(plan.config.table.path, plan.config.errors.max_fraction, beam_args)
+    job = BeamRun(plan, beam_args)
     if replacing:
         job.await_job_server()
 
@@ -150,14 +150,15 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
     claimed = storage.exists(table.internal("config.json"))
     if overwrite and claimed:
         _check_format(table)
-        table.clear()
-        claim_table(table, plan)
+        claim_table(table, plan, replace=True)
     elif not claimed:
         _check_empty(table)
         claim_table(table, plan)  # or somebody else has, just now
     there = read_claim(table, written=True)
     if there.fingerprint != plan.fingerprint:
         raise ConfigError(refusal(table, plan, there))
+    if there.clearing:  # by this call, or by one that was cut off
+        table.clear()
     write_plan(table, plan, plan.shards, there)
 
 

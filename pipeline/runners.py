@@ -27,6 +27,7 @@ from transforms import device
 from transforms.beam import CommitTable, ExtractShards
 from transforms.lookup import ConfigError
 from transforms.table.directory import Table
+from transforms.table.plan_file import TablePlan
 
 LOCAL_RUNNER = "FnApiRunner"
 # Runners, as `runner_kind` spells them.
@@ -120,19 +121,17 @@ class BeamRun:
     """One run of a planned table on a Beam runner.
 
     Args:
-      table: URI of the table, whose plan is stored.
-      max_fraction: share of the rows that may be bad, from 0 to 1.
+      plan: of the table, where it is stored.
       beam_args: arguments for Beam, which the user gives after `--`.
 
     Raises:
       ConfigError: Beam refuses the arguments.
     """
 
-    def __init__(
-        self, table: str, max_fraction: float, beam_args: Sequence[str]
-    ) -> None:
-        self._table = table
-        self._max_fraction = max_fraction
+    def __init__(self, plan: TablePlan, beam_args: Sequence[str]) -> None:
+        self._table = plan.config.table.path
+        self._seal = plan.seal
+        self._max_fraction = plan.config.errors.max_fraction
         self._options = pipeline_options(beam_args)
         self._pipeline = make_pipeline(self._options)
 
@@ -158,7 +157,7 @@ class BeamRun:
         Raises:
           RuntimeError: the run failed, or left no `_SUCCESS`.
         """
-        shards = ExtractShards(self._table, listings(self._options))
+        shards = ExtractShards(self._table, listings(self._options), self._seal)
         commits = self._pipeline | shards
         _ = commits | CommitTable(self._table, self._max_fraction)
         result = self._pipeline.run()

@@ -19,9 +19,13 @@ from dataflow_api import dataflow
 from jobs import whole, zygote
 from readers import prepare_tfds
 
-from pipeline import Plan, make_plan, run_plan
+from pipeline import Plan, check_parity, make_plan, run_plan
 from pipeline.config_file import parse_config
+from pipeline.parity.certificate import Parity
 from transforms.config import Config
+from transforms.table.directory import Table
+from transforms.table.plan_file import read_plan
+from transforms.worker import Worker, worker_for
 
 __all__ = ["dataflow", "whole", "zygote"]  # fixtures
 ROWS = 100
@@ -159,6 +163,17 @@ class Job:
 def job(tmp_path: Path, sources: dict[str, dict[str, Any]]) -> Job:
     """A job over Parquet files."""
     return Job(tmp_path, sources["parquet"])
+
+
+def worker_of(table: Path | str) -> Worker:
+    """This process's worker for a table, whose own plan is trusted."""
+    place = Table(str(table))
+    return worker_for(place, read_plan(place).seal)
+
+
+def parity_of(table: str, rows: int, seed: int = 0) -> Parity:
+    """Check a table by its own config, which is trusted."""
+    return check_parity(table, read_plan(Table(table)).config, rows, seed)
 
 
 def stacked(column: pa.ChunkedArray) -> np.ndarray:

@@ -186,7 +186,19 @@ def test_the_version_is_shown() -> None:
 
 def test_a_seed_alone_is_misuse(config: Path) -> None:
     _, stderr = invoke("verify", "table", "--seed", 3, code=2)
-    assert "--seed is for the rows that --parity draws" in stderr
+    assert "--seed, --config and --set are for --parity" in stderr
+
+
+def test_parity_needs_the_config_of_the_run(config: Path) -> None:
+    invoke("run", config)
+    _, stderr = invoke("verify", "table", "--parity", 3, code=2)
+    assert "--parity needs --config CONFIG" in stderr
+    shorter = ["--set", "taps.0.reduce=mean"]
+    again = ["verify", "table", "--parity", 3, "--config", config]
+    _, stderr = invoke(*again, *shorter, code=2)
+    assert "must be the one that 'table' was made by, it differs (in: taps)" in stderr
+    assert "taps.0.reduce" in stderr
+    assert "within tolerance" in invoke(*again)[0]
 
 
 def test_taps_names_what_matches_nothing(config: Path) -> None:
@@ -208,11 +220,14 @@ def test_plan_names_the_models_result(config: Path) -> None:
 
 def test_verify_recomputes_rows_on_demand(config: Path) -> None:
     invoke("run", config)
-    stdout, _ = invoke("verify", "table", "--parity", 5, "--seed", 3)
+    stdout, _ = invoke(
+        "verify", "table", "--parity", 5, "--seed", 3, "--config", config
+    )
     assert "table: as its manifest says" in stdout
     assert re.search(r"hidden +float32 +\S+ +\S+ +\S+ +0 +yes", stdout)
     assert "parity of 5 rows (seed 3): within tolerance" in stdout
-    document = json.loads(invoke("verify", "table", "--parity", 5, "--json")[0])
+    again = ["verify", "table", "--parity", 5, "--config", config, "--json"]
+    document = json.loads(invoke(*again)[0])
     assert document["parity"]["passed"] is True
     assert document["parity"]["columns"]["example_id"]["mismatched"] == 0
 
@@ -229,7 +244,8 @@ def test_verify_fails_for_a_column_that_is_not_the_models(
         return {k: v + 1 for k, v in original(self, example).items()}
 
     monkeypatch.setattr(reference.Reference, "values", shifted)
-    stdout, _ = invoke("verify", "table", "--parity", 5, code=1)
+    again = ["verify", "table", "--parity", 5, "--config", config]
+    stdout, _ = invoke(*again, code=1)
     assert re.search(r"hidden .* NO", stdout)
     assert "parity of 5 rows (seed 0): OUTSIDE tolerance" in stdout
 
@@ -270,7 +286,7 @@ def test_misuse_exits_with_2_and_says_what_to_do(
 def test_another_plan_exits_with_2(config: Path) -> None:
     invoke("run", config)
     _, stderr = invoke("run", config, "--limit", 3, code=2)
-    assert "holds another (different: parts, limit)" in stderr
+    assert "holds another (different: limit, parts)" in stderr
     assert "    there: " in stderr
     invoke("run", config, "--limit", 3, "--overwrite")
     assert pq.read_table("table").num_rows == 3

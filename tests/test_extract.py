@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import toolbox
-from conftest import ROWS, Job, stacked, vectors
+from conftest import ROWS, Job, stacked, vectors, worker_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -32,7 +32,6 @@ from transforms.table.directory import Table
 from transforms.table.encode import to_array
 from transforms.table.parquet_writer import PartWriter
 from transforms.table.plan_file import pending_shards
-from transforms.worker import worker_for
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -286,7 +285,7 @@ def test_parts_without_a_plan_are_not_taken_for_ours(job: Job) -> None:
 def test_a_shard_computed_by_many_at_once_counts_once(job: Job) -> None:
     plan = job.plan(errors={"attempts": 9})  # a process's own notes tell of deaths
     prepare_table(plan)
-    worker = worker_for(Table(str(job.table)))
+    worker = worker_of(job.table)
     shard = plan.shards[0]
     with ThreadPoolExecutor(8) as pool:
         commits = list(pool.map(lambda _: extract_shard(worker, shard), range(8)))
@@ -297,7 +296,7 @@ def test_a_shard_computed_by_many_at_once_counts_once(job: Job) -> None:
 def test_what_is_committed_is_not_computed_again(job: Job) -> None:
     plan = job.plan()
     prepare_table(plan)
-    worker = worker_for(Table(str(job.table)))
+    worker = worker_of(job.table)
     extract_shard(worker, plan.shards[1])
     left = [shard.index for shard in pending_shards(str(job.table))]
     assert left == [s.index for s in plan.shards if s.index != 1]
@@ -351,7 +350,7 @@ def test_a_model_that_comes_out_differently_on_a_worker_is_refused(job: Job) -> 
     model._models.clear()
     _workers.clear()
     with pytest.raises(RuntimeError, match="must load the planned model\n  planned: "):
-        worker_for(Table(str(job.table)))
+        worker_of(job.table)
 
 
 def test_bad_rows_are_set_apart_and_the_rest_kept(job: Job) -> None:
@@ -440,7 +439,7 @@ def test_a_bad_shard_is_no_wrong_config_where_others_work(tmp_path: Path) -> Non
     }
     plan = job.plan(**sections)
     prepare_table(plan)
-    worker = worker_for(Table(str(job.table)))
+    worker = worker_of(job.table)
     assert extract_shard(worker, plan.shards[1]).quarantined == 20
     assert job.run(**sections).num_rows == 40
 
@@ -462,7 +461,7 @@ def test_what_is_left_of_a_batch_does_not_hold_the_batch_in_memory(
         table={"rows_per_part": ROWS},
     )
     prepare_table(plan)
-    worker = worker_for(Table(str(job.table)))
+    worker = worker_of(job.table)
     failures: list[Any] = []
     kept = [
         columns["head"]
@@ -479,7 +478,7 @@ def test_a_losing_attempt_leaves_nothing_behind(
 ) -> None:
     plan = job.plan(source={"preprocess": ["toolbox:refuse_thirteen"]})
     prepare_table(plan)
-    worker = worker_for(Table(str(job.table)))
+    worker = worker_of(job.table)
     first = extract_shard(worker, plan.shards[0])
     before = contents(job.table)
     # A zombie that looked before the commit, and whose bytes came out differently.

@@ -24,7 +24,7 @@ from transforms.shard import Piece, Shard
 
 SHARD = Shard(3, (Piece("s3://far/a", "a", 0, 40),))
 NEAR = (Piece("/near/a", "a", 0, 40),)
-REQUEST = Request("/table", SHARD, NEAR, {"s3://far/model": "/near/model"})
+REQUEST = Request("/table", "seal", SHARD, NEAR, {"s3://far/model": "/near/model"})
 
 
 def made(rows: Iterable[int], following: int, bad: Iterable[int] = ()) -> Made:

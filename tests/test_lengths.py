@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import toolbox
-from conftest import Job
+from conftest import Job, parity_of
 
-from pipeline import check_parity
 from transforms.lookup import ConfigError
 
 LENGTHS = [3, 0, 8, 1, 16, 5, 9, 2, 12, 4]
@@ -86,7 +85,7 @@ def test_a_row_is_computed_at_its_own_length_whatever_its_company(
         one, two = (t.sort_by("example_id")[column].to_pylist() for t in (table, other))
         for a, b in zip(one, two, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
-    assert check_parity(str(tmp_path / "a" / "table"), 20).passed
+    assert parity_of(str(tmp_path / "a" / "table"), 20).passed
 
 
 def test_a_row_longer_than_all_lengths_is_bad(data: Path, tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_text_of_differing_length_goes_into_the_model(
         ids = [{"ab": 1, "cd": 2}.get(word, 0) for word in words]
         found = np.reshape(table["embed"][row].as_py(), [-1, 2])
         np.testing.assert_allclose(found, vectors[ids], atol=1e-6)
-    assert check_parity(str(job.table), 20).passed
+    assert parity_of(str(job.table), 20).passed
 
 
 @pytest.mark.parametrize("reader", ["jsonl", "parquet"])

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import toolbox
-from conftest import Job, stacked
+from conftest import Job, parity_of, stacked
 
-from pipeline import check_parity
 from transforms.lookup import ConfigError
 from transforms.taps.chains import parse_reduction
 from transforms.taps.masks import mask_of, reduce_masked
@@ -83,7 +82,7 @@ def test_masked_steps_are_left_out(address: str, job: Job) -> None:
         expected = [wanted(one) for one in own]
         got = stacked(table[f"c{number}"]).reshape(np.shape(expected))
         assert np.allclose(got, expected, atol=1e-6), reduce
-    certificate = check_parity(str(job.table), rows=4)
+    certificate = parity_of(str(job.table), rows=4)
     assert certificate.passed, certificate
 
 

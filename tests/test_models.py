@@ -15,9 +15,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import Job, stacked, vectors
+from conftest import Job, parity_of, stacked, vectors
 
-from pipeline import check_parity, verify_table
+from pipeline import verify_table
 from pipeline.list_taps import list_taps
 from transforms.config import ModelSpec, TapSpec
 from transforms.lookup import ConfigError
@@ -62,7 +62,7 @@ def test_every_form_gives_the_models_own_numbers(
     for column, values in zip("abc", forms.expected(vectors()), strict=True):
         np.testing.assert_allclose(stacked(table[column]), values, atol=1e-5)
     assert verify_table(str(job.table)) == []
-    parity = check_parity(str(job.table), 10)
+    parity = parity_of(str(job.table), 10)
     assert parity.passed
     assert parity.columns["c"].relative < 1e-5
 
@@ -207,7 +207,7 @@ def test_text_lookups_of_a_saved_model_can_be_tapped(job: Job, here: Path) -> No
     taps = [{"path": ":output_0"}, {"path": find, "column": "index"}]
     table = job.run(model=model, taps=taps)
     assert table["index"].to_pylist()[:3] == [1, 2, 3]
-    assert check_parity(str(job.table), 5).passed
+    assert parity_of(str(job.table), 5).passed
 
 
 class Named(tf.Module):
@@ -365,7 +365,7 @@ def test_a_saved_model_of_a_fixed_batch_size_is_run_and_certified(
     table = job.run(model=section, taps=taps)
     wanted = [model(vectors()[i : i + 4]).numpy() for i in range(0, 100, 4)]
     np.testing.assert_allclose(stacked(table["head"]), np.concatenate(wanted), 1e-5)
-    assert check_parity(str(job.table), 5).passed
+    assert parity_of(str(job.table), 5).passed
 
 
 def test_a_subclassed_model_with_nested_dicts_gives_its_own_values(job: Job) -> None:
@@ -523,10 +523,10 @@ def test_a_saved_model_may_be_larger_than_a_graph_definition(
     hidden = np.repeat(vectors().sum(1, keepdims=True), 4, 1)
     np.testing.assert_allclose(stacked(table["hidden"]), hidden, rtol=1e-5)
     with pytest.raises(RuntimeError, match="can be checked up to 2 GB of weights"):
-        check_parity(str(job.table), 1)
+        parity_of(str(job.table), 1)
     shutil.rmtree(job.table)
     job.run(model=model, taps=[{"path": ":out"}])
-    assert check_parity(str(job.table), 3).passed
+    assert parity_of(str(job.table), 3).passed
 
 
 def test_precision_float32_undoes_a_mixed_policy() -> None:

@@ -14,20 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import toolbox
-from conftest import Job, stacked
+from conftest import Job, parity_of, stacked, worker_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from readers import CASES, ROWS, Case, placed, vectors
 
-from pipeline import check_parity, prepare_table, run_plan
+from pipeline import prepare_table, run_plan
 from pipeline.cut import cut_shards
 from transforms.config import SourceSpec
 from transforms.extract import extract_shard
 from transforms.shard import Piece, position, split_positions
 from transforms.sources.readers import READERS, make_source
 from transforms.sources.staging import readable
-from transforms.table.directory import Table
-from transforms.worker import worker_for
 
 FILES_CHANGE = [name for name in CASES if name != "user"]
 
@@ -115,7 +113,7 @@ def test_every_row_comes_once_with_its_own_values(
     if case.text:
         texts = table[case.text].to_pylist()
         assert texts == [f"row {i}" for i in range(ROWS)]
-    certificate = check_parity(str(job.table), 7)
+    certificate = parity_of(str(job.table), 7)
     assert certificate.passed
 
 
@@ -145,7 +143,7 @@ def test_what_was_interrupted_ends_in_the_same_bytes(
         plan = job.plan(**config)
         if interrupted:
             prepare_table(plan)
-            extract_shard(worker_for(Table(str(job.table))), plan.shards[0])
+            extract_shard(worker_of(job.table), plan.shards[0])
         run_plan(job.plan(**config))
         manifest = pq.read_table(job.table / "_featuretap" / "manifest.parquet")
         manifests.append(manifest)
@@ -282,12 +280,12 @@ def test_a_file_that_changes_after_planning_is_refused_by_name(
     changed.unlink()
     changed.write_bytes(content)  # the same bytes, at another time
     with pytest.raises(RuntimeError, match=f"as they were planned.*{changed.name}"):
-        extract_shard(worker_for(Table(str(job.table))), plan.shards[0])
+        extract_shard(worker_of(job.table), plan.shards[0])
     with pytest.raises(ValueError, match=f"changed: .*{changed.name}"):
         run_plan(job.plan(**sections(case)))
     changed.unlink()
     with pytest.raises(RuntimeError, match=f"as they were planned.*{changed.name}"):
-        extract_shard(worker_for(Table(str(job.table))), plan.shards[0])
+        extract_shard(worker_of(job.table), plan.shards[0])
 
 
 def test_positions_tell_piece_and_row() -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from conftest import Job, vectors, write_parquet, write_tfrecord
+from conftest import Job, vectors, worker_of, write_parquet, write_tfrecord
 from typer.testing import CliRunner
 
 from pipeline import make_plan, prepare_table, run_plan, table_status
@@ -22,8 +22,6 @@ from transforms import scratch
 from transforms.errors.attempts import attempt, count_deaths
 from transforms.extract import extract_shard
 from transforms.lookup import ConfigError
-from transforms.table.directory import Table
-from transforms.worker import worker_for
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "a runner that does not exist": (
@@ -94,7 +92,7 @@ def test_the_verdict_on_a_first_batch_does_not_depend_on_other_shards(
         errors={"max_fraction": 1.0},
     )
     prepare_table(plan)
-    worker = worker_for(Table(str(job.table)))
+    worker = worker_of(job.table)
     verdict = "which means a wrong config or model rather than bad rows"
     with pytest.raises(RuntimeError, match=verdict):
         extract_shard(worker, plan.shards[0])

@@ -44,7 +44,7 @@ def test_nothing_is_staged_for_job_servers() -> None:
     arguments = ["--runner=PortableRunner", "--job_endpoint=localhost:1"]
     arguments += ["--environment_type=EXTERNAL", "--environment_config=localhost:2"]
     pipeline = make_pipeline(pipeline_options(arguments))
-    _ = pipeline | ExtractShards("table") | CommitTable("table")
+    _ = pipeline | ExtractShards("table", seal="") | CommitTable("table")
     made = PortableRunner.get_proto_pipeline(pipeline, pipeline._options)
     environments = made.components.environments.values()
     assert "beam:env:external:v1" in {one.urn for one in environments}

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-from conftest import Job
+from conftest import Job, worker_of
 from readers import CASES
 from stores import WARNINGS, gcs, s3
 from test_readers import (
@@ -26,8 +26,6 @@ from test_readers import (
 
 from pipeline import prepare_table, run_plan, verify_table
 from transforms.extract import extract_shard
-from transforms.table.directory import Table
-from transforms.worker import worker_for
 
 __all__ = ["gcs", "local", "s3", "written"]  # fixtures
 pytestmark = [pytest.mark.heavy, *WARNINGS]
@@ -88,6 +86,6 @@ def test_an_object_that_changes_after_planning_is_refused_by_name(
     content = fs.cat_file(f"{path}/1.tfrecord")
     fs.pipe_file(f"{path}/1.tfrecord", content[: len(content) // 2])
     with pytest.raises(RuntimeError, match=r"as they were planned.*1\.tfrecord"):
-        extract_shard(worker_for(Table(str(job.table))), plan.shards[0])
+        extract_shard(worker_of(job.table), plan.shards[0])
     with pytest.raises(ValueError, match=r"changed: .*1\.tfrecord"):
         run_plan(job.plan(**sections(case)))

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Job
+from conftest import Job, worker_of
 
 from pipeline import run_plan, table_status, verify_table
 from pipeline.run import prepare_table
@@ -20,7 +20,6 @@ from transforms.extract import extract_shard
 from transforms.table import commit
 from transforms.table.commit import commit_table
 from transforms.table.directory import Table
-from transforms.worker import worker_for
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -258,7 +257,7 @@ def test_status_tells_progress_from_commit_records(job: Job) -> None:
     prepare_table(plan)
     status = table_status(str(job.table))
     assert (status.committed, status.rows, status.finished) == (0, 0, False)
-    worker = worker_for(Table(str(job.table)))
+    worker = worker_of(job.table)
     extract_shard(worker, plan.shards[0])
     extract_shard(worker, plan.shards[3])
     status = table_status(str(job.table))
@@ -279,7 +278,7 @@ def test_status_tells_progress_from_commit_records(job: Job) -> None:
 def test_a_table_with_missing_shards_is_not_finished(job: Job) -> None:
     plan = job.plan()
     prepare_table(plan)
-    extract_shard(worker_for(Table(str(job.table))), plan.shards[0])
+    extract_shard(worker_of(job.table), plan.shards[0])
     with pytest.raises(RuntimeError, match=r"\d+ are not \(first: 1\); run the same"):
         commit_table(Table(str(job.table)), 0.0)
 

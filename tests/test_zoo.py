@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import zoo
-from conftest import Job, stacked
+from conftest import Job, parity_of, stacked
 
-from pipeline import check_parity
 from pipeline.list_taps import list_taps
 from transforms.config import TapSpec
 from transforms.models.load import cached_model
@@ -105,7 +104,7 @@ def test_member_of_the_zoo(name: str, tmp_path: Path) -> None:
     for index, values in enumerate(wanted):
         found = stacked(table[f"c{index}"]).reshape(values.shape)
         assert deviation(found, values.numpy()) < TOLERANCE
-    parity = check_parity(str(job.table), 3)
+    parity = parity_of(str(job.table), 3)
     assert parity.passed, parity.columns
 
 

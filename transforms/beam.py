@@ -15,47 +15,56 @@ from transforms.stop import stopping
 from transforms.table.commit import commit_table
 from transforms.table.commit_record import Commit
 from transforms.table.directory import Table
-from transforms.table.plan_file import pending_shards
+from transforms.table.plan_file import pending_shards, read_plan
 from transforms.worker import worker_for
 
 
 class ExtractShards(beam.PTransform):
     """Extract the shards of a planned table that have no commit record yet.
 
-    Takes a pipeline, gives a PCollection of `Commit`. Its own state is a URI; workers
-    read the plan from the table's directory.
+    Takes a pipeline, gives a PCollection of `Commit`. Its own state is a URI and the
+    seal of the plan; workers read the plan from the table's directory, and see that it
+    has this seal.
 
     Args:
       table: its URI.
       listings: how many elements the pipeline begins with, each of which lists its
         share of the shards. Engines that keep the partitions that they begin with,
         as Dask does, need as many as are to work at the same time.
+      seal: of the plan (`Plan.seal`). Without it that of the plan which lies in the
+        table's directory now.
+
+    Raises:
+      FileNotFoundError: no seal is given, and there is no plan.
     """
 
-    def __init__(self, table: str, listings: int = 1) -> None:
+    def __init__(self, table: str, listings: int = 1, seal: str | None = None) -> None:
         super().__init__()
         self._table = table
+        self._seal = read_plan(Table(table)).seal if seal is None else seal
         self._listings = listings
 
     def expand(self, pipeline: Any) -> Any:
         """Read the plan on a worker, spread its shards, extract them."""
         n = self._listings
+        extract = _ExtractShard(self._table, self._seal)
         listings = [(self._table, listing, n) for listing in range(n)]
         return (
             pipeline
             | "Listings" >> beam.Create(listings)  # (uri, listing, listings)
             | "PendingShards" >> beam.FlatMapTuple(pending_shards)  # Shard
             | "Spread" >> beam.Reshuffle()  # Shard
-            | "ExtractShard" >> beam.ParDo(_ExtractShard(self._table))  # Commit
+            | "ExtractShard" >> beam.ParDo(extract)  # Commit
         )
 
 
 class _ExtractShard(beam.DoFn):
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, seal: str) -> None:
         self._table = table
+        self._seal = seal
 
     def setup(self) -> None:
-        self._worker = worker_for(Table(self._table))
+        self._worker = worker_for(Table(self._table), self._seal)
 
     def process(self, shard: Shard) -> Iterator[Commit]:
         if stopping.is_set():

@@ -137,7 +137,8 @@ def _rows(
     elif policy.crash == "isolate":
         with local_copies(worker.plan.config.model.files) as files:
             copies = {uri: str(path) for uri, path in files.items()}
-            request = Request(worker.table.uri, shard, tuple(pieces), copies)
+            table, seal = worker.table.uri, worker.plan.seal
+            request = Request(table, seal, shard, tuple(pieces), copies)
             made = isolated_rows(request, quarantine.add)
             yield from clock.timed("compute", made)
     elif policy.crash == "quarantine":

@@ -17,6 +17,7 @@ from transforms.sources.readers import make_source
 from transforms.table.columns import passed_features
 from transforms.table.directory import Table
 from transforms.table.encode import Layout
+from transforms.table.names import INTERNAL
 from transforms.table.plan_file import TablePlan, read_claim, read_plan, versions
 from transforms.table.timestamps import constant_timestamp
 from transforms.taps.compile import compile_taps
@@ -59,13 +60,26 @@ class Worker:
             )
 
 
-def worker_for(table: Table) -> Worker:
+def worker_for(table: Table, seal: str) -> Worker:
     """Give this process's worker for a planned table, made on first use.
 
+    Args:
+      table: the table.
+      seal: of its plan, as the launcher says. The table's directory is data, which
+        others may be able to write to: what another plan there names is not run.
+
     Raises:
-      RuntimeError: this machine would not compute what the plan says.
+      RuntimeError: the table holds another plan, or this machine would not compute what
+        the plan says.
     """
     plan = read_plan(table, written=True)
+    if plan.seal != seal:
+        raise RuntimeError(
+            f"workers must be made from their launcher's plan, {table.uri!r} holds"
+            f" another\n  launcher: {seal}\n  there:    {plan.seal}\nsomething has"
+            f" changed config.json or schema.json in {INTERNAL}; run the same command"
+            " again, which puts back what its config says"
+        )
     key = f"{table.uri} {plan.claim} {plan.config.errors.model_dump_json()}"
     with _lock:
         if key not in _workers:

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.differences import check_config
 from pipeline.parity.deviations import TOLERANCES, ColumnParity, Tally
 from pipeline.parity.draw import draw_rows
 from pipeline.parity.reference import Reference
 from transforms import storage
+from transforms.config import Config
 from transforms.dtypes import null_name
+from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.table.columns import Column
 from transforms.table.directory import Table, to_json
-from transforms.table.plan_file import read_plan
+from transforms.table.plan_file import TablePlan, read_claim, read_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +49,28 @@ class Parity:
         return {"passed": self.passed, **asdict(self)}
 
 
-def check_parity(table: str, rows: int, seed: int = 0) -> Parity:
+def check_parity(table: str, config: Config, rows: int, seed: int = 0) -> Parity:
     """Recompute some rows of a finished table independently, and store the deviations.
 
     The certificate is written to `_featuretap/parity.json`, its verdict to `_SUCCESS`.
     Source, model and the user's code must be where they were when the table was made.
+    What runs is what the config names: what the table says of itself is data.
 
     Args:
       table: URI of the table.
+      config: that the table was made by; its limit may be another one.
       rows: how many rows to draw; all if there are fewer.
       seed: seed of the draw.
 
     Raises:
       FileNotFoundError: there is no finished table.
+      ConfigError: the table was made by another config.
       RuntimeError: the table has no rows, or model or source have changed since.
     """
     place = Table(table)
     plan = read_plan(place)
+    check_config(place, config, read_claim(place))
+    _check_reductions(place, config, plan)
     summary = place.read_success()
     if summary is None:
         raise FileNotFoundError(
@@ -71,7 +79,7 @@ def check_parity(table: str, rows: int, seed: int = 0) -> Parity:
         )
     if summary["rows"] == 0:
         raise RuntimeError(f"a table must have rows to be checked, {table!r} has none")
-    reference = Reference(plan.config, plan.features, plan.columns, plan.model_digest)
+    reference = Reference(config, plan.features, plan.columns, plan.model_digest)
     tallies = {c.name: Tally(c) for c in plan.columns if _is_checked(c)}
     drawn = 0
     for stored, places in draw_rows(place, rows, seed):
@@ -89,6 +97,18 @@ def check_parity(table: str, rows: int, seed: int = 0) -> Parity:
     )
     _store(place, parity, summary)
     return parity
+
+
+def _check_reductions(table: Table, config: Config, plan: TablePlan) -> None:
+    """See that the table's columns name no other functions than the config does."""
+    known = {tap.reduce for tap in config.taps}
+    for column in plan.columns:
+        if column.reduce and column.reduce not in known:
+            raise ConfigError(
+                f"the columns of {table.uri!r} must be reduced as the config says, its"
+                f" schema.json has {list(column.reduce)} for {column.name!r}; the table"
+                " is damaged, or not to be trusted"
+            )
 
 
 def _is_checked(column: Column) -> bool:

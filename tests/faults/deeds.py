@@ -26,7 +26,7 @@ from transforms.extract import extract_shard
 from transforms.sources.batches import InputPipeline
 from transforms.table import commit, directory, parquet_writer
 from transforms.table.directory import Table
-from transforms.table.plan_file import read_shards
+from transforms.table.plan_file import read_plan, read_shards
 from transforms.worker import worker_for
 
 Event = Callable[[str], None]
@@ -136,7 +136,8 @@ def one_shard(
     checked = parse_config(config)
     if level:
         parquet_writer._COMPRESSION_LEVEL = level
-    worker = worker_for(Table(checked.table.path))
+    place = Table(checked.table.path)
+    worker = worker_for(place, read_plan(place).seal)
     if plant:
         PLANTED[plant]()
 
@@ -150,10 +151,15 @@ def one_shard(
     extract_shard(worker, read_shards(worker.table)[shard])
 
 
-def prepare(config: dict[str, Any], stores: dict[str, Any] | None = None) -> None:
+def prepare(
+    config: dict[str, Any],
+    stores: dict[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
     """Plan a job and claim its directory."""
     _enter(stores, 0)
-    prepare_table(make_plan(parse_config(config)))
+    prepare_table(make_plan(parse_config(config)), overwrite=overwrite)
 
 
 def finish(config: dict[str, Any], stores: dict[str, Any] | None = None) -> None:

@@ -141,8 +141,7 @@ def test_a_worker_of_a_table_that_was_replaced_commits_nothing(
         "one_shard", log, config=config, shard=1, stop_before="before publish"
     )
     wait_until_stopped(zombie)
-    Table(str(table)).clear()
-    assert zygote.run("prepare", log, config=config) == 0
+    assert zygote.run("prepare", log, config=config, overwrite=True) == 0
     os.kill(zombie, signal.SIGCONT)
     assert zygote.wait(zombie) == 1
     assert Table(str(table)).committed() == []

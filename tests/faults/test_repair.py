@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 import pytest
-from conftest import Job
+from conftest import Job, worker_of
 from jobs import job_document, outcome
 from zygote import Zygote
 
@@ -22,7 +22,6 @@ from transforms.extract import extract_shard
 from transforms.lookup import ConfigError
 from transforms.table.commit import commit_table
 from transforms.table.directory import Table
-from transforms.worker import worker_for
 
 
 @pytest.fixture
@@ -125,7 +124,7 @@ def test_repair_of_errors_computes_their_shard(job: Job) -> None:
 def test_repair_leaves_a_table_on_its_way_alone(job: Job) -> None:
     plan = job.plan()
     prepare_table(plan)
-    extract_shard(worker_for(Table(str(job.table))), plan.shards[0])
+    extract_shard(worker_of(job.table), plan.shards[0])
     assert repair_table(plan) == []
     assert Table(str(job.table)).committed() == [0]
 
@@ -153,7 +152,7 @@ def test_a_model_that_changes_during_a_run_is_refused_with_both_digests(
     load._models.clear()  # a worker that starts now
     _workers.clear()
     with pytest.raises(RuntimeError) as caught:
-        worker_for(Table(str(job.table)))
+        worker_of(job.table)
     assert f"planned: {plan.model_digest}" in str(caught.value)
     assert f"here:    {other.model_digest}" in str(caught.value)
     with pytest.raises(ConfigError) as refused:
@@ -193,7 +192,7 @@ def test_another_version_of_a_library_is_refused_with_both(
     _workers.clear()
     monkeypatch.setattr("transforms.worker.versions", lambda: later)
     with pytest.raises(RuntimeError) as worker:
-        worker_for(Table(str(job.table)))
+        worker_of(job.table)
     assert f"planned: keras {keras_version}\n  here:    keras 99.0" in str(worker.value)
     for module in ("pipeline.plan", "pipeline.fingerprint"):
         monkeypatch.setattr(f"{module}.versions", lambda: later)
@@ -217,7 +216,7 @@ def test_a_clock_that_jumps_changes_nothing(
     prepare_table(plan)
     table = Table(plan.config.table.path)
     for shard in plan.shards:
-        extract_shard(worker_for(table), shard)
+        extract_shard(worker_of(table.uri), shard)
     commit_table(table, 0.0)
     assert outcome(tmp_path / "jumped") == outcome(job.table)
 

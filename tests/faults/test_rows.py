@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import toolbox
-from conftest import Job, stacked
+from conftest import Job, stacked, worker_of
 from jobs import job_document
 from zygote import Zygote
 
@@ -19,7 +19,6 @@ from pipeline import run_plan, table_status, verify_table
 from transforms.extract import extract_shard
 from transforms.table.directory import Table
 from transforms.taps.device_memory import FittingTaps
-from transforms.worker import worker_for
 
 CRASHES = {
     "preprocessing": {"source": {"preprocess": ["toolbox:die_of_thirteen"]}},
@@ -194,7 +193,7 @@ def test_a_fixed_batch_cannot_be_halved(counting: Job) -> None:
         taps=[{"path": "head", "column": "head"}],
     )
     prepare_table(plan)
-    worker = worker_for(Table(str(counting.table)))
+    worker = worker_of(counting.table)
     fixed = FittingTaps(worker.compiled._compiled, None)
     with pytest.raises(RuntimeError, match="the model's fixed batch of 16 rows"):
         fixed({"vec": np.ones((16, 6), np.float32)})

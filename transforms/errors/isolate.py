@@ -27,6 +27,7 @@ class Request:
 
     Attributes:
       table: URI of a planned table.
+      seal: of its plan, as the launcher says.
       shard: whose rows.
       pieces: of the shard, where the source can open them.
       copies: local copies of remote files that the model is loaded from, by URI.
@@ -35,6 +36,7 @@ class Request:
     """
 
     table: str
+    seal: str
     shard: Shard
     pieces: tuple[Piece, ...]
     copies: Mapping[str, str]

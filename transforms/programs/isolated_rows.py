@@ -29,7 +29,8 @@ def main() -> None:
     with contextlib.suppress(BrokenPipeError):
         try:
             staging.use_copies(request.copies)
-            _Computation(worker_for(Table(request.table)), request, pipe).run()
+            worker = worker_for(Table(request.table), request.seal)
+            _Computation(worker, request, pipe).run()
         except Exception as error:
             pipe.send(Finished(f"{type(error).__name__}: {error}"))
         else:

@@ -32,10 +32,12 @@ class Job:
 
     Attributes:
       table: URI of a planned table.
+      seal: of its plan, as the launcher says.
       processes: how many workers share this machine's cores.
     """
 
     table: str
+    seal: str
     processes: int
 
 
@@ -99,7 +101,7 @@ def main() -> None:
 
     device.share_cores(job.processes)
     try:
-        worker = worker_for(Table(job.table))
+        worker = worker_for(Table(job.table), job.seal)
     except Exception as error:
         answer(Failed(None, f"{type(error).__name__}: {error}"))
         return

@@ -196,25 +196,29 @@ class Table:
         return document
 
     def clear(self) -> None:
-        """Remove what featuretap wrote here, and nothing else.
+        """Remove what featuretap wrote here but the claim, and nothing else.
 
-        In such an order that what is left, if this is cut off, is a table to resume or
-        to clear again: nothing is committed whose files are gone.
+        In such an order that nothing is committed whose files are gone. Workers that
+        saw an earlier claim may commit for as long as it takes them to: so what they
+        write is looked for once more at the end.
         """
         storage.remove(self.path("_SUCCESS"))
+        self._clear_shards()
+        storage.remove_tree(self.internal("uploads"))
+        for name in _DOCUMENTS:
+            storage.remove(self.internal(name))
+        self._clear_shards()
+        for name in ("commits", "attempts", "errors"):
+            storage.remove_empty(self.internal(name))
+        storage.remove_empty(self.path(DATA))
+
+    def _clear_shards(self) -> None:
         for shard in self.committed():
             self.remove_commit(shard)
         for uri in self.attempts():
             storage.remove(uri)
         for name in self.part_names() + self.error_names():
             storage.remove(self.path(name))
-        storage.remove_tree(self.internal("uploads"))
-        for name in _DOCUMENTS:
-            storage.remove(self.internal(name))
-        storage.remove(self.internal("config.json"))  # says that the parts are ours
-        for name in ("commits", "attempts", "errors", ""):
-            storage.remove_empty(self.internal(name))
-        storage.remove_empty(self.path(DATA))
 
 
 def _entries(uri: str) -> list[str]:

@@ -5,7 +5,9 @@ Only this file knows the keys of `config.json` and `schema.json`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +26,7 @@ from transforms.taps.language import Tap
 
 _VERSIONED = ("featuretap", "tensorflow", "keras", "numpy", "pyarrow")
 _SHARDS = f"{INTERNAL}/plan.parquet"
+_CLEARING = "clearing"
 
 
 def versions() -> dict[str, str]:
@@ -69,6 +72,18 @@ class TablePlan:
         return arrow_schema(self.columns, about)
 
     @property
+    def seal(self) -> str:
+        """Hash of what workers are made from, 64 hex digits.
+
+        A worker runs what its plan names. It takes the plan from the table's directory
+        only if the seal is the one that its launcher has told it.
+        """
+        document = _config_document(self.config)
+        del document["errors"]  # names nothing, and may change from run to run
+        text = json.dumps([document, _layout_document(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
     def bytes_per_row(self) -> int:
         """Uncompressed bytes of a row; text is taken as 32 bytes."""
         return bytes_per_row(self.columns)
@@ -86,6 +101,7 @@ class Claim:
       model_digest: of the model.
       versions: of the packages that decide the bytes.
       config: what was asked for, as a document.
+      clearing: whether files of an earlier table may lie there still.
     """
 
     id: str
@@ -94,13 +110,21 @@ class Claim:
     model_digest: str
     versions: Mapping[str, str]
     config: Mapping[str, Any]
+    clearing: bool = False
 
 
-def claim_table(table: Table, plan: TablePlan) -> bool:
+def claim_table(table: Table, plan: TablePlan, *, replace: bool = False) -> bool:
     """Make a directory this plan's, unless it is a plan's already.
 
+    Args:
+      table: the directory.
+      plan: whose it is to be.
+      replace: take it from the plan that it is of. Workers of that one commit nothing
+        from now on, so that what they have made can be cleared; until `write_plan` the
+        claim says that this is to be done.
+
     Returns:
-      Whether this call made it so; of several at once exactly one does.
+      Whether this call made it so; of several at once exactly one does, or the last.
     """
     document = {
         "format_version": FORMAT_VERSION,
@@ -111,7 +135,11 @@ def claim_table(table: Table, plan: TablePlan) -> bool:
         "versions": dict(plan.versions),
         "config": _config_document(plan.config),
     }
-    return storage.create(table.internal("config.json"), to_json(document))
+    uri = table.internal("config.json")
+    if replace:
+        storage.replace(uri, to_json({**document, _CLEARING: True}))
+        return True
+    return storage.create(uri, to_json(document))
 
 
 def write_plan(table: Table, plan: TablePlan, shards: Shards, claim: Claim) -> None:
@@ -136,16 +164,10 @@ def write_plan(table: Table, plan: TablePlan, shards: Shards, claim: Claim) -> N
             " the same command again"
         )
     config = {**claimed, "config": _config_document(plan.config)}
-    layout = {
-        "shards": plan.shard_count,
-        "rows": plan.rows,
-        "columns": [column.to_json() for column in plan.columns],
-        "taps": [asdict(tap) for tap in plan.taps],
-        "features": {name: asdict(feature) for name, feature in plan.features.items()},
-    }
+    config.pop(_CLEARING, None)
     documents = {
         table.internal("config.json"): to_json(config),
-        table.internal("schema.json"): to_json(layout),
+        table.internal("schema.json"): to_json(_layout_document(plan)),
         table.path(_SHARDS): to_parquet(shards.table),
     }
     for uri, data in documents.items():
@@ -172,6 +194,7 @@ def read_claim(table: Table, *, written: bool = False) -> Claim:
         model_digest=document["model_digest"],
         versions=document["versions"],
         config=document["config"],
+        clearing=document.get(_CLEARING, False),
     )
 
 
@@ -225,6 +248,16 @@ def pending_shards(
 
 def _config_document(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_none=True)
+
+
+def _layout_document(plan: TablePlan) -> dict[str, Any]:
+    return {
+        "shards": plan.shard_count,
+        "rows": plan.rows,
+        "columns": [column.to_json() for column in plan.columns],
+        "taps": [asdict(tap) for tap in plan.taps],
+        "features": {name: asdict(feature) for name, feature in plan.features.items()},
+    }
 
 
 def _content(uri: str) -> bytes | None:
