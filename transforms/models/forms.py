@@ -38,7 +38,7 @@ def load_form(spec: ModelSpec, path: Path) -> ModelForm:
     uri = str(spec.path)
     if (path / "saved_model.pb").exists():
         if not spec.trusted:
-            check_saved(path, uri)
+            check_saved(path, spec.signature, uri)
         return load_saved(path, spec.signature, uri)
     if spec.signature:
         raise ConfigError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 from transforms.lookup import ConfigError, nearest
 from transforms.models.inputs import Declared, Input
 from transforms.models.model import INSIDE, Recorded
+from transforms.models.nodes import ancestors, dependents, node_of, split_tensor
+from transforms.models.saved_runs import DEFAULT_SIGNATURE
 
-_DEFAULT_SIGNATURE = "serving_default"
 _CALLS = ("StatefulPartitionedCall/", "PartitionedCall/")
 _PLUMBING = ("Const", "Identity", "NoOp", "ReadVariableOp")
 _VALUE_FREE = ("OnesLike", "Rank", "Shape", "ShapeN", "Size", "ZerosLike")
@@ -65,15 +66,15 @@ class SavedForm:
         import tensorflow as tf
 
         fed = self._placeholders()
-        reached = _reached(self._nodes, fed)
-        leads = _ancestors(self._nodes, self._results.values(), _VALUE_FREE)
+        reached = dependents(self._nodes, fed)
+        leads = ancestors(self._nodes, self._results.values(), _VALUE_FREE)
         branched = self._branched
         names = [
             name
             for name in self._nodes
             if name in reached and name not in fed and not self._is_helper(name)
         ]
-        results = {name: _split(tensor) for name, tensor in self._results.items()}
+        results = {name: split_tensor(tensor) for name, tensor in self._results.items()}
         fetched = [*names, *(node for node, _ in results.values())]
         tensors_of = self._import(self._nodes, fetched, tensors)
         for name in names:
@@ -94,8 +95,8 @@ class SavedForm:
     def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
         """Import just the operations that the addresses need."""
         wanted = [self._tensor_name(address) for address in addresses]
-        nodes = _ancestors(self._nodes, wanted)
-        places = [_split(tensor) for tensor in wanted]
+        nodes = ancestors(self._nodes, wanted)
+        places = [split_tensor(tensor) for tensor in wanted]
         tensors_of = self._import(nodes, [node for node, _ in places], tensors)
         return [tensors_of[node][index] for node, index in places]
 
@@ -148,7 +149,7 @@ class SavedForm:
         The copying nodes wait for everything that the function does, also for what the
         result does not need.
         """
-        node = self._nodes[_node(tensor)]
+        node = self._nodes[node_of(tensor)]
         passed = [name for name in node.input if not name.startswith("^")]
         unnamed = _UNNAMED.fullmatch(_without_calls(node.name))
         if node.op == "Identity" and (unnamed or node.name.startswith(_HELPERS)):
@@ -183,8 +184,8 @@ class SavedForm:
             return {name for name, node in self._nodes.items() if node.op in kinds}
 
         exits, merges = of("Exit", "RefExit"), of("Merge", "RefMerge")
-        loops = _reached(self._nodes, of("Enter", "RefEnter"), exits)
-        branches = _reached(self._nodes, of("Switch", "RefSwitch"), exits | merges)
+        loops = dependents(self._nodes, of("Enter", "RefEnter"), exits)
+        branches = dependents(self._nodes, of("Switch", "RefSwitch"), exits | merges)
         return loops | branches
 
     def _placeholders(self) -> dict[str, str]:
@@ -264,7 +265,7 @@ def choose_signature(loaded: Any, signature: str | None, uri: str) -> SavedForm:
         )
     if signature is None:
         single = len(signatures) == 1
-        signature = next(iter(signatures)) if single else _DEFAULT_SIGNATURE
+        signature = next(iter(signatures)) if single else DEFAULT_SIGNATURE
         if signature not in signatures:
             raise ConfigError(f"model.signature is required, {uri!r} has {known}")
     if signature not in signatures:
@@ -286,46 +287,3 @@ def _without_calls(name: str) -> str:
     while name.startswith(_CALLS):
         name = name.partition("/")[2]
     return name
-
-
-def _split(tensor: str) -> tuple[str, int]:
-    """Split a tensor's name, as graph definitions write it, into node and output."""
-    node, _, index = tensor.removeprefix("^").partition(":")
-    return node, int(index or 0)
-
-
-def _node(tensor: str) -> str:
-    return _split(tensor)[0]
-
-
-def _ancestors(
-    nodes: Mapping[str, Any], tensors: Iterable[str], ends: Sequence[str] = ()
-) -> set[str]:
-    """Name the nodes that some tensors need; operations in `ends` need no others."""
-    open_names = [_node(tensor) for tensor in tensors]
-    found: set[str] = set()
-    while open_names:
-        name = open_names.pop()
-        if name not in found:
-            found.add(name)
-            if nodes[name].op not in ends:
-                open_names += [_node(tensor) for tensor in nodes[name].input]
-    return found
-
-
-def _reached(
-    nodes: Mapping[str, Any], start: Iterable[str], ends: Collection[str] = ()
-) -> set[str]:
-    """Name the nodes whose values depend on the `start` nodes, up to the `ends`."""
-    users: dict[str, list[str]] = {}
-    for name, node in nodes.items():
-        for tensor in node.input:
-            if not tensor.startswith("^"):
-                users.setdefault(_node(tensor), []).append(name)
-    open_names, found = list(start), set(start)
-    while open_names:
-        for user in users.get(open_names.pop(), ()):
-            if user not in found and user not in ends:
-                found.add(user)
-                open_names.append(user)
-    return found
