@@ -255,3 +255,45 @@ def test_a_model_that_tensorflow_cannot_load_is_refused_with_the_reason() -> Non
         ConfigError, match=r"that TensorFlow can load, got 'saved': \w+"
     ):
         load_model(ModelSpec(path="saved"), None)
+
+
+def save_graphs(*kinds: list[str]) -> None:
+    """Save the same variable with several graphs; the n-th adds it n times."""
+    builder = v1.saved_model.Builder("saved")
+    for times, tags in enumerate(kinds, 1):
+        with tf.Graph().as_default(), v1.Session() as session:
+            vec = v1.placeholder(tf.float32, [None, 6], "vec")
+            ones = v1.get_variable("ones", initializer=tf.ones([6]))
+            outputs = {"out": vec + ones * float(times)}
+            signature = v1.saved_model.predict_signature_def({"vec": vec}, outputs)
+            session.run(v1.global_variables_initializer())
+            if times == 1:
+                builder.add_meta_graph_and_variables(session, tags, {"one": signature})
+            else:
+                builder.add_meta_graph(tags, {"one": signature})
+    builder.save()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "added"),
+    [
+        ([["train"], []], 2),
+        ([[], ["train"]], 1),
+        ([["serve", "tpu"], ["serve"], []], 2),
+        ([["anything"]], 1),
+    ],
+)
+def test_the_graph_for_serving_is_taken(
+    kinds: list[list[str]], added: int, job: Job
+) -> None:
+    save_graphs(*kinds)
+    table = job.run(model=MODEL, taps=[{"path": ":out"}])
+    np.testing.assert_allclose(table["out"].to_pylist(), vectors() + added, rtol=1e-6)
+
+
+def test_graphs_of_which_none_is_for_serving_are_named() -> None:
+    save_graphs(["train"], ["eval"])
+    with pytest.raises(
+        ConfigError, match=r"are tagged \[\['train'\], \['eval'\]\]; exp"
+    ):
+        load_model(ModelSpec(path="saved"), None)

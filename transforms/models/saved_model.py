@@ -314,12 +314,15 @@ def load_saved(path: Path, signature: str | None, uri: str) -> SavedForm:
       uri: the directory as the config names it, for errors.
 
     Raises:
-      ConfigError: TensorFlow cannot load it, or there is no such signature.
+      ConfigError: TensorFlow cannot load it, several graphs could be meant, or there
+        is no such signature.
     """
     import tensorflow as tf
 
     try:
-        loaded = tf.saved_model.load(str(path))
+        loaded = tf.saved_model.load(str(path), _tags(path, uri))
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(
             "model.path must be a SavedModel that TensorFlow can load, got"
@@ -327,6 +330,24 @@ def load_saved(path: Path, signature: str | None, uri: str) -> SavedForm:
             " modules that register its operations in model.imports"
         ) from error
     return choose_signature(loaded, signature, uri)
+
+
+def _tags(path: Path, uri: str) -> list[str] | None:
+    """Choose the graph for serving among several, by its tags; None if there is one."""
+    from tensorflow.python.saved_model import loader_impl
+
+    stored = loader_impl.parse_saved_model(str(path)).meta_graphs
+    kinds = [sorted(graph.meta_info_def.tags) for graph in stored]
+    if len(kinds) == 1:
+        return None
+    for tags in (["serve"], []):  # what TensorFlow Serving takes; a module of TF Hub
+        if tags in kinds:
+            return tags
+    raise ConfigError(
+        "model.path must be a SavedModel with one graph, or one for serving (tagged"
+        f" 'serve', or not at all), the graphs of {uri!r} are tagged {kinds}; export"
+        " the one that you want alone"
+    )
 
 
 def choose_signature(loaded: Any, signature: str | None, uri: str) -> SavedForm:
