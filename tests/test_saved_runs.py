@@ -606,3 +606,28 @@ def test_without_the_check_a_model_writes_files(
     loaded = load()
     loaded.form.model(vec=tf.zeros([1, 6]))
     assert Path("escaped").exists()
+
+
+def test_another_output_of_an_assets_node_is_no_asset() -> None:
+    """Loading feeds the path of an asset into one output of a node only."""
+
+    def serve(vec: Any) -> Any:
+        paths = v1.unstack(tf.constant(["words.txt", "/etc/passwd"]), name="paths")
+        source = v1.lookup.TextFileInitializer(
+            *(paths[1], tf.string, tf.lookup.TextFileIndex.WHOLE_LINE),
+            *(tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER),
+        )
+        table = v1.lookup.StaticHashTable(source, -1)
+        return vec + tf.cast(table.lookup(tf.constant(["blue"])), tf.float32)
+
+    version_1(serve)
+
+    def claim(graph: Any) -> None:
+        graph.collection_def.pop("saved_model_assets", None)
+        graph.ClearField("asset_file_def")
+        asset = graph.asset_file_def.add(filename="words.txt")
+        asset.tensor_info.name = "paths:0"
+
+    edit(claim)
+    with pytest.raises(ConfigError, match="TextFileV2 of a file that is none of the"):
+        load()

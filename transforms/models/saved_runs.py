@@ -200,15 +200,9 @@ def _of_graph(graph: Any, walk: _Walk, signature: str | None) -> Iterator[str]:
         outputs = chain(*map(_tensors, stored.outputs.values()))
         yield from walk.check(needed(outputs, inputs), ())
     assets = [asset.tensor_info.name for asset in _assets(graph)]
-    yield from walk.check(
-        needed(_initializers(graph), assets), [node_of(asset) for asset in assets]
-    )
+    yield from with_files(_initializers(graph), assets)
     saver = graph.saver_def
-    if saver.restore_op_name:
-        files = saver.filename_tensor_name
-        yield from walk.check(
-            needed([saver.restore_op_name], [files]), [node_of(files)]
-        )
+    yield from with_files([saver.restore_op_name], [saver.filename_tensor_name])
 
 
 def _initializers(graph: Any) -> Iterator[str]:
