@@ -18,7 +18,7 @@ from transforms.models.function import function_form
 from transforms.models.keras_files import load_layers
 from transforms.models.keras_layers import LayerForm
 from transforms.models.model import ModelForm
-from transforms.models.saved_model import choose_signature, load_saved
+from transforms.models.signatures import choose_signature, load_saved
 from transforms.models.trust import check_saved
 
 _SEED = 0
@@ -38,7 +38,7 @@ def load_form(spec: ModelSpec, path: Path) -> ModelForm:
     uri = str(spec.path)
     if (path / "saved_model.pb").exists():
         if not spec.trusted:
-            check_saved(path, uri)
+            check_saved(path, spec.signature, uri)
         return load_saved(path, spec.signature, uri)
     if spec.signature:
         raise ConfigError(

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
-from transforms.lookup import ConfigError, nearest
 from transforms.models.inputs import Declared, Input
 from transforms.models.model import INSIDE, Recorded
+from transforms.models.nodes import ancestors, dependents, node_of, split_tensor
+from transforms.models.signature_parts import output_parts, put_together
 
-_DEFAULT_SIGNATURE = "serving_default"
 _CALLS = ("StatefulPartitionedCall/", "PartitionedCall/")
 _PLUMBING = ("Const", "Identity", "NoOp", "ReadVariableOp")
 _VALUE_FREE = ("OnesLike", "Rank", "Shape", "ShapeN", "Size", "ZerosLike")
+_SPARSE = "is sparse; export it as a dense tensor (tf.sparse.to_dense)"
+_EMPTY = (
+    "needs the {}, which loading leaves empty; export the model with a main_op that"
+    " initializes it"
+)
 _UNNAMED = re.compile(r"Identity(_\d+)?")
+_LOOKUPS = ("LookupTableFind", "LookupTableFindV2")
+_FILLED_ONCE = ("HashTable", "HashTableV2")
 _HELPERS = "Func/"  # nodes that inlining adds at the inputs and outputs of functions
 
 
@@ -39,6 +46,8 @@ class SavedForm:
     def __init__(self, loaded: Any, signature: Any) -> None:
         self.model = signature
         self._loaded = loaded  # keeps its variables and tables alive
+        for key in signature.graph.get_all_collection_keys():
+            signature.graph.clear_collection(key)  # loading has run what they name
 
     def declared(self) -> list[Declared]:
         """Give the signature's inputs."""
@@ -68,17 +77,16 @@ class SavedForm:
         import tensorflow as tf
 
         fed = self._placeholders()
-        reached = _reached(self._nodes, fed)
-        leads = _ancestors(self._nodes, self._results.values(), _VALUE_FREE)
-        branched = self._branched
+        reached = dependents(self._nodes, fed)
+        leads = ancestors(self._nodes, chain(*self._results.values()), _VALUE_FREE)
+        branched, empty = self._branched, self._need_what_is_empty()
         names = [
             name
             for name in self._nodes
             if name in reached and name not in fed and not self._is_helper(name)
         ]
-        results = {name: _split(tensor) for name, tensor in self._results.items()}
-        fetched = [*names, *(node for node, _ in results.values())]
-        tensors_of = self._import(self._nodes, fetched, tensors)
+        parts = [node_of(part) for part in chain(*self._results.values())]
+        tensors_of = self._import(self._nodes, [*names, *parts], tensors)
         for name in names:
             for address in self._inside(name):
                 yield Recorded(address, None, INSIDE)
@@ -87,20 +95,24 @@ class SavedForm:
                 if value.dtype in (tf.resource, tf.variant):
                     continue
                 leaf = f":{index}" if len(values) > 1 else ""
-                refusal = INSIDE if name in branched else None
+                refusal = INSIDE if name in branched else empty.get(name)
                 if refusal is None and name not in leads:
                     refusal = "leads to no output: tracing a loop or branch left it"
                 yield Recorded(f"{self._addresses[name]}{leaf}", value, refusal)
-        for output, (node, index) in results.items():
-            yield Recorded(f":{output}", tensors_of[node][index], None)
+        for output, tensors_in in self._results.items():
+            value = self._value(f":{output}", tensors_of)
+            refusals = (empty.get(node_of(tensor)) for tensor in tensors_in)
+            refusal = _SPARSE if isinstance(value, tf.SparseTensor) else None
+            yield Recorded(
+                f":{output}", value, refusal or next(filter(None, refusals), None)
+            )
 
     def find(self, tensors: Mapping[str, Any], addresses: Sequence[str]) -> list[Any]:
         """Import just the operations that the addresses need."""
-        wanted = [self._tensor_name(address) for address in addresses]
-        nodes = _ancestors(self._nodes, wanted)
-        places = [_split(tensor) for tensor in wanted]
-        tensors_of = self._import(nodes, [node for node, _ in places], tensors)
-        return [tensors_of[node][index] for node, index in places]
+        wanted = list(chain(*map(self._tensor_names, addresses)))
+        nodes = ancestors(self._nodes, wanted)
+        tensors_of = self._import(nodes, [node_of(one) for one in wanted], tensors)
+        return [self._value(address, tensors_of) for address in addresses]
 
     @cached_property
     def _graph_def(self) -> Any:
@@ -119,12 +131,15 @@ class SavedForm:
         return {node.name: node for node in self._graph_def.node}
 
     @cached_property
-    def _results(self) -> dict[str, str]:
-        """`{output of the signature: name of the tensor that computes it}`."""
-        names = sorted(self.model.structured_outputs)  # the order of flattening
+    def _outputs(self) -> dict[str, tuple[Any, list[Any]]]:
+        return output_parts(self.model)
+
+    @cached_property
+    def _results(self) -> dict[str, list[str]]:
+        """`{output of the signature: names of the tensors that it is made of}`."""
         return {
-            name: self._computed_by(tensor.name)
-            for name, tensor in zip(names, self.model.outputs, strict=True)
+            name: [self._computed_by(tensor.name) for tensor in tensors]
+            for name, (_, tensors) in self._outputs.items()
         }
 
     @cached_property
@@ -138,12 +153,21 @@ class SavedForm:
     def _names(self) -> dict[str, str]:
         return {address: name for name, address in self._addresses.items()}
 
-    def _tensor_name(self, address: str) -> str:
+    def _tensor_names(self, address: str) -> list[str]:
         head, _, leaf = address.partition(":")
         if not head:
             return self._results[leaf]
         name = self._names[head]
-        return f"{name}:{leaf}" if leaf else name
+        return [f"{name}:{leaf}" if leaf else name]
+
+    def _value(self, address: str, tensors_of: Mapping[str, list[Any]]) -> Any:
+        """Pick the value of an address from `{node: its outputs}`."""
+        places = [split_tensor(name) for name in self._tensor_names(address)]
+        values = [tensors_of[node][index] for node, index in places]
+        if address.startswith(":"):
+            structure, _ = self._outputs[address.removeprefix(":")]
+            return put_together(structure, values)
+        return values[0]
 
     def _computed_by(self, tensor: str) -> str:
         """Go back from a tensor to the one it copies out of an inlined function.
@@ -151,7 +175,7 @@ class SavedForm:
         The copying nodes wait for everything that the function does, also for what the
         result does not need.
         """
-        node = self._nodes[_node(tensor)]
+        node = self._nodes[node_of(tensor)]
         passed = [name for name in node.input if not name.startswith("^")]
         unnamed = _UNNAMED.fullmatch(_without_calls(node.name))
         if node.op == "Identity" and (unnamed or node.name.startswith(_HELPERS)):
@@ -186,9 +210,59 @@ class SavedForm:
             return {name for name, node in self._nodes.items() if node.op in kinds}
 
         exits, merges = of("Exit", "RefExit"), of("Merge", "RefMerge")
-        loops = _reached(self._nodes, of("Enter", "RefEnter"), exits)
-        branches = _reached(self._nodes, of("Switch", "RefSwitch"), exits | merges)
+        loops = dependents(self._nodes, of("Enter", "RefEnter"), exits)
+        branches = dependents(self._nodes, of("Switch", "RefSwitch"), exits | merges)
         return loops | branches
+
+    def _need_what_is_empty(self) -> dict[str, str]:
+        """Give `{node: why it has no value}` where loading left something empty."""
+        import tensorflow as tf
+
+        with tf.init_scope():
+            named = {
+                id(variable.handle): f"variable {variable.name!r}"
+                for variable in self.model.variables
+                if not variable.is_initialized()
+            }
+            empty = {
+                placeholder.op.name: named[id(handle)]
+                for handle, placeholder in self.model.graph.captures
+                if id(handle) in named
+            }
+            for node in self._nodes.values():
+                if node.op in _LOOKUPS and self._is_empty(node):
+                    empty[node.name] = f"table {node_of(node.input[0])!r}"
+        return {
+            needing: _EMPTY.format(what)
+            for node, what in empty.items()
+            for needing in dependents(self._nodes, [node])
+        }
+
+    def _is_empty(self, lookup: Any) -> bool:
+        """Whether a lookup fails for any keys, since nothing has filled its table."""
+        import tensorflow as tf
+
+        table, _, default = lookup.input[:3]
+        nodes = ancestors(self._nodes, [table, default])
+        fixed = self._nodes[node_of(table)].op in _FILLED_ONCE
+        if not fixed or not nodes.isdisjoint(self._placeholders()):
+            return False
+
+        def find_nothing() -> Any:
+            found = self._import(nodes, [node_of(table), node_of(default)], {})
+            handle, value = (
+                found[node][index]
+                for node, index in map(split_tensor, (table, default))
+            )
+            none = tf.zeros([0], tf.as_dtype(lookup.attr["Tin"].type))
+            find = getattr(tf.raw_ops, lookup.op)
+            return find(table_handle=handle, keys=none, default_value=value)
+
+        try:
+            tf.function(find_nothing, autograph=False)()
+        except tf.errors.FailedPreconditionError:
+            return True
+        return False
 
     def _placeholders(self) -> dict[str, str]:
         """`{node: input}` of the nodes that stand for inputs, which come sorted."""
@@ -231,104 +305,8 @@ class SavedForm:
         return {name: found.get(name) or [fed[name]] for name in fetched}
 
 
-def load_saved(path: Path, signature: str | None, uri: str) -> SavedForm:
-    """Load a SavedModel and choose its signature.
-
-    Args:
-      path: local path of the directory.
-      signature: name of the signature, or None as for `choose_signature`.
-      uri: the directory as the config names it, for errors.
-
-    Raises:
-      ConfigError: there is no such signature.
-    """
-    import tensorflow as tf
-
-    return choose_signature(tf.saved_model.load(str(path)), signature, uri)
-
-
-def choose_signature(loaded: Any, signature: str | None, uri: str) -> SavedForm:
-    """Choose a signature of a loaded SavedModel.
-
-    Args:
-      loaded: what `tf.saved_model.load` has returned.
-      signature: name of the signature; None chooses the only one, or `serving_default`.
-      uri: the model as the config names it, for errors.
-
-    Raises:
-      ConfigError: there is no such signature, or it takes inputs by position.
-    """
-    signatures = dict(loaded.signatures)
-    known = ", ".join(sorted(signatures))
-    if not signatures:
-        raise ConfigError(
-            f"a SavedModel must have a signature, {uri!r} has none; give signatures to"
-            " tf.saved_model.save"
-        )
-    if signature is None:
-        single = len(signatures) == 1
-        signature = next(iter(signatures)) if single else _DEFAULT_SIGNATURE
-        if signature not in signatures:
-            raise ConfigError(f"model.signature is required, {uri!r} has {known}")
-    if signature not in signatures:
-        raise ConfigError(
-            f"model.signature must name a signature of {uri!r}, got {signature!r}"
-            f"{nearest(signature, signatures)} (signatures: {known})"
-        )
-    chosen = signatures[signature]
-    if chosen.structured_input_signature[0]:
-        raise ConfigError(
-            f"model.signature must take its inputs by name, {signature!r} of {uri!r}"
-            " takes some by position"
-        )
-    return SavedForm(loaded, chosen)
-
-
 def _without_calls(name: str) -> str:
     """Cut the names of calls that wrap the whole graph off a node's name."""
     while name.startswith(_CALLS):
         name = name.partition("/")[2]
     return name
-
-
-def _split(tensor: str) -> tuple[str, int]:
-    """Split a tensor's name, as graph definitions write it, into node and output."""
-    node, _, index = tensor.removeprefix("^").partition(":")
-    return node, int(index or 0)
-
-
-def _node(tensor: str) -> str:
-    return _split(tensor)[0]
-
-
-def _ancestors(
-    nodes: Mapping[str, Any], tensors: Iterable[str], ends: Sequence[str] = ()
-) -> set[str]:
-    """Name the nodes that some tensors need; operations in `ends` need no others."""
-    open_names = [_node(tensor) for tensor in tensors]
-    found: set[str] = set()
-    while open_names:
-        name = open_names.pop()
-        if name not in found:
-            found.add(name)
-            if nodes[name].op not in ends:
-                open_names += [_node(tensor) for tensor in nodes[name].input]
-    return found
-
-
-def _reached(
-    nodes: Mapping[str, Any], start: Iterable[str], ends: Collection[str] = ()
-) -> set[str]:
-    """Name the nodes whose values depend on the `start` nodes, up to the `ends`."""
-    users: dict[str, list[str]] = {}
-    for name, node in nodes.items():
-        for tensor in node.input:
-            if not tensor.startswith("^"):
-                users.setdefault(_node(tensor), []).append(name)
-    open_names, found = list(start), set(start)
-    while open_names:
-        for user in users.get(open_names.pop(), ()):
-            if user not in found and user not in ends:
-                found.add(user)
-                open_names.append(user)
-    return found

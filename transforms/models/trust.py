@@ -1,8 +1,8 @@
-"""Refuse stored models that bring code of their own, unless they are trusted.
+"""Refuse SavedModels that do more than compute, unless they are trusted.
 
-A stored model is a program. Ordinary layers and operations only compute; Python
-functions stored in a model, and operations that use files or call Python, can do
-anything that the user may do. The check finds known ways only, and confines nothing.
+A stored model is a program. Operations that use files, call Python or talk to other
+machines can do anything that the user may do. The check allows operations that are
+known to compute, and files that are the model's. It confines nothing.
 """
 
 from __future__ import annotations
@@ -10,29 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from transforms.lookup import ConfigError
-
-# Operations that write or read files, run Python, or talk to other machines.
-_UNSAFE = frozenset(
-    (
-        *("PyFunc", "PyFuncStateless", "EagerPyFunc"),
-        *("ReadFile", "WriteFile", "MatchingFiles", "WholeFileReaderV2"),
-        *("Save", "SaveSlices", "SaveDataset", "SaveDatasetV2", "DatasetToTFRecord"),
-        *("CreateSummaryFileWriter", "CreateSummaryDbWriter", "WriteRawProtoSummary"),
-        *("DebugIdentity", "DebugIdentityV2", "DebugNumericSummary"),
-        *("RpcCall", "RpcClient", "RpcServer", "SendTPUEmbeddingGradients"),
-    )
-)
+from transforms.models.saved_runs import foreign_files, unsafe_operations
 
 
-def check_saved(path: Path, uri: str) -> None:
-    """Check all operations of a SavedModel, before any of it is loaded.
+def check_saved(path: Path, signature: str | None, uri: str) -> None:
+    """Check what TensorFlow runs of a SavedModel, before any of it is loaded.
 
     Args:
       path: local path of the model.
+      signature: name of the signature that will be called; None for the default.
       uri: the model as the config names it, for errors.
 
     Raises:
-      ConfigError: an operation does more than compute.
+      ConfigError: an operation does more than compute, or a file is not the model's.
     """
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -41,13 +31,14 @@ def check_saved(path: Path, uri: str) -> None:
         stored.ParseFromString((path / "saved_model.pb").read_bytes())
     except Exception:  # protobuf's own: loading says what is wrong
         return
-    for graph in stored.meta_graphs:
-        functions = graph.graph_def.library.function
-        bodies = [graph.graph_def.node, *(function.node_def for function in functions)]
-        for node in (node for body in bodies for node in body):
-            to_file = node.op == "PrintV2" and b"://" in node.attr["output_stream"].s
-            if node.op in _UNSAFE or to_file:
-                _refuse(uri, f"operation {node.name!r} is a {node.op}")
+    for file in foreign_files(path, stored):
+        raise ConfigError(
+            f"model.path must hold all files of the model, {uri!r} leads outside with"
+            f" {file!r}; copy that file into the directory, or set model.trusted = true"
+            " if you trust whoever made it"
+        )
+    for what in unsafe_operations(stored, signature):
+        _refuse(uri, what)
 
 
 def _refuse(uri: str, what: str) -> None:
