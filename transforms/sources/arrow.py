@@ -241,9 +241,7 @@ def _first_faults(
     return faults
 
 
-def _scalars(
-    array: pa.Array, feature: Feature
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _scalars(array: pa.Array, feature: Feature) -> tuple[np.ndarray, np.ndarray | None]:
     """Convert values; those that the planned type cannot hold, and nulls, are wrong."""
     nulls = _nulls(array) if array.null_count else None
     if feature.family == "text":  # as bytes: only a column that keeps text checks it
@@ -264,9 +262,7 @@ def _scalars(
     return made, wrong
 
 
-def _planned(
-    array: pa.Array, feature: Feature
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _planned(array: pa.Array, feature: Feature) -> tuple[np.ndarray, np.ndarray | None]:
     """Convert values without nulls to the planned type.
 
     Returns:
