@@ -10,7 +10,9 @@ import pyarrow as pa
 import pydantic
 from apache_beam.ml.inference.base import ModelHandler
 
+from transforms.casts import fitting
 from transforms.config import ModelSpec, TapSpec
+from transforms.errors.failure import clean_message
 from transforms.lookup import ConfigError, explain
 from transforms.messages import shape_text
 from transforms.models.inputs import Input, Shape
@@ -159,14 +161,20 @@ def _tensor(wanted: Input, values: Any) -> Any:
     if text:
         return tf.constant(given)
     kind = np.dtype(tf.as_dtype(wanted.feature_dtype).as_numpy_dtype)
-    made = given.astype(kind)
+    with np.errstate(invalid="ignore", over="ignore"):
+        made = given.astype(kind)
     whole = kind.kind in "iu"
     if (whole and (made != given).any()) or given.dtype.kind in "OSU":
         raise ConfigError(
             f"feature {wanted.feature!r} must be {kind}, an example holds"
             f" {given.dtype} values that are not"
         )
-    return tf.constant(made)
+    what = f"feature {wanted.feature!r}"
+    try:
+        fitting(given, wanted.feature_dtype, what)
+        return fitting(made, wanted.dtype, what)
+    except tf.errors.InvalidArgumentError as error:
+        raise ConfigError(clean_message(error)) from None
 
 
 def _row(values: Values, index: int) -> Any:

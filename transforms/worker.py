@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from transforms.models.inputs import input_types
 from transforms.models.load import cached_model
 from transforms.models.model import Model
 from transforms.preprocess.steps import make_steps, trace_steps
@@ -99,6 +100,7 @@ def _make_worker(table: Table, plan: TablePlan) -> Worker:
         features=plan.features,
         steps=steps,
         inputs={i.feature: i.shape for i in model.inputs},
+        fits=input_types(model.inputs),
         passed=passed_features(plan.columns),
     )
     source = make_source(config.source)

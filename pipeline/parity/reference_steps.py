@@ -158,7 +158,12 @@ def _decode_raw(data: Any, dtype: str, shape: Sequence[int]) -> np.ndarray:
 def _cast(value: Any, dtype: str) -> np.ndarray:
     import tensorflow as tf
 
-    return np.asarray(value).astype(tf.as_dtype(dtype).as_numpy_dtype)
+    value, kind = np.asarray(value), tf.as_dtype(dtype).as_numpy_dtype
+    if value.dtype.kind == "f" and np.dtype(kind).kind in "iu":
+        least, most = np.iinfo(kind).min, np.iinfo(kind).max
+        whole = [min(max(round(float(one)), least), most) for one in value.ravel()]
+        return np.array(whole, kind).reshape(value.shape)
+    return np.asarray(value.astype(kind))
 
 
 def _rescale(value: Any, scale: float, offset: float = 0.0) -> np.ndarray:

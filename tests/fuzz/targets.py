@@ -132,7 +132,7 @@ def _read(make: Callable[[], Any]) -> None:
         for file in files
         for span in (file.spans or (None,))
     ]
-    preparation = Preparation(features, [], {}, list(features))
+    preparation = Preparation(features, [], {}, {}, list(features))
     pipeline = InputPipeline(source, preparation, 4)
     bad: list[Failure] = []
     rows = 0

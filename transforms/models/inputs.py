@@ -119,6 +119,18 @@ def _wired(
     return wired
 
 
+def input_types(inputs: Sequence[Input]) -> dict[str, list[str]]:
+    """List the types that features are cast to on their way into a model, by feature.
+
+    Features that no input casts are left out.
+    """
+    types: dict[str, list[str]] = {}
+    for one in inputs:
+        if one.dtype != one.feature_dtype:
+            types.setdefault(one.feature, []).append(one.dtype)
+    return types
+
+
 def declared_features(
     spec: ModelSpec, declared: Sequence[Declared]
 ) -> dict[str, tuple[Shape, str]]:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from transforms import casts
+
 ResizeMethod = Literal[
     "bilinear",
     "bicubic",
@@ -151,7 +153,7 @@ def resize(
             margins = tf.stack([margin, margin], 1)
             image = tf.pad(image, tf.concat([margins, [[0, 0]]], 0))
     resized = tf.image.resize(image, size, method=method, antialias=antialias)
-    return tf.cast(resized, tf.float32)
+    return casts.cast(resized, "float32", "what step resize takes")
 
 
 def center_crop(image: Any, *, size: tuple[int, int]) -> Any:

@@ -65,7 +65,9 @@ BATCH_STEPS: dict[str, Callable[..., Any]] = {
     "transpose": transpose,
 }
 PREPROCESSORS = EXAMPLE_STEPS | BATCH_STEPS
-_OF_ALL_FEATURES = ("pad", "stack")  # they make features other than the one they take
+_OF_ALL_FEATURES = ("cast", "pad", "stack")
+"""Steps that take all features, to make others than the one that they are for, or to
+name it."""
 
 
 def make_steps(specs: Sequence[StepSpec]) -> list[Step]:
@@ -189,8 +191,8 @@ def _step(spec: StepSpec, where: str) -> Step:
         raise ConfigError(
             f"{where}.feature is required: the name of the feature to {spec.step}"
         )
-    makes_more = spec.step in _OF_ALL_FEATURES
-    taken: tuple[Any, ...] = ({}, feature) if makes_more else (None,)
+    takes_all = spec.step in _OF_ALL_FEATURES
+    taken: tuple[Any, ...] = ({}, feature) if takes_all else (None,)
     checked = bind(functools.partial(function, *taken), options, where)
     reads = frozenset(checked.get("of", [feature]))
 
@@ -202,7 +204,7 @@ def _step(spec: StepSpec, where: str) -> Step:
                     f" feature, got {name!r}{nearest(name, features)} (known:"
                     f" {', '.join(sorted(features))})"
                 )
-        if makes_more:
+        if takes_all:
             return dict(function(features, feature, **checked))
         return {**features, feature: function(features[feature], **checked)}
 

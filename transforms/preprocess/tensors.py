@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
+
+from transforms import casts
 from transforms.lookup import ConfigError, nearest
 
 Features = dict[str, Any]
@@ -32,17 +35,20 @@ def reshape(values: Any, *, shape: tuple[int, ...]) -> Any:
 
 def rescale(values: Any, *, scale: float, offset: float = 0.0) -> Any:
     """Compute `values * scale + offset` in float32."""
-    import tensorflow as tf
-
-    scaled = tf.cast(values, tf.float32) * scale
+    scaled = casts.cast(values, "float32", "what step rescale takes") * scale
     return scaled + offset if offset else scaled
 
 
-def cast(values: Any, *, dtype: str) -> Any:
-    """Convert to another type, such as `float32`."""
-    import tensorflow as tf
+def cast(features: Features, feature: str, *, dtype: str) -> Features:
+    """Convert to another type by the rule of `transforms.casts`.
 
-    return tf.cast(values, tf.as_dtype(dtype))
+    Args:
+      features: features of a batch.
+      feature: name of the feature to convert.
+      dtype: type to convert to, such as `float32`.
+    """
+    made = casts.cast(features[feature], dtype, f"feature {feature!r}")
+    return {**features, feature: made}
 
 
 def standardize(
@@ -62,7 +68,7 @@ def standardize(
     """
     import tensorflow as tf
 
-    values = tf.cast(values, tf.float32)
+    values = casts.cast(values, "float32", "what step standardize takes")
     if (mean is None) != (std is None):
         raise ConfigError("step standardize needs both mean and std, or none of them")
     if mean is not None:
@@ -119,7 +125,6 @@ def keras_application(values: Any, *, name: str) -> Any:
         `resnet50` or `mobilenet_v2`.
     """
     import keras
-    import tensorflow as tf
 
     module = getattr(keras.applications, name, None)
     function = getattr(module, "preprocess_input", None)
@@ -133,7 +138,8 @@ def keras_application(values: Any, *, name: str) -> Any:
             f"step keras_application must name a module of keras.applications, got"
             f" {name!r}{nearest(name, known)} (known: {', '.join(known)})"
         )
-    return function(tf.cast(values, tf.float32), data_format="channels_last")
+    values = casts.cast(values, "float32", "what step keras_application takes")
+    return function(values, data_format="channels_last")
 
 
 def lower(text: Any) -> Any:
@@ -197,7 +203,7 @@ def pad(
 
     def filled(what: Any, value: Any) -> Any:
         margins = [margin, *([0, 0] for _ in what.shape[1:])]
-        made = tf.pad(what, margins, constant_values=tf.cast(value, what.dtype))
+        made = tf.pad(what, margins, constant_values=_fill(value, what.dtype))
         return tf.ensure_shape(made, [*shape, *what.shape[1:]])
 
     made = {feature: filled(values, value)}
@@ -205,6 +211,28 @@ def pad(
         own = tf.ones([count], tf.int32)
         made[mask] = tf.cast(filled(own, 0), tf.bool)
     return {**features, **made}
+
+
+def _fill(value: float | str, dtype: Any) -> Any:
+    """Make the value that `pad` fills up with.
+
+    Raises:
+      ConfigError: the type of the feature cannot hold it.
+    """
+    import tensorflow as tf
+
+    if dtype == tf.string:
+        return tf.constant(value)
+    with np.errstate(invalid="ignore", over="ignore"):
+        made = np.asarray(value).astype(dtype.as_numpy_dtype)
+    held = made == value if dtype.is_integer or dtype.is_bool else np.isfinite(made)
+    if not held and np.isfinite(value):
+        raise ConfigError(
+            f"step pad must fill up with a value that fits into {dtype.name}, the type"
+            f" of its feature, got {value!r}; cast the feature before, or give another"
+            " value"
+        )
+    return tf.constant(made)
 
 
 def stack(features: Features, feature: str, *, of: tuple[str, ...]) -> Features:
@@ -217,5 +245,5 @@ def stack(features: Features, feature: str, *, of: tuple[str, ...]) -> Features:
     """
     import tensorflow as tf
 
-    parts = [tf.cast(features[name], tf.float32) for name in of]
+    parts = [casts.cast(features[n], "float32", f"feature {n!r}") for n in of]
     return {**features, feature: tf.stack(parts, -1)}

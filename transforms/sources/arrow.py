@@ -14,6 +14,7 @@ from transforms.dtypes import DTYPES, Feature, null_name
 from transforms.sources.blocks import Block, nothing
 
 _OPEN_ROWS = 64
+_ABSENT = "is null or has another length than planned"
 
 
 def feature_of(kind: pa.DataType, length: int | None = None) -> Feature | None:
@@ -114,23 +115,23 @@ def block_of(
     lengths: dict[str, np.ndarray] = {}
     faults = np.full(len(rows), "", object)
     for name, feature in features.items():
-        fault, whole = "", np.zeros(len(rows), bool)
         try:
-            column = _planned_type(table, name, feature)
-            made, sizes, whole = _values(column, feature.shape, feature)
-            if feature.nullable:
-                values[null_name(name)] = _nulls(column)
-                whole |= values[null_name(name)]
-            fault = f"{name} is null or has another length than planned"
+            column = _column(table, name, feature)
+            made, sizes, wrong = _values(column, feature.shape, feature)
+            nulls = _nulls(column) if feature.nullable else np.zeros(len(rows), bool)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
-            fault = str(error).strip("'\"")
             made, sizes = nothing(len(rows), feature), np.zeros(len(rows), np.int64)
-            if feature.nullable:
-                values[null_name(name)] = np.zeros(len(rows), bool)
+            nulls = np.zeros(len(rows), bool)
+            faults[faults == ""] = str(error).strip("'\"")
+            wrong = None
         values[name] = made
+        if feature.nullable:
+            values[null_name(name)] = nulls
         if None in feature.shape:
             lengths[name] = sizes
-        faults[~whole & (faults == "")] = fault
+        if wrong is not None:
+            blamed = (wrong != "") & ~nulls & (faults == "")
+            faults[blamed] = f"{name} " + wrong[blamed]
     return Block(rows, values, lengths, faults)
 
 
@@ -148,11 +149,11 @@ def _is_list(kind: pa.DataType) -> bool:
     )
 
 
-def _planned_type(table: pa.Table, name: str, feature: Feature) -> pa.Array:
-    """Take a column out of an Arrow table, cast to the planned type.
+def _column(table: pa.Table, name: str, feature: Feature) -> pa.Array:
+    """Take a column out of an Arrow table, as it is stored.
 
     Raises:
-      pyarrow.ArrowInvalid: the cast would lose something.
+      pyarrow.ArrowInvalid: its type is not of the planned family, or depth.
       KeyError: there is no such column.
     """
     if name not in table.column_names:
@@ -162,71 +163,134 @@ def _planned_type(table: pa.Table, name: str, feature: Feature) -> pa.Array:
     array = table[name].combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else array
+    if pa.types.is_null(array.type):
+        return array.cast(arrow_type(feature))
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    wanted, found = arrow_type(feature), array.type
-    if feature.dtype == "timestamp" and not feature.shape:
-        return array.cast(pa.timestamp("us", getattr(found, "tz", None)), safe=False)
-    depth_differs = len(feature.shape) != _depth(found)
-    is_text = feature.family == "text"
-    if depth_differs or is_text != _is_text(found):
-        raise pa.ArrowInvalid(f"column {name!r} is {found}, planned was {wanted}")
-    if is_text or pa.types.is_fixed_size_list(found):
-        return array
-    return array if found == wanted else array.cast(wanted)
+    depth, leaf = _depth_and_leaf(array.type)
+    found = feature_of(leaf)
+    is_alike = found is not None and (
+        found.dtype == feature.dtype
+        if feature.family == "text"
+        else found.family == feature.family
+    )
+    if depth != len(feature.shape) or not is_alike:
+        raise pa.ArrowInvalid(
+            f"column {name!r} is {array.type}, planned was {arrow_type(feature)}"
+        )
+    return array
 
 
-def _depth(kind: pa.DataType) -> int:
-    return 1 + _depth(kind.value_type) if _is_list(kind) else 0
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if _is_list(kind):
-        return _is_text(kind.value_type)
-    feature = feature_of(kind)
-    return feature is not None and feature.family == "text"
+def _depth_and_leaf(kind: pa.DataType) -> tuple[int, pa.DataType]:
+    """Tell how many lists lie around a type's values, and the type of these."""
+    depth = 0
+    while _is_list(kind):
+        depth, kind = depth + 1, kind.value_type
+    return depth, kind
 
 
 def _values(
     array: pa.Array, shape: tuple[int | None, ...], feature: Feature
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Convert a column; put zeros into rows that are null or of another length.
 
     Returns:
       Values `[rows, *shape]`, where an open length is filled up to the longest row;
-      lengths of the rows' first axis, int64 `[rows]`; and which rows are whole, that is
-      neither null nor of another length than planned, bool `[rows]`.
+      lengths of the rows' first axis, int64 `[rows]`; and what is wrong with each row,
+      an object array of text `[rows]`, empty for sound rows. None if all are sound.
     """
     if not shape:
-        valid = array.is_valid().to_numpy(zero_copy_only=False)
-        return _scalars(array, feature), np.zeros(len(array), np.int64), valid
+        made, wrong = _scalars(array, feature)
+        return made, np.zeros(len(array), np.int64), wrong
     sizes = pc.list_value_length(array).fill_null(-1).to_numpy(zero_copy_only=False)
     sizes = sizes.astype(np.int64)
     whole: np.ndarray = sizes >= 0 if shape[0] is None else sizes == shape[0]
     kept = array.filter(pa.array(whole)).flatten()
-    inner, _, sound = _values(kept, shape[1:], feature)
+    inner, _, wrong = _values(kept, shape[1:], feature)
     lengths = np.where(whole, sizes, 0)
     longest = int(lengths.max(initial=1)) if shape[0] is None else shape[0]
     if longest and whole.all() and (lengths == longest).all():
         filled = inner.reshape(-1, longest, *inner.shape[1:])
-        return filled, lengths, np.asarray(sound.reshape(-1, longest).all(axis=1))
-    filled = nothing(len(array), Feature(feature.dtype, shape), longest)
-    mask = np.arange(longest) < lengths[:, None]
-    filled[mask] = inner
-    sound_at = np.ones(mask.shape, bool)
-    sound_at[mask] = sound
-    whole[~sound_at.all(axis=1)] = False
-    return filled, lengths, np.asarray(whole)
+        mask = np.ones([len(array), longest], bool)
+    else:
+        filled = nothing(len(array), Feature(feature.dtype, shape), longest)
+        mask = np.arange(longest) < lengths[:, None]
+        filled[mask] = inner
+    return filled, lengths, _first_faults(whole, mask, wrong)
 
 
-def _scalars(array: pa.Array, feature: Feature) -> np.ndarray:
-    if feature.dtype == "timestamp":
-        array = array.cast(pa.timestamp("us", getattr(array.type, "tz", None)))
-        array = array.cast(pa.int64())
-    is_text = feature.family == "text"
-    if is_text:  # as bytes: only a column that keeps text checks that it is UTF-8
+def _first_faults(
+    whole: np.ndarray, mask: np.ndarray, wrong: np.ndarray | None
+) -> np.ndarray | None:
+    """Give the fault of each row: its own, or that of the first of its elements.
+
+    Args:
+      whole: which rows are there and of the planned length, bool `[rows]`.
+      mask: where each row has elements, bool `[rows, longest]`.
+      wrong: what is wrong with each element; None if nothing is.
+    """
+    if wrong is None and whole.all():
+        return None
+    faults = np.where(whole, "", _ABSENT).astype(object)
+    if wrong is not None:
+        elements = np.full(mask.shape, "", object)
+        elements[mask] = wrong
+        first = (elements != "").argmax(axis=1)
+        found = elements[np.arange(len(first)), first]
+        faults[whole] = found[whole]
+    return faults
+
+
+def _scalars(array: pa.Array, feature: Feature) -> tuple[np.ndarray, np.ndarray | None]:
+    """Convert values; those that the planned type cannot hold, and nulls, are wrong."""
+    nulls = _nulls(array) if array.null_count else None
+    if feature.family == "text":  # as bytes: only a column that keeps text checks it
         array = array.cast(pa.large_binary())
-    if array.null_count:
-        array = array.fill_null(pa.scalar(b"" if is_text else 0).cast(array.type))
-    found: Any = array.to_numpy(zero_copy_only=False)
-    return np.asarray(found)
+    if nulls is not None:
+        zero = pa.scalar(b"" if feature.family == "text" else 0)
+        array = array.fill_null(zero.cast(array.type))
+    made, changed = _planned(array, feature)
+    if nulls is None and changed is None:
+        return made, None
+    wrong = np.full(len(array), "", object)
+    if nulls is not None:
+        wrong[nulls] = _ABSENT
+    if changed is not None:
+        texts = array.filter(pa.array(changed)).cast(pa.string()).to_pylist()
+        fits = f"must hold values that fit into {feature.dtype}, as planned, got"
+        wrong[changed] = [f"{fits} {text} ({array.type})" for text in texts]
+    return made, wrong
+
+
+def _planned(array: pa.Array, feature: Feature) -> tuple[np.ndarray, np.ndarray | None]:
+    """Convert values without nulls to the planned type.
+
+    Returns:
+      The values, and which of them do not come back the same, bool `[values]`; None if
+      all do.
+    """
+    if feature.dtype == "timestamp":
+        made, changed = _microseconds(array)
+    else:
+        given: Any = array.to_numpy(zero_copy_only=False)
+        kind = np.dtype(object if feature.family == "text" else feature.dtype)
+        if given.dtype == kind:
+            return given, None
+        with np.errstate(over="ignore"):
+            made = given.astype(kind)
+        changed = (made.astype(given.dtype) != given) | ((made < 0) != (given < 0))
+        changed &= given == given  # a NaN stays one
+    return made, changed if changed.any() else None
+
+
+def _microseconds(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Convert times; those too far away for microseconds do not come back the same.
+
+    What is less than a microsecond is cut off.
+    """
+    moments = array.cast(pa.timestamp("us", getattr(array.type, "tz", None)), False)
+    made = np.asarray(moments.cast(pa.int64()))
+    if getattr(array.type, "unit", "") in ("us", "ns"):
+        return made, np.zeros(len(made), bool)
+    back = pc.not_equal(moments.cast(array.type, False), array)
+    return made, back.to_numpy(zero_copy_only=False)

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError
 from transforms.sources.arrow import arrow_type, features_of
-from transforms.sources.lines import Lines, Parser, parsed_as
+from transforms.sources.line_rows import (
+    Parser,
+    TextLines,
+    check_finite,
+    flat,
+    parsed_as,
+)
+from transforms.sources.lines import BOM, Lines
+
+_NUMBER = "\0number"  # no header has such a name
 
 
 @dataclass(frozen=True)
@@ -90,22 +101,63 @@ class Csv(Lines):
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
         names = self._names(first_line)
         wanted = [name for name in names if name in features] or names[:1]
+        types = {name: _csv_type(features.get(name)) for name in wanted}
+        floats = [name for name in wanted if pa.types.is_floating(types[name])]
+        text = {name: pa.string() for name in floats}
+
+        def parse(lines: TextLines) -> pa.Table:
+            if self.quote and (lines.count(self.quote) % 2).any():
+                raise ValueError("has an opening quote without a closing one")
+            table = self._read(lines, names, types)
+            for name in floats:
+                made = flat(table[name])
+                if np.isinf(made).any():
+                    said = self._read(lines, names, text)[name]
+                    meant = flat(pc.match_substring(said, "inf", ignore_case=True))
+                    check_finite(name, features[name].dtype, made, flat(said), meant)
+            return table
+
+        return parse
+
+    def _read(
+        self, lines: TextLines, names: Sequence[str], types: Mapping[str, pa.DataType]
+    ) -> pa.Table:
+        """Parse some columns of lines.
+
+        Arrow takes a carriage return, and what it holds for the end of a quote, for
+        the end of a row. So where lines hold line ends, each is parsed behind its
+        number, and rows that do not have the numbers of the lines are refused.
+
+        Raises:
+          ValueError: a line is bad.
+        """
+        if len(lines) == 1 or not lines.count("\r", "\n").any():
+            data = lines.text()
+            if data.startswith(BOM):  # Arrow would pass over it
+                data = b"\n" + data
+            return self._table(data, names, types)
+        head = self.delimiter.encode()
+        numbered = [b"%d%s%s" % (i, head, one) for i, one in enumerate(lines.each())]
+        table = self._table(
+            b"\n".join(numbered), [_NUMBER, *names], {_NUMBER: pa.int64(), **types}
+        )
+        if table[_NUMBER].to_pylist() != list(range(len(lines))):
+            raise ValueError("holds a line end that is not quoted")
+        return table.drop_columns([_NUMBER])
+
+    def _table(
+        self, data: bytes, names: Sequence[str], types: Mapping[str, pa.DataType]
+    ) -> pa.Table:
+        read = pacsv.ReadOptions(
+            use_threads=False, column_names=list(names), block_size=len(data) + 1
+        )
         convert = pacsv.ConvertOptions(
-            column_types={name: _csv_type(features.get(name)) for name in wanted},
-            include_columns=wanted,
+            column_types=dict(types),
+            include_columns=list(types),
             null_values=[""],
             strings_can_be_null=False,
         )
-
-        def parse(lines: bytes) -> pa.Table:
-            read = pacsv.ReadOptions(
-                use_threads=False, column_names=names, block_size=len(lines) + 1
-            )
-            return pacsv.read_csv(
-                io.BytesIO(lines), read, self._parse_options(), convert
-            )
-
-        return parse
+        return pacsv.read_csv(io.BytesIO(data), read, self._parse_options(), convert)
 
     def _names(self, first_line: str) -> list[str]:
         names = self.columns
@@ -113,7 +165,13 @@ class Csv(Lines):
             head = csv.reader(
                 [first_line], delimiter=self.delimiter, quotechar=self.quote or None
             )
-            names = next(head, [])
+            try:
+                names = next(head, [])
+            except csv.Error as error:
+                raise ConfigError(
+                    f"the header line must name columns, got {first_line[:80]!r}:"
+                    f" {error}; correct the file, or give source.columns"
+                ) from error
         if len(set(names)) < len(names):
             raise ConfigError(
                 f"columns must have names of their own, got {names}; correct the header"

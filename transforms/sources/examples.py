@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from transforms.casts import cast
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest
 from transforms.sources.source import GivenFeature, given_features
@@ -165,12 +166,10 @@ def _spec(feature: Feature) -> Any:
 
 def _cast(parsed: Mapping[str, Any], features: Mapping[str, Feature]) -> dict[str, Any]:
     """Cast parsed values to the features' types; messages have only three types."""
-    import tensorflow as tf
-
     return {
         name: value
         if value.dtype == features[name].tensor_dtype
-        else tf.cast(value, features[name].tensor_dtype)
+        else cast(value, features[name].tensor_dtype, f"feature {name!r}")
         for name, value in parsed.items()
     }
 

@@ -6,15 +6,26 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.json as pajson
 
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest
 from transforms.sources.arrow import arrow_type, features_of, list_lengths
-from transforms.sources.lines import ROW_ID, Lines, Parser, parsed_as
+from transforms.sources.line_rows import (
+    ROW_ID,
+    Parser,
+    TextLines,
+    check_finite,
+    flat,
+    parsed_as,
+)
+from transforms.sources.lines import Lines
+
+_SHORT = ("float16", "float32")  # Arrow refuses what is too large for float64
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,8 @@ class Jsonl(Lines):
         known: set[str] = set()
         for line in self._as_utf8(head).splitlines():
             with contextlib.suppress(ValueError):  # a bad row, as reading will say
-                known |= {*json.loads(line)}
+                row = json.loads(line)
+                known |= row.keys() if isinstance(row, dict) else set()
         for name in given if known else ():
             if name not in known:
                 raise ConfigError(
@@ -59,17 +71,50 @@ class Jsonl(Lines):
         return features_of(table.schema, list_lengths(table))
 
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
-        fields = [
-            (name, arrow_type(parsed_as(feature)))
+        types = {
+            name: arrow_type(parsed_as(feature))
             for name, feature in features.items()
             if name != ROW_ID
-        ]
-        options = pajson.ParseOptions(
-            explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"
-        )
+        }
+        short = [name for name in types if features[name].dtype in _SHORT]
+        exact = {n: arrow_type(replace(features[n], dtype="float64")) for n in short}
 
-        def parse(lines: bytes) -> pa.Table:
-            read = pajson.ReadOptions(use_threads=False, block_size=len(lines) + 1)
-            return pajson.read_json(io.BytesIO(lines), read, options)
+        def parse(lines: TextLines) -> pa.Table:
+            if len(lines) > 1 and not _are_objects(lines):
+                raise ValueError("must hold an object")
+            data = lines.text()
+            table = _table(data, types)
+            for name in short:
+                made = flat(table[name])
+                if np.isinf(made).any():
+                    given = flat(_table(data, exact)[name])
+                    dtype = features[name].dtype
+                    check_finite(name, dtype, made, given, np.isinf(given))
+            return table
 
         return parse
+
+
+def _are_objects(lines: TextLines) -> bool:
+    """Whether each line begins and ends as an object does.
+
+    Then none is without an object, and no object goes on in the next line: what
+    follows on a brace that does not end it is no brace. So as many objects as lines
+    mean one in each.
+    """
+    data = np.frombuffer(lines.data, np.uint8)
+    first, last = data[lines.starts], data[lines.ends - 1]
+    others = np.flatnonzero((first != ord("{")) | (last != ord("}")))
+    if not len(others):
+        return True
+    stripped = [line.strip(b" \t\r") for line in lines.take(others).each()]
+    return all(one.startswith(b"{") and one.endswith(b"}") for one in stripped)
+
+
+def _table(data: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
+    read = pajson.ReadOptions(use_threads=False, block_size=len(data) + 1)
+    options = pajson.ParseOptions(
+        explicit_schema=pa.schema(list(types.items())),
+        unexpected_field_behavior="ignore",
+    )
+    return pajson.read_json(io.BytesIO(data), read, options)

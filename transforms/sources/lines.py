@@ -10,39 +10,35 @@ import gzip
 import lzma
 import zlib
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from fsspec.core import OpenFile
 
 from transforms import storage
 from transforms.dtypes import Feature
 from transforms.errors.failure import REST_LOST
-from transforms.errors.halving import by_halves
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.arrow import blocks_of
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.files import list_files
+from transforms.sources.line_rows import ROW_ID, Parser, TextLines, rows_of
 from transforms.sources.source import File, GivenFeature, given_features
 from transforms.sources.staging import in_place
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-ROW_ID = "row_id"
 _SPAN_BYTES = 32 << 20
 _CHUNK_BYTES = 4 << 20
 _SAMPLE_BYTES = 1 << 20
 _SUFFIXES = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
-_BOM = b"\xef\xbb\xbf"
-Parser = Callable[[bytes], pa.Table]
+BOM = b"\xef\xbb\xbf"
 
 
 class _Chunk(NamedTuple):
@@ -149,7 +145,7 @@ class Lines:
                 sample = stream.read(_SAMPLE_BYTES)
             whole = sample[: sample.rfind(b"\n") + 1] or sample
             if whole.strip():
-                return file.uri, whole.removeprefix(_BOM)
+                return file.uri, whole.removeprefix(BOM)
         raise ConfigError(
             f"source.path must hold at least one line, got only empty files in"
             f" {self.path!r}"
@@ -160,9 +156,7 @@ class Lines:
         raise NotImplementedError
 
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
-        """Make a function from lines of UTF-8 to an Arrow table.
-
-        It raises a ValueError if one of its lines is bad.
+        """Make a function from lines to an Arrow table.
 
         Raises:
           ConfigError: no line of this file can be parsed.
@@ -231,8 +225,10 @@ class Lines:
             if fault:
                 yield Block.of_faults(rows, fault, features)
             elif len(rows) and parse:
-                read = partial(self._table, parse, piece.name, chunk)
-                yield from _parsed(read, starts, ends, rows, features)
+                lines = TextLines(
+                    piece.name, chunk.offset, chunk.data, starts, ends, self._as_utf8
+                )
+                yield from rows_of(parse, lines, rows, features)
             if count >= most:
                 return
             if chunk.fault:
@@ -240,38 +236,6 @@ class Lines:
                     row = np.array([count], np.int64)
                     yield Block.of_faults(row, chunk.fault, features)
                 count += 1
-
-    def _table(
-        self,
-        parse: Parser,
-        name: str,
-        chunk: _Chunk,
-        starts: np.ndarray,
-        ends: np.ndarray,
-    ) -> pa.Table:
-        """Parse some lines of a chunk.
-
-        Raises:
-          ValueError: one of them is bad.
-        """
-        place = chunk.offset + starts
-        data = chunk.data[starts[0] : ends[-1]]
-        try:
-            if self._quote and self._odd_quotes(data, starts - starts[0]).any():
-                raise ValueError("has an opening quote without a closing one")
-            table = parse(self._as_utf8(data))
-            table.validate(full=True)
-            if len(table) != len(starts):
-                raise ValueError(f"holds {len(table)} values instead of one")
-        except ValueError as error:
-            raise ValueError(f"the line at byte {place[0]}: {error}") from None
-        ids = pa.array(place).cast(pa.string())
-        return table.append_column(ROW_ID, pc.binary_join_element_wise(name, ids, "@"))
-
-    def _odd_quotes(self, data: bytes, starts: np.ndarray) -> np.ndarray:
-        quotes = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(self._quote))
-        line = np.searchsorted(starts, quotes, side="right") - 1
-        return np.bincount(line, minlength=len(starts)) % 2
 
     def _first_line(self, uri: str) -> str:
         for chunk in self._chunks(uri, 0, None):
@@ -288,8 +252,8 @@ class Lines:
             while True:
                 more, broken = self._more(stream)
                 data += more
-                if offset == 0 and data.startswith(_BOM):
-                    offset, data = len(_BOM), data[len(_BOM) :]
+                if offset == 0 and data.startswith(BOM):
+                    offset, data = len(BOM), data[len(BOM) :]
                 if skipping:
                     cut = data.find(b"\n") + 1 or len(data)
                     skipping = data[cut - 1 : cut] != b"\n" and bool(more)
@@ -348,11 +312,6 @@ class Lines:
         return starts[filled], ends[filled], used
 
 
-def parsed_as(feature: Feature) -> Feature:
-    """Give the feature as Arrow parses it: it cannot parse float16, only float32."""
-    return replace(feature, dtype=feature.dtype.replace("float16", "float32"))
-
-
 class _Recoded:
     """A stream that gives the text of another stream as UTF-8."""
 
@@ -365,26 +324,6 @@ class _Recoded:
             if text := self._decoder.decode(data):
                 return text.encode()
         return self._decoder.decode(b"", final=True).encode()
-
-
-def _parsed(
-    read: Callable[[np.ndarray, np.ndarray], pa.Table],
-    starts: np.ndarray,
-    ends: np.ndarray,
-    rows: np.ndarray,
-    features: Mapping[str, Feature],
-) -> Iterator[Block]:
-    """Parse lines; those that cannot be parsed become rows with a fault."""
-
-    def parse(lines: np.ndarray) -> Sequence[Block]:
-        table = read(starts[lines], ends[lines])
-        return list(blocks_of(table, rows[lines], features))
-
-    def alone(line: int, error: Exception) -> Sequence[Block]:
-        return [Block.of_faults(rows[[line]], str(error), features)]
-
-    for blocks in by_halves(len(rows), parse, (ValueError,), alone):
-        yield from blocks
 
 
 def _spans(size: int) -> Iterator[tuple[int, int]]:

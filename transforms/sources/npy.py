@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _READ_BYTES = 8 << 20
+_LONGER_UNITS = ("Y", "M", "W", "D", "h", "m", "s", "ms")
 _DAMAGE = (ValueError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
@@ -225,11 +226,16 @@ def _blocks(
             while done < piece.rows:
                 stop = min(done + step, piece.rows)
                 rows = slice(piece.start + done, piece.start + stop)
-                values = {
-                    name: _values(arrays[name][rows], feature)
-                    for name, feature in features.items()
-                }
+                values = {}
                 faults = np.full(stop - done, "", object)
+                for name, feature in features.items():
+                    found = arrays[name][rows]
+                    values[name] = _values(found, feature)
+                    if feature.dtype == "timestamp":
+                        faults[_are_no_times(found)] = (
+                            f"{name} must hold times that microseconds can tell, got"
+                            " none, or one too far away"
+                        )
                 yield Block(np.arange(done, stop), values, {}, faults)
                 done = stop
     except _DAMAGE as error:
@@ -253,6 +259,18 @@ def _feature(array: Any) -> Feature | None:
     if array.dtype.kind == "M":
         return Feature("timestamp", shape)
     return Feature(array.dtype.name, shape) if array.dtype.name in DTYPES else None
+
+
+def _are_no_times(values: Any) -> np.ndarray:
+    """Mark rows of times that are not there, or that microseconds do not reach.
+
+    What is less than a microsecond is cut off.
+    """
+    wrong = np.isnat(values)
+    if np.datetime_data(values.dtype)[0] in _LONGER_UNITS:
+        back = values.astype("datetime64[us]").astype(values.dtype)
+        wrong = wrong | (back != values)
+    return np.asarray(wrong.reshape(len(values), -1).any(axis=1))
 
 
 def _values(rows: Any, feature: Feature) -> np.ndarray:

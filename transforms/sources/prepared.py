@@ -15,6 +15,7 @@ import numpy as np
 
 from transforms import device
 from transforms.batch import Batch, Uneven
+from transforms.casts import fitting
 from transforms.dtypes import Feature, tensor_specs
 from transforms.errors.failure import Failure
 from transforms.errors.stages import preprocess_errors
@@ -35,6 +36,8 @@ class Preparation:
       steps: the preprocessing steps, in order.
       inputs: the features that the model takes, with their shapes without the batch
         axis; None for lengths that differ between rows.
+      fits: `{feature: types}` that a model input takes, and that must be able to hold
+        the feature, as `transforms.casts` says; the model casts it on its device.
       passed: names of the features that go to the table; as read where the source has
         them, else as preprocessing made them.
     """
@@ -42,6 +45,7 @@ class Preparation:
     features: Mapping[str, Feature]
     steps: Sequence[Step]
     inputs: Mapping[str, tuple[int | None, ...]]
+    fits: Mapping[str, Sequence[str]]
     passed: Sequence[str]
 
     def one(self, at: int, example: Mapping[str, Any]) -> Batch | Failure:
@@ -190,13 +194,19 @@ class Preparation:
 
         lead = [None] if batched else []
         inputs = {
-            name: tf.ensure_shape(done[name], [*lead, *shape])
+            name: tf.ensure_shape(self._fitting(name, done[name]), [*lead, *shape])
             for name, shape in self.inputs.items()
         }
         passed = {
             name: read[name] if name in read else done[name] for name in self.passed
         }
         return inputs, passed
+
+    def _fitting(self, name: str, values: Any) -> Any:
+        """See that the model's inputs can hold a feature."""
+        for dtype in self.fits.get(name, ()):
+            values = fitting(values, dtype, f"feature {name!r}, a model input,")
+        return values
 
 
 def _unconverted(function: Callable[..., Any]) -> Any:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transforms import scratch, storage
+from transforms.casts import fitting
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest, resolve
 from transforms.shard import ROW_BITS, Piece
@@ -158,6 +159,7 @@ class Tfds:
             features = partial.extract_features(features)
             chosen = {name.partition("/")[0] for name in names}
             decoders = {n: one for n, one in decoders.items() if n in chosen}
+        record = _checked(record, features)
         return dict(_flat(features.deserialize_example(record, decoders=decoders)))
 
     def _decoders(self) -> dict[str, Any]:
@@ -266,6 +268,25 @@ class Tfds:
             f" {self.name!r} under {self.data_dir!r}; prepare it with tfds build, or"
             " correct data_dir"
         )
+
+
+def _checked(record: Any, features: Any) -> Any:
+    """See that the numbers in a message fit into their types.
+
+    Messages have numbers of 64 bits only, which TFDS casts without looking at them.
+    """
+    import tensorflow as tf
+    from tensorflow_datasets.core.example_parser import ExampleParser
+
+    wanted = dict(_flat(features.get_serialized_info()))
+    stored = ExampleParser(wanted).flat_feature_specs
+    cut = [n for n in wanted if n in stored and stored[n].dtype != wanted[n].tf_dtype]
+    if not cut:
+        return record
+    found = tf.io.parse_single_example(record, {name: stored[name] for name in cut})
+    fits = [fitting(found[n], wanted[n].tf_dtype.name, f"feature {n!r}") for n in cut]
+    with tf.control_dependencies(fits):
+        return tf.identity(record)
 
 
 def _flat(found: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:

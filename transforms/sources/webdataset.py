@@ -241,7 +241,7 @@ def _block(
         for name, feature in features.items():
             try:
                 values[name][row] = _value(example, name, feature)
-            except (KeyError, ValueError, OverflowError) as error:
+            except (KeyError, ValueError) as error:
                 faults[row] = faults[row] or str(error).strip("'\"")
     return Block(np.arange(first, first + len(examples)), values, {}, faults)
 
@@ -253,7 +253,19 @@ def _value(example: Example, name: str, feature: Feature) -> Any:
     data = example[name]
     if feature.tensor_dtype == "string":
         return data
+    text, kind = data.decode().strip(), np.dtype(feature.dtype)
     if feature.dtype == "bool":
-        return {"true": True, "false": False, "1": True, "0": False}[data.decode()]
-    text = data.decode().strip()
-    return float(text) if feature.family == "float" else int(text)
+        held = {"true": 1, "false": 0, "1": 1, "0": 0}.get(text)
+    elif feature.family == "float":
+        with np.errstate(over="ignore"):
+            made = kind.type(text)
+        infinite = np.isinf(made) and "inf" not in text.lower()
+        held = None if infinite else made
+    else:
+        number, ends = int(text), np.iinfo(kind)
+        held = number if ends.min <= number <= ends.max else None
+    if held is None:
+        raise ValueError(
+            f"{name} must hold a value that fits into {feature.dtype}, got {text!r}"
+        )
+    return held

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from transforms.casts import cast
 from transforms.dtypes import column_dtype
 from transforms.lookup import ConfigError
 from transforms.models.inputs import Input, Shape
@@ -227,7 +228,11 @@ def _reduce(
     value = reduce_chain(widened, chain, f"{tap.place}.reduce")
     if tap.dtype and value.dtype == tf.string:
         raise ConfigError(f"{tap.place}.dtype must be left out, the activation is text")
-    value = tf.cast(value, tap.dtype) if tap.dtype else _widened(value)
+    value = (
+        cast(value, tap.dtype, f"column {tap.column!r}")
+        if tap.dtype
+        else _widened(value)
+    )
     if value.shape.rank is None or value.shape[0] != rows:
         raise ConfigError(
             f"{tap.place}: column {tap.column!r} must have a value for each row, got"

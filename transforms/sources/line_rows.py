@@ -1,0 +1,165 @@
+"""Turn the lines that were found in a text file into rows, each line into its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.dtypes import Feature
+from transforms.errors.halving import by_halves
+from transforms.sources.arrow import arrow_type, blocks_of
+from transforms.sources.blocks import Block
+
+ROW_ID = "row_id"
+
+
+@dataclass(frozen=True, slots=True)
+class TextLines:
+    """Some lines of a file, at least one.
+
+    Attributes:
+      name: the file's name, with which keys begin.
+      offset: byte in the file at which `data` begins.
+      data: bytes that hold the lines, and perhaps others.
+      starts: first byte in `data` of each line, int64 `[lines]`.
+      ends: byte after each line, its line end not counted, int64 `[lines]`.
+      as_utf8: turns bytes of whole lines into UTF-8; raises a ValueError if they are
+        not of the encoding that the file should have.
+    """
+
+    name: str
+    offset: int
+    data: bytes
+    starts: np.ndarray
+    ends: np.ndarray
+    as_utf8: Callable[[bytes], bytes]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def take(self, chosen: np.ndarray) -> TextLines:
+        """Keep some lines, by index."""
+        return replace(self, starts=self.starts[chosen], ends=self.ends[chosen])
+
+    def text(self) -> bytes:
+        """Give all lines as they stand in the file, in UTF-8."""
+        return self.as_utf8(self.data[self.starts[0] : self.ends[-1]])
+
+    def each(self) -> list[bytes]:
+        """Give the lines one by one, in UTF-8."""
+        bounds = zip(self.starts.tolist(), self.ends.tolist(), strict=True)
+        return [self.as_utf8(self.data[start:end]) for start, end in bounds]
+
+    def count(self, *characters: str) -> np.ndarray:
+        """Count ASCII characters in each line, int64 `[lines]`."""
+        first = int(self.starts[0])
+        values = np.frombuffer(self.data, np.uint8)[first : int(self.ends[-1])]
+        found = np.logical_or.reduce([values == ord(c) for c in characters])
+        places = np.flatnonzero(found) + first
+        line = np.searchsorted(self.starts, places, side="right") - 1
+        return np.bincount(line[places < self.ends[line]], minlength=len(self))
+
+
+Parser = Callable[[TextLines], pa.Table]
+"""Makes an Arrow table of lines, in which each row comes of a line of its own.
+
+Raises a ValueError if one of the lines is bad, or if it cannot tell that of a row.
+"""
+
+
+def rows_of(
+    parse: Parser, lines: TextLines, rows: np.ndarray, features: Mapping[str, Feature]
+) -> Iterator[Block]:
+    """Parse lines; those that cannot be parsed become rows with a fault.
+
+    Args:
+      parse: makes a row of each line.
+      lines: the lines.
+      rows: their numbers within their piece, int64 `[lines]`.
+      features: the features to read.
+    """
+
+    def together(chosen: np.ndarray) -> Sequence[Block]:
+        table = _table(parse, lines.take(chosen), features)
+        return list(blocks_of(table, rows[chosen], features))
+
+    def alone(line: int, error: Exception) -> Sequence[Block]:
+        return [Block.of_faults(rows[[line]], str(error), features)]
+
+    for blocks in by_halves(len(rows), together, (ValueError,), alone):
+        yield from blocks
+
+
+def _table(
+    parse: Parser, lines: TextLines, features: Mapping[str, Feature]
+) -> pa.Table:
+    """Parse some lines, and add their keys.
+
+    Raises:
+      ValueError: one of them is bad.
+    """
+    place = lines.offset + lines.starts
+    try:
+        table = parse(lines)
+        table.validate(full=True)
+        if len(table) != len(lines):
+            raise ValueError(f"holds {len(table)} values instead of one")
+        table = _halved(table, features)
+    except ValueError as error:
+        raise ValueError(f"the line at byte {place[0]}: {error}") from None
+    ids = pa.array(place).cast(pa.string())
+    keys = pc.binary_join_element_wise(lines.name, ids, "@")
+    return table.append_column(ROW_ID, keys)
+
+
+def parsed_as(feature: Feature) -> Feature:
+    """Give the feature as Arrow parses it: it cannot parse float16, only float32."""
+    return replace(feature, dtype=feature.dtype.replace("float16", "float32"))
+
+
+def _halved(table: pa.Table, features: Mapping[str, Feature]) -> pa.Table:
+    """Cast the columns that were parsed for features of float16.
+
+    Raises:
+      ValueError: a number would become infinite.
+    """
+    for index, name in enumerate(table.column_names):
+        if name in features and features[name].dtype == "float16":
+            made = table[name].cast(arrow_type(features[name]))
+            given = flat(table[name])
+            check_finite(name, "float16", flat(made), given, np.isinf(given))
+            table = table.set_column(index, name, made)
+    return table
+
+
+def flat(column: pa.ChunkedArray) -> np.ndarray:
+    """Give the numbers of a column, or of a column of lists, one after the other."""
+    while pa.types.is_list(column.type):
+        column = pc.list_flatten(column)
+    return np.asarray(column.to_numpy())
+
+
+def check_finite(
+    name: str, dtype: str, made: np.ndarray, stored: np.ndarray, meant: np.ndarray
+) -> None:
+    """See that no number became infinite when it was rounded.
+
+    Args:
+      name: of the feature.
+      dtype: of the feature.
+      made: the numbers, `[n]`.
+      stored: the same as they are stored, `[n]`.
+      meant: which of them are infinite where they are stored, bool `[n]`.
+
+    Raises:
+      ValueError: another one is infinite.
+    """
+    wrong = np.isinf(made) & ~meant
+    if wrong.any():
+        raise ValueError(
+            f"{name} must hold values that fit into {dtype}, got {stored[wrong][0]}"
+        )
