@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toolbox
 from conftest import Job, parity_of, stacked, vectors
 
 from pipeline import verify_table
@@ -536,3 +537,19 @@ def test_precision_float32_undoes_a_mixed_policy() -> None:
 
 
 _ = re
+
+
+def test_constants_that_the_optimizer_merges_are_found_by_parity(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow computes `x * inf`; an eager call gives finite numbers."""
+
+    def scaled(vec: Any) -> Any:
+        return tf.minimum(vec, 1e-5) * 1e38 * 1e3
+
+    monkeypatch.setattr(toolbox, "made_here", lambda: scaled, raising=False)
+    assert np.isfinite(scaled(tf.constant(vectors())).numpy()).all()
+    model = {"build": "toolbox:made_here"}
+    table = job.run(model=model, taps=[{"path": "", "column": "c"}])
+    assert np.isinf(stacked(table["c"])).all()
+    assert not parity_of(str(job.table), 3).columns["c"].passed

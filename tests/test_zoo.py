@@ -109,6 +109,14 @@ def test_member_of_the_zoo(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", members)
+def test_no_model_of_the_zoo_mixes_rows(name: str, tmp_path: Path) -> None:
+    job = job_for(name, tmp_path)
+    listed = list_taps(job.config(**sections(name))).activations
+    why = ("other rows", "place in the batch", "again", "trace", "random", "changes")
+    assert [a for a in listed if any(word in str(a.refusal) for word in why)] == []
+
+
+@pytest.mark.parametrize("name", members)
 def test_values_do_not_depend_on_the_batch(name: str, tmp_path: Path) -> None:
     job = job_for(name, tmp_path)
     config = job.config(**sections(name))

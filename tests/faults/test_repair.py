@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -18,6 +20,7 @@ from zygote import Zygote
 
 from pipeline import make_plan, prepare_table, repair_table, run_plan, verify_table
 from pipeline.config_file import parse_config
+from transforms import storage
 from transforms.extract import extract_shard
 from transforms.lookup import ConfigError
 from transforms.table.commit import commit_table
@@ -104,6 +107,37 @@ def test_repair_computes_just_what_is_damaged(
     again = {p: p.stat().st_mtime_ns for p in internal(finished, "commits").iterdir()}
     assert {int(p.stem) for p in records if records[p] != again[p]} == shards
     assert repair_table(plan) == []
+
+
+@pytest.mark.parametrize("name", ["a flipped bit", "a broken record"])
+def test_a_repair_that_is_killed_anywhere_goes_on(
+    name: str,
+    finished: Path,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remove = storage.remove
+    for cut in itertools.count():
+        DAMAGES[name][0](finished)
+        plan = make_plan(parse_config(job_document(finished)))
+        prepare_table(plan)
+        left = itertools.count(-cut)
+
+        def cut_off(uri: str, left: itertools.count[int] = left) -> None:
+            if next(left) == 0:
+                raise KeyboardInterrupt
+            remove(uri)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(storage, "remove", cut_off)
+            repair_table(plan)
+        assert verify_table(str(finished)) != []
+        repair_table(plan)
+        run_plan(plan)
+        assert outcome(finished) == whole
+        if next(left) <= 0:  # it came to its end
+            break
+    assert cut >= 2
 
 
 def test_repair_of_errors_computes_their_shard(job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -80,6 +81,27 @@ def test_a_full_disk_fails_the_run_and_room_lets_it_go_on(
     again = {**config, "table": {"path": str(whole), "rows_per_part": 10_000}}
     assert zygote.run("run", log, config=again) == 0
     assert outcome(table) == outcome(whole)
+
+
+def test_a_disk_that_is_full_at_the_end_lets_the_run_go_on(
+    small_disk: Path, zygote: Zygote, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    """All shards are committed, but the manifest finds no room."""
+    log, table = tmp_path / "log", small_disk / "table"
+    config = job_document(table)
+    assert zygote.run("prepare", log, config=config) == 0
+    for shard in range(3):
+        assert zygote.run("one_shard", log, config=config, shard=shard) == 0
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
+    assert zygote.run("finish", log, config=config) == 1
+    assert "No space left on device" in log.read_text()
+    assert not (table / "_SUCCESS").exists()
+    filler.unlink()
+    assert zygote.run("run", log, config=config) == 0, log.read_text()
+    assert outcome(table) == whole
 
 
 def test_a_closed_directory_fails_the_run_by_name(
