@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.shard import Shard
 from transforms.table.columns import Column
 from transforms.table.commit_record import Commit, StoredFile
-from transforms.table.directory import Table
+from transforms.table.directory import Table, open_parquet
 from transforms.table.manifest import (
     MANIFEST_SCHEMA,
     made_by,
@@ -237,7 +236,7 @@ def _part(
     if hashlib.sha256(data).hexdigest() != part.sha256:
         yield f"{name} has another content than was committed"
     try:
-        with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
+        with open_parquet(io.BytesIO(data), check_pages=True) as file:
             if file.metadata.num_rows != part.rows:
                 yield (
                     f"{name} has {file.metadata.num_rows} rows, {part.rows} were"
@@ -247,7 +246,7 @@ def _part(
                 yield f"{name} has another schema than the plan"
                 return
             for group in range(file.metadata.num_row_groups):
-                rows = file.read_row_group(group)
+                rows = file.read_row_group(group, use_threads=False)
                 yield from _values(f"{name} row group {group}", rows, columns)
     except (pa.ArrowInvalid, OSError) as error:
         yield f"{name} cannot be read: {error}"

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.shard import Piece, Shard
-from transforms.table.directory import Table
+from transforms.table.directory import Table, open_parquet
 from transforms.table.plan_file import read_shards
 
 
@@ -60,7 +59,7 @@ def _read_rows(table: Table, name: str, rows: np.ndarray) -> list[dict[str, Any]
     """Read some rows of a part, by their rising numbers, one row group at a time."""
     found: list[dict[str, Any]] = []
     data = io.BytesIO(storage.read(table.path(name)))
-    with pq.ParquetFile(data) as file:
+    with open_parquet(data) as file:
         counts = [
             file.metadata.row_group(group).num_rows
             for group in range(file.metadata.num_row_groups)
@@ -69,5 +68,6 @@ def _read_rows(table: Table, name: str, rows: np.ndarray) -> list[dict[str, Any]
         for group, (start, end) in enumerate(itertools.pairwise(starts)):
             inside = rows[(rows >= start) & (rows < end)] - start
             if len(inside):
-                found += file.read_row_group(group).take(pa.array(inside)).to_pylist()
+                group_rows = file.read_row_group(group, use_threads=False)
+                found += group_rows.take(pa.array(inside)).to_pylist()
     return found

@@ -119,7 +119,8 @@ class Table:
     def read_parquet(self, name: str, *, written: bool = False) -> pa.Table:
         """Read a Parquet file whole, by its path relative to the table."""
         data = storage.read(self.path(name), written=written)
-        return pq.read_table(io.BytesIO(data))
+        with open_parquet(io.BytesIO(data)) as file:
+            return file.read(use_threads=False)
 
     def part_names(self) -> list[str]:
         """List every file that is named as a part, relative to the table."""
@@ -220,6 +221,21 @@ class Table:
 def _entries(uri: str) -> list[str]:
     directories = [f"{name}/" for name in storage.list_directories(uri)]
     return sorted(storage.list_names(uri) + directories)
+
+
+def open_parquet(stream: Any, *, check_pages: bool = False) -> pq.ParquetFile:
+    """Open a Parquet file that Python holds or reads; read with `use_threads=False`.
+
+    Nothing is then left to Arrow's own threads. One of them that lets go of Python's
+    memory when Python has begun to end aborts the process, after all went well.
+
+    Args:
+      stream: a file object.
+      check_pages: compare each page with its checksum.
+    """
+    return pq.ParquetFile(
+        stream, pre_buffer=False, page_checksum_verification=check_pages
+    )
 
 
 def to_json(document: dict[str, Any]) -> bytes:

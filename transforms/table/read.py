@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from transforms import storage
 from transforms.lookup import nearest
 from transforms.table.columns import Column
-from transforms.table.directory import Table
+from transforms.table.directory import Table, open_parquet
 from transforms.table.plan_file import read_plan
 
 
@@ -110,11 +110,12 @@ def _chunks(
 ) -> Iterator[Features]:
     """Yield keys and values of each row group."""
     width = math.prod(n for n in column.shape if n is not None)
+    names, is_local = [key.name, column.name], storage.local_path(table.uri) is not None
     for part in manifest:
         with contextlib.ExitStack() as stack:
             file = _open(table.path(part["path"]), stack)
             for group in range(file.metadata.num_row_groups):
-                rows = file.read_row_group(group, columns=[key.name, column.name])
+                rows = file.read_row_group(group, names, use_threads=is_local)
                 flat = rows[column.name].combine_chunks()
                 if flat.null_count:
                     raise ValueError(
@@ -135,4 +136,4 @@ def _open(uri: str, stack: contextlib.ExitStack) -> pq.ParquetFile:
         return stack.enter_context(pq.ParquetFile(local, memory_map=True))
     fs, path = storage.filesystem(uri)
     stream = stack.enter_context(fs.open(path, "rb"))
-    return stack.enter_context(pq.ParquetFile(stream))
+    return stack.enter_context(open_parquet(stream))
