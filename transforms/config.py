@@ -10,6 +10,7 @@ may differ between runs of one table: `table.path`, `model.trusted`,
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -19,6 +20,13 @@ Rows = Annotated[int, Field(gt=0)]
 
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _time_text(value: Any) -> Any:
+    """Write a time as TOML has it as the text that means the same."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat().replace("+00:00", "Z")
+    return value
 
 
 class _Section(BaseModel):
@@ -167,7 +175,8 @@ class TableSpec(_Section):
         Without effect where rows are known only after reading: there a shard is about
         32 MiB of stored data.
       event_timestamp: an RFC 3339 time for all rows, or the feature that holds each
-        row's time, as timestamp, RFC 3339 text or number. It becomes the column
+        row's time, as timestamp, RFC 3339 text or number. A time for all rows may also
+        be written as TOML writes times, without quotes. It becomes the column
         `event_timestamp`, in UTC. If left out, there is no such column.
       timestamp_unit: what numbers in `event_timestamp` count since 1970: seconds,
         milliseconds or microseconds. Required for numbers, refused for anything else.
@@ -175,7 +184,7 @@ class TableSpec(_Section):
 
     path: str
     rows_per_part: Rows | None = None
-    event_timestamp: str | None = None
+    event_timestamp: Annotated[str | None, BeforeValidator(_time_text)] = None
     timestamp_unit: Literal["s", "ms", "us"] | None = None
 
     @field_validator("path")

@@ -20,6 +20,7 @@ import pydantic
 
 from transforms.credentials import mask
 
+_SHOWN = 200
 _OWN_PACKAGES = ("pipeline", "transforms")
 
 
@@ -195,7 +196,9 @@ def explain(
         else:
             message = fault["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]
-            lines.append(f"{place}: {message}, got {fault['input']!r}")
+            given = repr(fault["input"])
+            given = f"{given[:_SHOWN]} …" if len(given) > _SHOWN else given
+            lines.append(f"{place}: {message}, got {given}")
     return lines
 
 
