@@ -77,9 +77,10 @@ def test_a_config_that_python_cannot_parse_is_no_toml(
         load_config(path)
     path.write_text(_CONFIG)
     with pytest.raises(
-        ConfigError, match=r"table\.rows_per_part: input should be a valid integer"
-    ):
+        ConfigError, match=r"table\.rows_per_part: .* integer"
+    ) as caught:
         load_config(path, [f"table.rows_per_part={value}"])
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("value", ["2026-01-31T12:00:00Z", '"2026-01-31T12:00:00Z"'])

@@ -34,6 +34,16 @@ class ConfigError(ValueError):
         super().__init__(mask(message))
 
 
+class TableError(ValueError):
+    """A file of a table is damaged, so that the table cannot be worked on as it is.
+
+    Credentials that the message repeats are masked.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask(message))
+
+
 def resolve(name: str, table: Mapping[str, Any], what: str) -> Any:
     """Find what `name` stands for: an entry of `table`, or `package.module:attribute`.
 
