@@ -117,8 +117,8 @@ class ModelSpec(_Section):
         batch size takes no other number.
       precision: type in which a model of Keras 3 computes; `bfloat16` and `float16` are
         faster on many devices and less exact. If left out, the model computes in the
-        precision it was made with. Other models refuse all but `float32`; those of
-        Keras 2 and quantized ones refuse any.
+        precision it was made with. Models that are not of Keras refuse any, and so do
+        those of Keras 2 and quantized ones.
       trusted: False refuses stored models that hold Python functions or operations that
         do more than compute. True loads them: their code then runs on the launcher and
         on every worker, with the rights of the user.
