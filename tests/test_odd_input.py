@@ -9,9 +9,13 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from conftest import ROWS, Job
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from pipeline import run_plan
+from pipeline.cli import app
 from pipeline.config_file import load_config
 from transforms.config import TapSpec
 from transforms.lookup import ConfigError
@@ -148,3 +152,22 @@ def test_a_flag_that_is_none_is_named(tmp_path: Path) -> None:
         "ok must be true, false, 1 or 0, got 'yes'",
         "ok must be true, false, 1 or 0, got '\ufffd'",
     ]
+
+
+@pytest.mark.parametrize("options", [[], ["--workers=2"]])
+def test_a_table_that_would_end_with_the_command_is_refused(
+    options: list[str], job: Job, tmp_path: Path
+) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(
+        f"[source]\nreader = 'parquet'\npath = '{job.source['path']}'\n"
+        "[model]\nbuild = 'toolbox:dict_model'\n[[taps]]\npath = 'head'\n"
+        "[table]\npath = 'memory://gone/table'\n"
+    )
+    result = CliRunner().invoke(app, ["run", str(path), *options])
+    assert result.exit_code == 2
+    assert "must lie where other processes find it" in result.stderr
+    plan = job.plan(table={"path": "memory://gone/table"})
+    with pytest.raises(ConfigError, match="must lie where other processes find it"):
+        run_plan(plan, workers=2)
+    assert run_plan(plan)["rows"] == ROWS

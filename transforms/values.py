@@ -58,8 +58,8 @@ def offsets_of(lengths: np.ndarray) -> pa.Array:
     total, longest = int(ends[-1]) if len(ends) else 0, int(np.max(lengths, initial=1))
     if total > MOST_VALUES:
         raise RuntimeError(
-            f"a column must have at most {MOST_VALUES} values in a batch, got {total} in"
-            f" {len(lengths)} rows; set model.batch_rows to"
+            f"a column must have at most {MOST_VALUES} values in a batch, got {total}"
+            f" in {len(lengths)} rows; set model.batch_rows to"
             f" {max(MOST_VALUES // longest, 1)} or less, or reduce the column"
         )
     return pa.array(np.concatenate([[0], ends]).astype(np.int32))
