@@ -257,7 +257,7 @@ def _make_plan(
 @contextmanager
 def _errors() -> Iterator[None]:
     """Turn exceptions into messages and exit codes."""
-    from transforms.lookup import ConfigError
+    from transforms.lookup import ConfigError, TableError
 
     try:
         yield
@@ -271,7 +271,8 @@ def _errors() -> Iterator[None]:
         if is_debugging():
             sys.stderr.write(mask(traceback.format_exc()))
         misuse = isinstance(error, ConfigError | FileNotFoundError)
-        message = str(error) if misuse else show.last_words(error)
+        named = misuse or isinstance(error, TableError)
+        message = str(error) if named else show.last_words(error)
         _fail(message, EXIT_MISUSE if misuse else EXIT_FAILED)
 
 

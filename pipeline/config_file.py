@@ -43,7 +43,7 @@ def load_config(
             f"CONFIG must be an existing file, got {str(path)!r} in the working"
             f" directory {str(Path.cwd())!r}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} must be TOML: {error}") from None
     for override in overrides:
         _set(document, override)
@@ -105,7 +105,7 @@ def _set(document: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set must be a.b=value, got {override!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     *parents, last = place.strip().split(".")
     target: Any = document

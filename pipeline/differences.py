@@ -8,9 +8,8 @@ from typing import Any
 
 from pipeline.fingerprint import changes_bytes, hash_config
 from pipeline.plan import Plan
-from transforms import storage
 from transforms.config import Config
-from transforms.lookup import ConfigError
+from transforms.lookup import ConfigError, TableError
 from transforms.table.directory import Table
 from transforms.table.plan_file import Claim, read_shards
 
@@ -113,9 +112,10 @@ def _flat(values: Any, place: str = "") -> dict[str, str]:
 
 def _changed_files(table: Table, plan: Plan) -> list[str]:
     """Name the files of the source that are not those of the table."""
-    if not storage.exists(table.internal("plan.parquet")):
+    try:
+        there, here = read_shards(table).files(), plan.shards.files()
+    except (FileNotFoundError, TableError):
         return []
-    there, here = read_shards(table).files(), plan.shards.files()
     return [
         *(f"  new: {uri}" for uri in here if uri not in there),
         *(f"  gone: {uri}" for uri in there if uri not in here),

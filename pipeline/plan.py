@@ -31,6 +31,7 @@ from transforms.taps.company import ROWS, marked, mixing_taps
 from transforms.taps.compile import CompiledTaps, compile_taps
 from transforms.taps.language import Activation, Tap, choose
 from transforms.taps.survey import list_activations
+from transforms.values import MOST_VALUES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ def make_plan(config: Config) -> Plan:
     columns = make_columns(
         config, job.source.default_key, job.table_features(), taps, compiled.outputs
     )
+    _check_batches(columns, config.model.batch_rows)
     used = [i.feature for i in job.model.inputs] + passed_features(columns)
     features = needed_features(job.steps, job.table_features(made=False), used)
     files = list(job.source.files())
@@ -202,6 +204,20 @@ def _check_lengths(config: Config, model: Model) -> None:
                 " lengths in source.preprocess, such as"
                 f' {{ step = "pad", feature = "{i.feature}", lengths = [32, 128] }},'
                 " or resize images"
+            )
+
+
+def _check_batches(columns: Sequence[Column], batch_rows: int) -> None:
+    """Refuse batches of more values than an Arrow array can hold."""
+    for column in columns:
+        width = column.width or 0
+        if column.is_vector and width * batch_rows > MOST_VALUES:
+            fits = MOST_VALUES // width
+            remedy = f"set it to {fits} or less, or reduce" if fits else "reduce"
+            raise ConfigError(
+                f"model.batch_rows must give a column at most {MOST_VALUES} values in a"
+                f" batch, got {batch_rows} rows of {width} values for column"
+                f" {column.name!r}; {remedy} the column"
             )
 
 

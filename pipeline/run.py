@@ -84,9 +84,10 @@ def check_engine(
       Whether shards at work can be finished when the run is to end.
 
     Raises:
-      ConfigError: Beam refuses its arguments.
+      ConfigError: Beam refuses its arguments, or the table would end with the process.
       RuntimeError: no job server answers.
     """
+    _check_outlives(plan.config.table.path)
     if workers:
         return True
     from pipeline.runners import is_local, works_here
@@ -95,8 +96,19 @@ def check_engine(
     return works_here(beam_args) and is_local(beam_args)
 
 
+def _check_outlives(table: str) -> None:
+    """Refuse a table that only this process would see, and that would end with it."""
+    if storage.is_of_this_process(table):
+        raise ConfigError(
+            f"table.path must lie where other processes find it, got {table!r}, which"
+            " ends with this one; choose a directory or a store (run_plan without"
+            " workers can write there)"
+        )
+
+
 def _local_processes(plan: Plan, workers: int) -> Engine:
     """Make the engine of local processes."""
+    _check_outlives(plan.config.table.path)
     table, budget = Table(plan.config.table.path), plan.config.errors.max_fraction
 
     def run(shards: Iterator[Shard]) -> dict[str, Any]:

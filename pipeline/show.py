@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from transforms.taps.language import Activation
 
 
+# Where Beam and TensorFlow put names of steps and nodes.
+_GRAPH_NOISE = re.compile(
+    r"(?<!\s)\s*+\[while running '[^']*+'\]|\[\[[^\[\]\n]*+\]\] \[Op:.*"
+)
+
+
 def size_text(count: int | None) -> str:
     """Say a number of bytes; `?` if it is not known.
 
@@ -313,6 +319,6 @@ def last_words(error: Exception) -> str:
         start = next((i for i in below if lines[i][:1].strip()), 0)
         lines = lines[start:]
     text = "\n".join(lines).removeprefix("RuntimeError: ")
-    text = re.sub(r"\s*\[while running '[^']*'\]|\[\[.*?\]\] \[Op:.*", "", text)
+    text = _GRAPH_NOISE.sub("", text)
     text = "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
     return f"{text}\nset FEATURETAP_DEBUG=1 to see where"

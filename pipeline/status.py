@@ -84,7 +84,7 @@ class Watch:
         self._sums["quarantined"] += commit.quarantined
         self._sums["bytes"] += commit.part.bytes
         for phase in _PHASES:
-            self._seconds[phase] += commit.seconds[phase]
+            self._seconds[phase] += commit.seconds.get(phase, 0.0)
 
 
 def table_status(table: str) -> Status:

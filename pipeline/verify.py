@@ -13,26 +13,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from transforms import storage
+from transforms.lookup import TableError
 from transforms.shard import Shard
 from transforms.table.columns import Column
 from transforms.table.commit_record import Commit, StoredFile
-from transforms.table.directory import Table
+from transforms.table.directory import Table, open_parquet
 from transforms.table.manifest import (
-    MANIFEST_SCHEMA,
     made_by,
     manifest_table,
     read_made_by,
+    read_manifest,
 )
 from transforms.table.names import commit_name
 from transforms.table.plan_file import TablePlan, read_plan, read_shards
 
 _PARALLEL_PARTS = 4
 _SUMS = ("rows", "quarantined", "bytes")
-_SUMMED = (*_SUMS, "parts")
-_MADE_BY = ("fingerprint", "claim", "versions", "format_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +144,18 @@ def _whole(table: Table, plan: TablePlan, commits: Sequence[Commit]) -> Iterator
     """Compare `_SUCCESS` and manifest with commit records, and both with the plan."""
     try:
         summary = table.read_success()
-    except ValueError as error:
+    except TableError as error:
         yield f"_SUCCESS cannot be read: {error}"
         return
     if summary is None:
         yield "_SUCCESS is missing: the table is not finished"
         return
-    if not isinstance(summary, dict) or not {*_SUMMED, *_MADE_BY} <= set(summary):
-        yield "_SUCCESS cannot be read: it holds no summary"
-        return
     try:
-        stored = table.read_parquet("_featuretap/manifest.parquet")
-        manifest = stored.cast(MANIFEST_SCHEMA).to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
+        stored = read_manifest(table)
+    except (FileNotFoundError, TableError) as error:
         yield f"_featuretap/manifest.parquet cannot be read: {error}"
         return
+    manifest = stored.to_pylist()
     yield from _made_by(summary, stored, plan)
     yield from _sums(summary, manifest)
     if list(range(plan.shard_count)) != [part["shard"] for part in manifest]:
@@ -237,7 +232,7 @@ def _part(
     if hashlib.sha256(data).hexdigest() != part.sha256:
         yield f"{name} has another content than was committed"
     try:
-        with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
+        with open_parquet(io.BytesIO(data), check_pages=True) as file:
             if file.metadata.num_rows != part.rows:
                 yield (
                     f"{name} has {file.metadata.num_rows} rows, {part.rows} were"
@@ -247,7 +242,7 @@ def _part(
                 yield f"{name} has another schema than the plan"
                 return
             for group in range(file.metadata.num_row_groups):
-                rows = file.read_row_group(group)
+                rows = file.read_row_group(group, use_threads=False)
                 yield from _values(f"{name} row group {group}", rows, columns)
     except (pa.ArrowInvalid, OSError) as error:
         yield f"{name} cannot be read: {error}"

@@ -31,6 +31,14 @@ from transforms.messages import plain, shape_text, shown
         ("?apikey=k&page=2", "?apikey=***&page=2"),
         ("AccountKey=abc;EndpointSuffix=x", "AccountKey=abc;EndpointSuffix=x"),
         ("account_key=abc, next", "account_key=***, next"),
+        ("https://h/a?api_key=k&page=2#f", "https://h/a?api_key=***&page=2#f"),
+        ("?a=1&private_key=k&page=2", "?a=1&private_key=***&page=2"),
+        ("Server=x;Password=a&b;Port=1", "Server=x;Password=***;Port=1"),
+        ("password='two words", "password=***"),
+        ("password=a&b c", "password=*** c"),
+        ("password=x password=y", "password=*** password=***"),
+        ("s3://k:s@b/a@c and s3://k:s@b", "s3://***@b/a@c and s3://***@b"),
+        ("https://h/?next=http://x?sig=a", "https://h/?next=http://x?sig=***"),
         ('{"private_key": "-----BEGIN x"}', '{"private_key": ***}'),
         ("password: two words", "password: *** words"),
         ("authorization: basic QWxhZGRpbg==", "authorization: basic ***"),
@@ -61,6 +69,27 @@ def test_no_secret_is_seen_in_any_form_that_is_known(secret: str) -> None:
         masked = mask(form.format(secret))
         assert secret not in masked
         assert "***" in masked
+
+
+@pytest.mark.parametrize("most", [1, 40, 1000])
+@pytest.mark.parametrize(
+    "form",
+    ["https://me:{}@h", "?sig={}", "password='{} {}'", "Bearer {}", "{}"],
+)
+def test_no_part_of_a_secret_is_shown_wherever_a_text_is_cut(
+    form: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "ZQJX" * 8)
+    secret = form.replace("{}", "ZQJX" * 8)
+    for before in range(max(0, most - len(secret) - 2), most + 2):
+        cut = mask(" " * before + secret + " end" * 10**5, most)
+        assert not set("ZQJX") & set(cut)
+        assert len(shown(" " * before + secret, most)) <= most
+
+
+def test_what_a_cut_text_shows_is_what_the_whole_text_shows() -> None:
+    text = "open s3://k:s@b, then ?sig=x&se=2, then\n" * 10**4
+    assert mask(text).startswith(mask(text, 5000)[:-3])
 
 
 @pytest.mark.parametrize(

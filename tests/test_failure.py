@@ -126,6 +126,12 @@ def test_messages_are_what_went_wrong_and_nothing_else(text: str, message: str) 
     assert clean_message(ValueError(text)) == message
 
 
+def test_a_secret_at_the_end_of_a_message_is_masked_whole() -> None:
+    for before in range(960, 1010):
+        said = clean_message(ValueError("x" * before + " s3://me:ZQJXZQJX@b"))
+        assert not set("ZQJX") & set(said)
+
+
 def test_messages_are_bounded() -> None:
     assert len(clean_message(ValueError("x" * 10**6))) == failure._MESSAGE_LENGTH
 

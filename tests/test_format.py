@@ -305,15 +305,23 @@ def test_no_table_begins_where_other_parts_lie(place: str, job: Job) -> None:
     assert not (job.table / "_featuretap").exists()
 
 
-@pytest.mark.parametrize("name", ["claim", "versions", "fingerprint", "format_version"])
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("claim", "other"),
+        ("versions", {"numpy": "0"}),
+        ("fingerprint", "other"),
+        ("format_version", 9),
+    ],
+)
 def test_verify_compares_what_a_table_says_it_was_made_by(
-    name: str, finished: Job
+    name: str, other: Any, finished: Job
 ) -> None:
     path = finished.table / "_SUCCESS"
     summary = json.loads(path.read_text())
-    path.write_text(json.dumps({**summary, name: "other"}))
+    path.write_text(json.dumps({**summary, name: other}))
     (difference,) = verify_table(str(finished.table))
-    assert difference.startswith(f"_SUCCESS has {name} other, the plan ")
+    assert difference.startswith(f"_SUCCESS has {name} {other}, the plan ")
 
 
 @pytest.mark.parametrize("name", ["claim", "versions"])

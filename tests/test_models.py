@@ -430,6 +430,8 @@ def test_the_sequential_of_the_articles_is_explained(kind: str, known: str) -> N
         ({"build": "forms:module", "signature": "a"}, "signature is for SavedModel"),
         ({"build": "forms:module", "precision": "float16"}, "functions compute in"),
         ({"path": "exported", "precision": "bfloat16"}, "SavedModels compute in"),
+        ({"build": "forms:module", "precision": "float32"}, "functions compute in"),
+        ({"path": "exported", "precision": "float32"}, "SavedModels compute in"),
         ({"build": "toolbox:no_function"}, "must return a Keras model, a tf.Module"),
         ({"build": "toolbox:no_parameter"}, "with a parameter for each input"),
         (

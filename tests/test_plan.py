@@ -346,6 +346,10 @@ def test_set_overrides_values_with_toml_or_text(tmp_path: Path) -> None:
     [
         ({"taps": []}, r"taps must name at least one .*featuretap taps CONFIG"),
         (
+            {"model": {"batch_rows": 600_000_000}},
+            r"got 600000000 rows of 4 values for column 'hidden'; set it to 536870911",
+        ),
+        (
             {"source": {"key": "idd"}},
             "source.key must name a feature .* nearest is 'id'",
         ),

@@ -17,7 +17,14 @@ from transforms.clock import Clock
 from transforms.lookup import ConfigError
 from transforms.taps.chains import parse_reduction, reduce_chain, split_reduction
 from transforms.taps.padding import in_batches
-from transforms.values import Values, join_rows, list_array, take_rows
+from transforms.values import (
+    Values,
+    join_rows,
+    list_array,
+    offsets_of,
+    take_rows,
+    text_array,
+)
 
 few = settings(max_examples=40)
 rows_of_lists = st.lists(st.lists(st.integers(-9, 9), max_size=4), max_size=8)
@@ -248,3 +255,23 @@ def test_clocks_do_not_share_their_seconds(ticks: list[float]) -> None:
         "total": 0.123,
     }
     assert second.seconds(0)["compute"] == 0.001
+
+
+def test_more_values_than_arrow_can_hold_are_refused_with_what_fits() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"got 2147483648 in 4 rows; .* to 3 or less"
+    ):
+        offsets_of(np.full(4, 1 << 29))
+    with pytest.raises(RuntimeError, match="to 1 or less, or reduce the column"):
+        offsets_of(np.array([1 << 31]))
+    assert offsets_of(np.array([2**31 - 1])).to_pylist() == [0, 2**31 - 1]
+    assert offsets_of(np.array([], np.int64)).to_pylist() == [0]
+
+
+@pytest.mark.heavy
+def test_more_text_than_arrow_can_hold_is_refused() -> None:
+    """Needs some 5 GB of memory."""
+    texts = np.array([b"x" * (1 << 26)] * 33, object)
+    with pytest.raises(RuntimeError, match=r"got 2214592512 in 33 texts; set model\."):
+        text_array(texts)
+    assert text_array(texts[:2]).to_pylist() == texts[:2].tolist()

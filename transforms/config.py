@@ -10,6 +10,7 @@ may differ between runs of one table: `table.path`, `model.trusted`,
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -19,6 +20,13 @@ Rows = Annotated[int, Field(gt=0)]
 
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _time_text(value: Any) -> Any:
+    """Write a time as TOML has it as the text that means the same."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat().replace("+00:00", "Z")
+    return value
 
 
 class _Section(BaseModel):
@@ -109,8 +117,8 @@ class ModelSpec(_Section):
         batch size takes no other number.
       precision: type in which a model of Keras 3 computes; `bfloat16` and `float16` are
         faster on many devices and less exact. If left out, the model computes in the
-        precision it was made with. Other models refuse all but `float32`; those of
-        Keras 2 and quantized ones refuse any.
+        precision it was made with. Models that are not of Keras refuse any, and so do
+        those of Keras 2 and quantized ones.
       trusted: False refuses stored models that hold Python functions or operations that
         do more than compute, that expand beyond measure or that lead to other files.
         True loads them: their code then runs on the launcher and on every worker, with
@@ -168,7 +176,8 @@ class TableSpec(_Section):
         Without effect where rows are known only after reading: there a shard is about
         32 MiB of stored data.
       event_timestamp: an RFC 3339 time for all rows, or the feature that holds each
-        row's time, as timestamp, RFC 3339 text or number. It becomes the column
+        row's time, as timestamp, RFC 3339 text or number. A time for all rows may also
+        be written as TOML writes times, without quotes. It becomes the column
         `event_timestamp`, in UTC. If left out, there is no such column.
       timestamp_unit: what numbers in `event_timestamp` count since 1970: seconds,
         milliseconds or microseconds. Required for numbers, refused for anything else.
@@ -176,7 +185,7 @@ class TableSpec(_Section):
 
     path: str
     rows_per_part: Rows | None = None
-    event_timestamp: str | None = None
+    event_timestamp: Annotated[str | None, BeforeValidator(_time_text)] = None
     timestamp_unit: Literal["s", "ms", "us"] | None = None
 
     @field_validator("path")

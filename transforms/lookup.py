@@ -20,11 +20,22 @@ import pydantic
 
 from transforms.credentials import mask
 
+_SHOWN = 200
 _OWN_PACKAGES = ("pipeline", "transforms")
 
 
 class ConfigError(ValueError):
     """What the user asked for cannot be done as written; nothing has been run.
+
+    Credentials that the message repeats are masked.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask(message))
+
+
+class TableError(ValueError):
+    """A file of a table is damaged, so that the table cannot be worked on as it is.
 
     Credentials that the message repeats are masked.
     """
@@ -195,7 +206,9 @@ def explain(
         else:
             message = fault["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]
-            lines.append(f"{place}: {message}, got {fault['input']!r}")
+            given = repr(fault["input"])
+            given = f"{given[:_SHOWN]} …" if len(given) > _SHOWN else given
+            lines.append(f"{place}: {message}, got {given}")
     return lines
 
 

@@ -23,9 +23,14 @@ def plain(text: str) -> str:
     )
 
 
-def shown(text: str) -> str:
-    """Make text from anywhere fit for a message: `mask` and `plain`."""
-    return plain(mask(text))
+def shown(text: str, most: int | None = None) -> str:
+    """Make text from anywhere fit for a message: `mask` and `plain`.
+
+    Args:
+      text: from anywhere.
+      most: give no more than so many characters.
+    """
+    return plain(mask(text, most))[:most]
 
 
 def shape_text(shape: Iterable[object]) -> str:

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from transforms.lookup import ConfigError
 
@@ -67,6 +68,11 @@ def local_path(uri: str) -> Path | None:
     """Give the path of a URI that lies on a local disk; None for others."""
     fs, path = filesystem(uri)
     return Path(path) if isinstance(fs, LocalFileSystem) else None
+
+
+def is_of_this_process(uri: str) -> bool:
+    """Whether a URI lies in the memory of this process: no other one can see it."""
+    return isinstance(filesystem(uri)[0], MemoryFileSystem)
 
 
 def read(uri: str, *, written: bool = False) -> bytes:

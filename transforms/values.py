@@ -8,6 +8,8 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
+MOST_VALUES = 2**31 - 1
+"""Of an Arrow array of lists, whose offsets are int32; of text, in bytes."""
 Values: TypeAlias = np.ndarray | pa.Array
 """Values of a column: an array `[rows, *shape]`, or a list array where the length
 differs between rows."""
@@ -35,7 +37,48 @@ def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
       values: the values of all rows one after the other, `[n]`; for text an object
         array of bytes.
       lengths: number of values in each row, int `[rows]`.
+
+    Raises:
+      RuntimeError: they are more than an Arrow array can hold.
     """
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    kind = pa.binary() if values.dtype == object else None
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind))
+    flat = text_array(values) if values.dtype == object else pa.array(values)
+    return pa.ListArray.from_arrays(offsets_of(lengths), flat)
+
+
+def offsets_of(lengths: np.ndarray) -> pa.Array:
+    """Give where each row's values begin, and where the last ones end: `[rows + 1]`.
+
+    Args:
+      lengths: number of values in each row, int `[rows]`.
+
+    Raises:
+      RuntimeError: they are more than an Arrow array can hold.
+    """
+    ends = np.cumsum(lengths, dtype=np.int64)
+    total, longest = int(ends[-1]) if len(ends) else 0, int(np.max(lengths, initial=1))
+    if total > MOST_VALUES:
+        raise RuntimeError(
+            f"a column must have at most {MOST_VALUES} values in a batch, got {total}"
+            f" in {len(lengths)} rows; set model.batch_rows to"
+            f" {max(MOST_VALUES // longest, 1)} or less, or reduce the column"
+        )
+    return pa.array(np.concatenate([[0], ends]).astype(np.int32))
+
+
+def text_array(texts: np.ndarray) -> pa.Array:
+    """Make an Arrow array of bytes.
+
+    Args:
+      texts: bytes, an object array `[n]`.
+
+    Raises:
+      RuntimeError: they are more than an Arrow array can hold.
+    """
+    made = pa.array(texts, pa.binary())
+    if isinstance(made, pa.ChunkedArray):  # which Arrow makes where one is not enough
+        raise RuntimeError(
+            f"a column of text must have at most {MOST_VALUES} bytes in a batch, got"
+            f" {sum(map(len, texts))} in {len(texts)} texts; set model.batch_rows to"
+            " less, or leave the column out"
+        )
+    return made

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from transforms import storage
+from transforms.errors.quarantine import ERROR_SCHEMA
 from transforms.shard import Piece, Shard
-from transforms.table.directory import Table
+from transforms.table.directory import REPAIR, Table, open_parquet
+from transforms.table.manifest import read_manifest
 from transforms.table.plan_file import read_shards
 
 
@@ -26,7 +27,7 @@ def draw_rows(
       For each part from which rows are drawn: the stored rows, and for each of them the
       piece that it came from and its row in the piece's file.
     """
-    manifest = table.read_parquet("_featuretap/manifest.parquet").to_pylist()
+    manifest = read_manifest(table).to_pylist()
     ends = np.cumsum([part["rows"] for part in manifest])
     total = int(ends[-1]) if len(ends) else 0
     generator = np.random.default_rng(seed)
@@ -45,7 +46,8 @@ def _sound_rows(table: Table, shard: Shard) -> list[tuple[Piece, int]]:
     (commit,) = table.read_commits([shard.index])
     bad: set[tuple[str, int]] = set()
     if commit.errors:
-        errors = table.read_parquet(commit.errors.path).select(["file", "row"])
+        found_bad = table.read_parquet(commit.errors.path, ERROR_SCHEMA, REPAIR)
+        errors = found_bad.select(["file", "row"])
         bad = {(row["file"], row["row"]) for row in errors.to_pylist()}
     found = commit.piece_rows or [piece.rows or 0 for piece in shard.pieces]
     places = [
@@ -60,7 +62,7 @@ def _read_rows(table: Table, name: str, rows: np.ndarray) -> list[dict[str, Any]
     """Read some rows of a part, by their rising numbers, one row group at a time."""
     found: list[dict[str, Any]] = []
     data = io.BytesIO(storage.read(table.path(name)))
-    with pq.ParquetFile(data) as file:
+    with open_parquet(data) as file:
         counts = [
             file.metadata.row_group(group).num_rows
             for group in range(file.metadata.num_row_groups)
@@ -69,5 +71,6 @@ def _read_rows(table: Table, name: str, rows: np.ndarray) -> list[dict[str, Any]
         for group, (start, end) in enumerate(itertools.pairwise(starts)):
             inside = rows[(rows >= start) & (rows < end)] - start
             if len(inside):
-                found += file.read_row_group(group).take(pa.array(inside)).to_pylist()
+                group_rows = file.read_row_group(group, use_threads=False)
+                found += group_rows.take(pa.array(inside)).to_pylist()
     return found

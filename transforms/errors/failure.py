@@ -21,10 +21,11 @@ Another one in each process, so that no data can hold it; messages are shown wit
 """
 # Where TensorFlow puts names and places of its own around what went wrong.
 _NOISE = re.compile(
-    r"(?s:^Graph execution error:.*File \"[^\"]*\", line \d+, in [^\n]*\n)"
-    r"|\[\[\{\{[^\]]*\}\}\]\]|\{\{.*?\}\}|\[Op:.*?\]( name:)?"
-    r"|Error in user-defined function passed to .*? iterator: [\w:]*:"
+    r"\[\[\{\{[^\[\]]*\}\}\]\]|\{\{[^{}\n]*+\}\}|\[Op:[^\[\]\n]*+\]( name:)?"
+    r"|Error in user-defined function passed to .{0,200}? iterator: [\w:]*:"
 )
+_GRAPH_ERROR = "Graph execution error:"
+_FRAME = re.compile(r'(?m)^[ \t]*+File "[^"\n]*+", line \d++, in [^\n]*+\n')
 _ASSERTION = "assertion failed: ["
 _MESSAGE_LENGTH = 1000
 _TRACEBACK = "Traceback (most recent call last)"
@@ -92,6 +93,9 @@ def clean_message(error: Exception) -> str:
     Names of graph nodes, which differ from run to run, are left out.
     """
     text = str(getattr(error, "message", error)).replace(REST_LOST, _REST)
+    if text.startswith(_GRAPH_ERROR):
+        ends = [frame.end() for frame in _FRAME.finditer(text)]
+        text = text[ends[-1] :] if ends else text
     text = _NOISE.sub("", text)
     # Python inside a graph adds its own traceback, with paths that differ by machine.
     text, _, _ = text.partition(_TRACEBACK)
@@ -99,7 +103,7 @@ def clean_message(error: Exception) -> str:
     if text.startswith(_ASSERTION):  # its parts stand in brackets, quotes escaped
         text = text.removeprefix(_ASSERTION).removesuffix("]")
         text = text.replace("] [", " ").replace("\\'", "'")
-    return shown(text)[:_MESSAGE_LENGTH]
+    return shown(text, _MESSAGE_LENGTH)
 
 
 def _text(value: Any) -> str:

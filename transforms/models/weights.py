@@ -82,7 +82,7 @@ def set_precision(form: ModelForm, precision: str) -> None:
     """
     if isinstance(form, LayerForm):
         form.set_precision(precision)
-    elif precision != "float32":
+    else:
         kind = "SavedModels" if isinstance(form, SavedForm) else "functions"
         raise ConfigError(
             f"model.precision can be set for models of Keras 3, got {precision!r};"

@@ -54,7 +54,8 @@ class Jsonl(Lines):
             return given
         known: set[str] = set()
         for line in self._as_utf8(head).splitlines():
-            with contextlib.suppress(ValueError):  # a bad row, as reading will say
+            # What is no object is a bad row, as reading will say.
+            with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 known |= row.keys() if isinstance(row, dict) else set()
         for name in given if known else ():

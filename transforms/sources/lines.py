@@ -38,6 +38,7 @@ _SPAN_BYTES = 32 << 20
 _CHUNK_BYTES = 4 << 20
 _SAMPLE_BYTES = 1 << 20
 _SUFFIXES = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 BOM = b"\xef\xbb\xbf"
 
 
@@ -62,7 +63,7 @@ class _Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Lines:
-    """What CSV and JSON Lines have in common: the options, and finding lines.
+    """What CSV and JSON Lines have in common: options, and finding lines.
 
     Attributes:
       path: path, directory or glob, one or a list; on any filesystem.
@@ -138,11 +139,14 @@ class Lines:
         """Give the first file that has a line, by URI, and its first whole lines.
 
         Raises:
-          ConfigError: all files are empty.
+          ConfigError: all files are empty, or the head is damaged.
         """
         for file in self._files:
             with self._open(file.uri, 0) as stream:
-                sample = stream.read(_SAMPLE_BYTES)
+                sample, broken = self._more(stream, _SAMPLE_BYTES)
+            if broken:
+                why = f"{file.uri!r} cannot be read: {broken.partition(';')[0]}"
+                raise ConfigError(f"source.features must be given: the head of {why}")
             whole = sample[: sample.rfind(b"\n") + 1] or sample
             if whole.strip():
                 return file.uri, whole.removeprefix(BOM)
@@ -163,7 +167,7 @@ class Lines:
         """
         raise NotImplementedError
 
-    # What only CSV has; these are the values for files that have nothing of it.
+    # What only CSV has.
     _starts_with_header: ClassVar[bool] = False
     _quote: ClassVar[str] = ""
     _joins_lines: ClassVar[bool] = False
@@ -277,20 +281,18 @@ class Lines:
                 if last is not None and offset >= last and not skipping:
                     return
 
-    def _more(self, stream: Any) -> tuple[bytes, str]:
+    def _more(self, stream: Any, most: int = _CHUNK_BYTES) -> tuple[bytes, str]:
         """Read some more bytes.
 
         Returns:
-          The bytes, and what is wrong if the stored data are damaged, else empty text.
+          The bytes, and what is wrong with the stored data, else empty text.
         """
         try:
-            return stream.read(_CHUNK_BYTES), ""
-        except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+            return stream.read(most), ""
+        except (*_DAMAGE, UnicodeDecodeError) as error:
             return b"", f"{error}; {REST_LOST}"
-        except UnicodeDecodeError as error:
-            return b"", f"{error}; {REST_LOST}"
-        except OSError as error:
-            if error.errno is not None:  # of the storage; bz2 gives no number
+        except OSError as error:  # bz2 gives no number
+            if error.errno is not None:
                 raise
             return b"", f"{error}; {REST_LOST}"
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _PARALLEL_FOOTERS = 16
 _SAMPLE_ROWS = 1000
 _ROW_ID = "row_id"
-_HIVE = re.compile(r"([^=/]+)=([^/]*)")
+_HIVE = re.compile(r"(?<![^/])([^=/]++)=([^/]*)")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ This is the format of WebDataset.
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
 _KEY = "__key__"
 _TEXT = {"txt", "text", "json", "transcript"}
 _NUMBERS = {"cls", "cls2", "index", "inx", "id"}
+_FLAGS = {b"true": True, b"false": False, b"1": True, b"0": False}
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_MOST_PATHS = 1_000_000
+_LONGEST_NUMBER = 18
 _BLOCK_ROWS = 256
 _BLOCK_BYTES = 32 << 20
 _DAMAGE = (tarfile.TarError, EOFError, OSError)
@@ -195,18 +200,29 @@ def expand_braces(pattern: str) -> list[str]:
     >>> expand_braces("{a,b}-{08..10}.tar")[:4]
     ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar']
     """
-    found = _BRACES.search(pattern)
-    if not found:
-        return [pattern]
-    first, dots, last = found[1].partition("..")
-    if dots and first.isdigit() and last.isdigit():
-        step = 1 if int(first) <= int(last) else -1
-        numbers = range(int(first), int(last) + step, step)
-        choices = [f"{n:0{len(first)}d}" for n in numbers]
-    else:
-        choices = found[1].split(",")
-    head, tail = pattern[: found.start()], pattern[found.end() :]
-    return [f"{head}{one}{rest}" for one in choices for rest in expand_braces(tail)]
+    parts = _BRACES.split(pattern)  # text, and what stands in braces, in turn
+    choices = [_choices(p) if i % 2 else [p] for i, p in enumerate(parts)]
+    if math.prod(len(some) for some in choices) > _MOST_PATHS:
+        raise ConfigError(
+            f"source.path must stand for at most {_MOST_PATHS} files, got {pattern!r};"
+            " use a wildcard, or several paths"
+        )
+    return ["".join(one) for one in itertools.product(*choices)]
+
+
+def _choices(inside: str) -> Sequence[str]:
+    """Give what stands for itself in braces; more than are allowed are not made."""
+    first, dots, last = inside.partition("..")
+    if not (dots and first.isdecimal() and last.isdecimal()):
+        return inside.split(",")
+    if max(len(first), len(last)) > _LONGEST_NUMBER:
+        raise ConfigError(
+            f"numbers in source.path must have at most {_LONGEST_NUMBER} digits, got"
+            f" {inside!r}"
+        )
+    step = 1 if int(first) <= int(last) else -1
+    numbers = range(int(first), int(last) + step, step)
+    return [f"{n:0{len(first)}d}" for n in numbers[: _MOST_PATHS + 1]]
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -241,8 +257,10 @@ def _block(
         for name, feature in features.items():
             try:
                 values[name][row] = _value(example, name, feature)
-            except (KeyError, ValueError) as error:
-                faults[row] = faults[row] or str(error).strip("'\"")
+            except (KeyError, ValueError, OverflowError) as error:
+                # The text of a KeyError is the repr of what it says.
+                said = error.args[0] if isinstance(error, KeyError) else error
+                faults[row] = faults[row] or str(said)
     return Block(np.arange(first, first + len(examples)), values, {}, faults)
 
 
@@ -253,10 +271,13 @@ def _value(example: Example, name: str, feature: Feature) -> Any:
     data = example[name]
     if feature.tensor_dtype == "string":
         return data
-    text, kind = data.decode().strip(), np.dtype(feature.dtype)
     if feature.dtype == "bool":
-        held = {"true": 1, "false": 0, "1": 1, "0": 0}.get(text)
-    elif feature.family == "float":
+        if data.strip() not in _FLAGS:
+            text = data[:50].decode(errors="replace")
+            raise ValueError(f"{name} must be true, false, 1 or 0, got {text!r}")
+        return _FLAGS[data.strip()]
+    text, kind = data.decode().strip(), np.dtype(feature.dtype)
+    if feature.family == "float":
         with np.errstate(over="ignore"):
             made = kind.type(text)
         infinite = np.isinf(made) and "inf" not in text.lower()

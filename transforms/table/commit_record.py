@@ -6,7 +6,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from transforms.lookup import TableError
 from transforms.table.names import errors_name, part_name
+
+_REMEDY = "run again with --repair to compute the shard again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,11 @@ class Commit:
 
 
 def parse_commit(shard: int, data: bytes) -> Commit:
-    """Read a commit record; what it names must be files of its own shard."""
+    """Read a commit record; what it names must be files of its own shard.
+
+    Raises:
+      TableError: it is damaged, or names other files.
+    """
     try:
         commit = Commit.from_json(json.loads(data))
         part, errors = commit.part, commit.errors
@@ -96,13 +103,37 @@ def parse_commit(shard: int, data: bytes) -> Commit:
         if errors:
             names.append(errors_name(shard, errors.sha256))
             found.append(errors.path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"the commit record of shard {shard} cannot be read: {error!r}"
+        _check_types(commit)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise TableError(
+            f"the commit record of shard {shard} cannot be read: {error!r}; {_REMEDY}"
         ) from error
     if commit.shard != shard or names != found:
-        raise ValueError(
+        raise TableError(
             f"the commit record of shard {shard} must name its own files, it names"
-            f" {', '.join(map(repr, found))} of shard {commit.shard}"
+            f" {', '.join(map(repr, found))} of shard {commit.shard}; {_REMEDY}"
         )
     return commit
+
+
+def _check_types(commit: Commit) -> None:
+    """See that numbers are numbers.
+
+    Raises:
+      TypeError: one is not.
+    """
+    files = [file for file in (commit.part, commit.errors) if file]
+    counts = [commit.planned_rows, *commit.non_finite.values()]
+    counts += [count for file in files for count in (file.rows, file.bytes)]
+    for number in (*counts, *(commit.piece_rows or ())):
+        if not isinstance(number, int):
+            raise TypeError(f"{number!r} is no number of rows or bytes")
+    for time in commit.seconds.values():
+        if not isinstance(time, int | float):
+            raise TypeError(f"{time!r} is no number of seconds")

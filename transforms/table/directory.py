@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
-from transforms.lookup import ConfigError
+from transforms.lookup import ConfigError, TableError
 from transforms.table.commit_record import Commit, parse_commit
 from transforms.table.names import (
     ATTEMPT,
@@ -39,6 +39,26 @@ from transforms.table.names import (
 
 FORMAT_VERSION = 2
 """Of the table's layout; a table of another version is refused by every command."""
+SUMMARY: dict[str, type] = {
+    **dict.fromkeys(("rows", "quarantined", "parts", "bytes"), int),
+    "non_finite": dict,
+    "format_version": int,
+    "fingerprint": str,
+    "versions": dict,
+    "claim": str,
+}
+"""What `_SUCCESS` says of a finished table."""
+WRITE_AGAIN = (
+    "the table is damaged: run the command that made it again, which writes the file"
+    " anew"
+)
+"""How to mend what a run writes from its plan."""
+BEGIN_AGAIN = (
+    "the table is damaged: put the file back, or start afresh with --overwrite"
+)
+"""How to mend what says whose table it is."""
+REPAIR = "the table is damaged: run again with --repair, which writes the file anew"
+"""How to mend what is made of commit records."""
 _DOCUMENTS = ("parity.json", "manifest.parquet", "plan.parquet", "schema.json")
 _HIDDEN = ("_", ".")  # what readers of a directory pass over
 
@@ -70,7 +90,7 @@ class Table:
         Raises:
           FileNotFoundError: this is not a table.
           ConfigError: it is one of another format.
-          ValueError: the document is damaged.
+          TableError: the document is damaged.
         """
         document = self.read_json("config.json", written=written)
         version = document.get("format_version")
@@ -96,7 +116,7 @@ class Table:
 
         Raises:
           FileNotFoundError: this is not a table, or it has no such document.
-          ValueError: the document is damaged.
+          TableError: the document is damaged.
         """
         try:
             data = storage.read(self.internal(name), written=written)
@@ -105,21 +125,50 @@ class Table:
                 f"a table must hold {INTERNAL}/{name}, found none in {self.uri!r};"
                 " check the path, or start the table with featuretap run CONFIG"
             ) from None
-        try:
-            document = json.loads(data)
-            if not isinstance(document, dict):
-                raise ValueError(f"it is a {type(document).__name__}")
-        except ValueError as error:
-            raise ValueError(
-                f"{self.internal(name)} must hold a JSON object, it does not: {error};"
-                " the table is damaged, put the file back or start afresh elsewhere"
-            ) from error
-        return document
+        remedy = BEGIN_AGAIN if name == "config.json" else WRITE_AGAIN
+        return _parse(self.internal(name), data, remedy)
 
-    def read_parquet(self, name: str, *, written: bool = False) -> pa.Table:
-        """Read a Parquet file whole, by its path relative to the table."""
-        data = storage.read(self.path(name), written=written)
-        return pq.read_table(io.BytesIO(data))
+    def read_parquet(
+        self,
+        name: str,
+        schema: pa.Schema,
+        remedy: str,
+        *,
+        filled: Collection[str] = (),
+        written: bool = False,
+    ) -> pa.Table:
+        """Read a small Parquet file whole.
+
+        Args:
+          name: relative to the table.
+          schema: that it must have, but for its metadata.
+          remedy: how to mend it, for error messages.
+          filled: columns that must not have nulls.
+          written: it is known to be there; wait for a store that shows it late.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          TableError: it is damaged, or holds something else.
+        """
+        try:
+            data = storage.read(self.path(name), written=written)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{self.path(name)} must be there, found none; {remedy}"
+            ) from None
+        try:
+            with open_parquet(io.BytesIO(data)) as file:
+                found = file.read(use_threads=False)
+            made = found.cast(schema.with_metadata(found.schema.metadata))
+            nulls = [column for column in filled if made[column].null_count]
+            if nulls:
+                raise ValueError(f"nulls in {', '.join(nulls)}")
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise TableError(
+                f"{self.path(name)} must be a Parquet file with the columns"
+                f" {', '.join(schema.names)}, it is not: {first_line(error)}; {remedy}"
+            ) from error
+        return made
 
     def part_names(self) -> list[str]:
         """List every file that is named as a part, relative to the table."""
@@ -154,7 +203,7 @@ class Table:
         """Yield the commit records of some shards, in order.
 
         Raises:
-          ValueError: one is no such record, or names files that are not its shard's.
+          TableError: one is no such record, or names files that are not its shard's.
         """
         uris = (self.path(commit_name(shard)) for shard in shards)
         yield from map(parse_commit, shards, storage.read_many(uris))
@@ -163,7 +212,7 @@ class Table:
         """Read one commit record, None if the shard has none yet.
 
         Raises:
-          ValueError: as for `read_commits`.
+          TableError: as for `read_commits`.
         """
         uri = self.path(commit_name(shard))
         try:
@@ -187,12 +236,17 @@ class Table:
         return [self.internal(f"attempts/{name}") for name in found]
 
     def read_success(self, *, written: bool = False) -> dict[str, Any] | None:
-        """Read the summary of a finished table; None while it is not finished."""
+        """Read the summary of a finished table; None while it is not finished.
+
+        Raises:
+          TableError: it is damaged, or says too little.
+        """
+        uri = self.path("_SUCCESS")
         try:
-            data = storage.read(self.path("_SUCCESS"), written=written)
+            document = _parse(uri, storage.read(uri, written=written), REPAIR)
         except FileNotFoundError:
             return None
-        document: dict[str, Any] = json.loads(data)
+        check_says(document, SUMMARY, uri, REPAIR)
         return document
 
     def clear(self) -> None:
@@ -221,9 +275,62 @@ class Table:
             storage.remove(self.path(name))
 
 
+def check_says(
+    document: dict[str, Any], kinds: Mapping[str, type], uri: str, remedy: str
+) -> None:
+    """See that a document has the keys that it must have, and values of their types.
+
+    Raises:
+      TableError: it has not.
+    """
+    for name, kind in kinds.items():
+        if not isinstance(document.get(name), kind):
+            found = type(document[name]).__name__ if name in document else "nothing"
+            raise TableError(
+                f"{uri} must say {name}, as {kind.__name__}, it says {found}; {remedy}"
+            )
+
+
+def _parse(uri: str, data: bytes, remedy: str) -> dict[str, Any]:
+    """Parse one of featuretap's own documents.
+
+    Raises:
+      TableError: it is damaged.
+    """
+    try:
+        document = json.loads(data)
+        if not isinstance(document, dict):
+            raise ValueError(f"it is a {type(document).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise TableError(
+            f"{uri} must hold a JSON object, it does not: {error}; {remedy}"
+        ) from error
+    return document
+
+
+def first_line(error: Exception) -> str:
+    """Say what an exception says in its first line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def _entries(uri: str) -> list[str]:
     directories = [f"{name}/" for name in storage.list_directories(uri)]
     return sorted(storage.list_names(uri) + directories)
+
+
+def open_parquet(stream: Any, *, check_pages: bool = False) -> pq.ParquetFile:
+    """Open a Parquet file that Python holds or reads; read with `use_threads=False`.
+
+    Nothing is then left to Arrow's own threads. One of them that lets go of Python's
+    memory when Python has begun to end aborts the process, after all went well.
+
+    Args:
+      stream: a file object.
+      check_pages: compare each page with its checksum.
+    """
+    return pq.ParquetFile(
+        stream, pre_buffer=False, page_checksum_verification=check_pages
+    )
 
 
 def to_json(document: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from transforms.errors.halving import by_halves
 from transforms.shard import Shard, split_positions
 from transforms.table.columns import Column
 from transforms.table.timestamps import microseconds, parse_timestamps
-from transforms.values import Values, take_rows
+from transforms.values import Values, list_array, offsets_of, take_rows, text_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +97,7 @@ def _passed(values: Any) -> Values:
         array: np.ndarray = values.numpy()
         return array
     filled, lengths = values.values.numpy(), values.shapes[:, 0]
-    flat = filled[np.arange(filled.shape[1]) < lengths[:, None]]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    kind = pa.binary() if flat.dtype == object else None
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))
+    return list_array(filled[np.arange(filled.shape[1]) < lengths[:, None]], lengths)
 
 
 def _with_nulls(column: Column, array: pa.Array, passed: Mapping[str, Any]) -> pa.Array:
@@ -135,6 +132,7 @@ def to_array(column: Column, values: Values) -> pa.Array:
 
     Raises:
       pa.ArrowInvalid, ValueError: a value does not fit, such as text that is not UTF-8.
+      RuntimeError: there are more values than an Arrow array can hold.
     """
     kind = column.arrow_type
     if isinstance(values, pa.Array):
@@ -144,7 +142,7 @@ def to_array(column: Column, values: Values) -> pa.Array:
     flat = np.ascontiguousarray(values).reshape(-1)
     element = kind.value_type if column.is_vector else kind
     if column.family == "text":
-        array = pa.array(flat, pa.binary())
+        array = text_array(flat)
         array = array.cast(pa.string()) if column.dtype == "string" else array
     elif column.dtype == "timestamp" and flat.dtype == object:
         array = parse_timestamps(flat)
@@ -154,5 +152,5 @@ def to_array(column: Column, values: Values) -> pa.Array:
         array = pa.array(flat, element)
     if not column.is_vector:
         return array
-    offsets = np.arange(rows + 1, dtype=np.int32) * width
-    return pa.ListArray.from_arrays(pa.array(offsets), array, type=kind)
+    offsets = offsets_of(np.full(rows, width))
+    return pa.ListArray.from_arrays(offsets, array, type=kind)

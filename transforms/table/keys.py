@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from transforms import scratch, storage
-from transforms.table.directory import Table
+from transforms.table.directory import Table, open_parquet
 
 _KEYS_IN_MEMORY = 4_000_000
 _MOST_GROUPS = 512
@@ -57,8 +56,10 @@ def _keys(
     """Yield part and keys, some at a time; nothing else of a part is read."""
     for index, (name, _) in enumerate(parts):
         fs, path = storage.filesystem(table.path(name))
-        with fs.open(path, "rb") as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(_HASHED_AT_ONCE, columns=[column]):
+        with fs.open(path, "rb") as stream, open_parquet(stream) as file:
+            for batch in file.iter_batches(
+                _HASHED_AT_ONCE, columns=[column], use_threads=False
+            ):
                 yield index, batch.column(0)
 
 

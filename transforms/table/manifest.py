@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from transforms.table.columns import METADATA_KEY
 from transforms.table.commit_record import Commit
-from transforms.table.directory import FORMAT_VERSION
+from transforms.table.directory import FORMAT_VERSION, REPAIR, Table
+from transforms.table.names import INTERNAL
 from transforms.table.plan_file import TablePlan
 
+_MANIFEST = f"{INTERNAL}/manifest.parquet"
 MANIFEST_SCHEMA = pa.schema(
     [
         ("shard", pa.int64()),
@@ -56,6 +58,20 @@ def with_plan(manifest: pa.Table, plan: TablePlan) -> pa.Table:
 
 
 def read_made_by(manifest: pa.Table) -> Any:
-    """Undo `with_plan`; None where a manifest says nothing."""
+    """Undo `with_plan`; None where a manifest says nothing that can be read."""
     text = (manifest.schema.metadata or {}).get(METADATA_KEY)
-    return None if text is None else json.loads(text)
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return None
+
+
+def read_manifest(table: Table) -> pa.Table:
+    """Read the manifest of a finished table (`MANIFEST_SCHEMA`).
+
+    Raises:
+      FileNotFoundError: there is none.
+      TableError: it is damaged.
+    """
+    names = MANIFEST_SCHEMA.names
+    return table.read_parquet(_MANIFEST, MANIFEST_SCHEMA, REPAIR, filled=names)

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,13 +19,28 @@ import pyarrow as pa
 from transforms import storage
 from transforms.config import Config
 from transforms.dtypes import Feature
-from transforms.shard import Shard, Shards
+from transforms.lookup import TableError
+from transforms.shard import SHARD_SCHEMA, Shard, Shards
 from transforms.table.columns import Column, arrow_schema, bytes_per_row
-from transforms.table.directory import FORMAT_VERSION, Table, to_json, to_parquet
+from transforms.table.directory import (
+    BEGIN_AGAIN,
+    FORMAT_VERSION,
+    WRITE_AGAIN,
+    Table,
+    check_says,
+    first_line,
+    to_json,
+    to_parquet,
+)
 from transforms.table.names import INTERNAL
 from transforms.taps.language import Tap
 
 _VERSIONED = ("featuretap", "tensorflow", "keras", "numpy", "pyarrow")
+_CLAIM: dict[str, type] = {
+    **dict.fromkeys(("claim", "fingerprint", "model_digest"), str),
+    **dict.fromkeys(("ingredients", "versions", "config"), dict),
+}
+_LAYOUT = {"shards": int, "columns": list, "taps": list, "features": dict}
 _SHARDS = f"{INTERNAL}/plan.parquet"
 _CLEARING = "clearing"
 
@@ -158,7 +174,7 @@ def write_plan(table: Table, plan: TablePlan, shards: Shards, claim: Claim) -> N
       RuntimeError: the table has become another one since.
     """
     claimed = table.read_config(written=True)
-    if claimed["claim"] != claim.id:
+    if claimed.get("claim") != claim.id:
         raise RuntimeError(
             f"the table in {table.uri!r} has been replaced while this run began; run"
             " the same command again"
@@ -185,8 +201,10 @@ def read_claim(table: Table, *, written: bool = False) -> Claim:
     Raises:
       FileNotFoundError: it is no table.
       ConfigError: the table is of another format.
+      TableError: what says so is damaged.
     """
     document = table.read_config(written=written)
+    check_says(document, _CLAIM, table.internal("config.json"), BEGIN_AGAIN)
     return Claim(
         id=document["claim"],
         fingerprint=document["fingerprint"],
@@ -201,30 +219,60 @@ def read_claim(table: Table, *, written: bool = False) -> Claim:
 def read_plan(table: Table, *, written: bool = False) -> TablePlan:
     """Read the plan of a table, without its shards; otherwise as `read_claim`."""
     claim = read_claim(table, written=written)
+    uri, schema_uri = table.internal("config.json"), table.internal("schema.json")
     layout = table.read_json("schema.json", written=written)
+    check_says(layout, _LAYOUT, schema_uri, WRITE_AGAIN)
+    with _understood(schema_uri, WRITE_AGAIN):
+        columns = tuple(map(Column.from_json, layout["columns"]))
+        taps = tuple(
+            Tap(**{**tap, "reduce": tuple(tap["reduce"])}) for tap in layout["taps"]
+        )
+        features = {
+            name: Feature(**{**feature, "shape": tuple(feature["shape"])})
+            for name, feature in layout["features"].items()
+        }
+    with _understood(uri, BEGIN_AGAIN):
+        config = Config.model_validate(claim.config)
     return TablePlan(
-        config=Config.model_validate(claim.config),
+        config=config,
         fingerprint=claim.fingerprint,
         ingredients=claim.ingredients,
         model_digest=claim.model_digest,
         versions=claim.versions,
         shard_count=layout["shards"],
-        rows=layout["rows"],
-        columns=tuple(map(Column.from_json, layout["columns"])),
-        taps=tuple(
-            Tap(**{**tap, "reduce": tuple(tap["reduce"])}) for tap in layout["taps"]
-        ),
-        features={
-            name: Feature(**{**feature, "shape": tuple(feature["shape"])})
-            for name, feature in layout["features"].items()
-        },
+        rows=layout.get("rows"),
+        columns=columns,
+        taps=taps,
+        features=features,
         claim=claim.id,
     )
 
 
+@contextmanager
+def _understood(uri: str, remedy: str) -> Iterator[None]:
+    """Name the file in which something is not as it must be."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TableError(
+            f"{uri} must be as featuretap wrote it, it is not:"
+            f" {type(error).__name__}: {first_line(error)}; {remedy}"
+        ) from error
+
+
 def read_shards(table: Table, *, written: bool = False) -> Shards:
-    """Read the planned shards of a table, in order."""
-    return Shards(table.read_parquet(_SHARDS, written=written))
+    """Read the planned shards of a table, in order.
+
+    Raises:
+      FileNotFoundError: they are not there.
+      TableError: their file is damaged.
+    """
+    filled = ("shard", "pieces")
+    return Shards(
+        table.read_parquet(
+            _SHARDS, SHARD_SCHEMA, WRITE_AGAIN, filled=filled, written=written
+        )
+    )
 
 
 def pending_shards(

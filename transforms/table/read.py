@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
-from transforms.lookup import nearest
+from transforms.lookup import TableError, nearest
 from transforms.table.columns import Column
-from transforms.table.directory import Table
+from transforms.table.directory import REPAIR, Table, open_parquet
+from transforms.table.manifest import read_manifest
 from transforms.table.plan_file import read_plan
 
 
@@ -40,6 +41,7 @@ def read_features(table: str, column: str) -> Features:
     Raises:
       FileNotFoundError: there is no finished table.
       ConfigError: the table is of another format.
+      TableError: the table is damaged.
       ValueError: there is no such column, or it holds text, times or nulls, or its rows
         differ in shape.
 
@@ -73,6 +75,7 @@ def iter_features(table: str, column: str) -> Iterator[Features]:
     Raises:
       FileNotFoundError: there is no finished table.
       ConfigError: the table is of another format.
+      TableError: the table is damaged.
       ValueError: there is no such column, or it holds text, times or nulls, or its rows
         differ in shape.
     """
@@ -101,8 +104,7 @@ def _look_up(table: str, column: str) -> tuple[Column, Column, list[dict[str, An
             f"column {column!r} must hold numbers of one shape to be a matrix, it holds"
             f" {wanted.dtype} {list(wanted.shape)}; read it with pyarrow.dataset"
         )
-    manifest = place.read_parquet("_featuretap/manifest.parquet").to_pylist()
-    return wanted, plan.columns[0], manifest
+    return wanted, plan.columns[0], read_manifest(place).to_pylist()
 
 
 def _chunks(
@@ -110,11 +112,11 @@ def _chunks(
 ) -> Iterator[Features]:
     """Yield keys and values of each row group."""
     width = math.prod(n for n in column.shape if n is not None)
+    names, is_local = [key.name, column.name], storage.local_path(table.uri) is not None
     for part in manifest:
-        with contextlib.ExitStack() as stack:
-            file = _open(table.path(part["path"]), stack)
+        with _of_part(table.path(part["path"])) as file:
             for group in range(file.metadata.num_row_groups):
-                rows = file.read_row_group(group, columns=[key.name, column.name])
+                rows = file.read_row_group(group, names, use_threads=is_local)
                 flat = rows[column.name].combine_chunks()
                 if flat.null_count:
                     raise ValueError(
@@ -128,6 +130,22 @@ def _chunks(
                 yield Features(rows[key.name], values.reshape(len(rows), *column.shape))
 
 
+@contextlib.contextmanager
+def _of_part(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a part; name it where it cannot be read."""
+    try:
+        with contextlib.ExitStack() as stack:
+            yield _open(uri, stack)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{uri} must be there, found none; {REPAIR}") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the storage
+            raise
+        raise TableError(
+            f"{uri} must be as it was written, it cannot be read: {error}; {REPAIR}"
+        ) from error
+
+
 def _open(uri: str, stack: contextlib.ExitStack) -> pq.ParquetFile:
     """Open a part, on a local disk through a memory map."""
     local = storage.local_path(uri)
@@ -135,4 +153,4 @@ def _open(uri: str, stack: contextlib.ExitStack) -> pq.ParquetFile:
         return stack.enter_context(pq.ParquetFile(local, memory_map=True))
     fs, path = storage.filesystem(uri)
     stream = stack.enter_context(fs.open(path, "rb"))
-    return stack.enter_context(pq.ParquetFile(stream))
+    return stack.enter_context(open_parquet(stream))

@@ -49,7 +49,7 @@ def split_reduction(text: str, where: str = "reduce") -> tuple[str, dict[str, An
         if call.args or len({k.arg for k in call.keywords}) < len(call.keywords):
             raise ValueError(text)
         options = {k.arg or "**": ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         raise ConfigError(
             f"{where} must be a name with keyword arguments, such as"
             f" 'mean(axis=1)' or \"mean(axis='time')\", got {text!r}"

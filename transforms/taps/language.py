@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Collection, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transforms.config import TapSpec
@@ -20,7 +21,6 @@ RESERVED = ("example_id", "event_timestamp")
 _NEAR = 5
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]*")
 _WILDCARD = re.compile(r"(\*\*/|\*\*|\*)")
-_SEGMENT = re.compile("[^/:@]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ def match(pattern: str, address: str) -> tuple[str, ...] | None:
     """Match a pattern against an address.
 
     Earlier wildcards take as much as they can. The time grows with the number of
-    wildcards times the square of the address's length; that of a regular expression
-    would grow exponentially.
+    wildcards times the address's length; that of a regular expression would grow
+    exponentially.
 
     Returns:
       The text that each wildcard stood for; None if the pattern does not match.
@@ -88,17 +88,15 @@ def match(pattern: str, address: str) -> tuple[str, ...] | None:
     tokens = _WILDCARD.split(pattern)
     if not (address.startswith(tokens[0]) and address.endswith(tokens[-1])):
         return None
-    places = range(len(address) + 1)
-    fits = [{len(address)}]  # where the tokens from here on match the rest
+    ends, steps = [len(address)], []  # where the tokens from here on match the rest
+    stops = _segment_ends(address)
     for token in reversed(tokens):
-        fits.append(
-            {p for p in places if _end(token, address, p, fits[-1]) is not None}
-        )
-    fits.reverse()
+        steps.append(_step(token, address, ends, stops))
+        ends = [at for at in range(len(address) + 1) if steps[-1](at) is not None]
     taken: list[str] = []
     at = 0
-    for token, ends in zip(tokens, fits[1:], strict=True):
-        end = _end(token, address, at, ends)
+    for token, step in zip(tokens, reversed(steps), strict=True):
+        end = step(at)
         if end is None:
             return None
         if "*" in token:
@@ -107,25 +105,45 @@ def match(pattern: str, address: str) -> tuple[str, ...] | None:
     return tuple(taken)
 
 
-def _end(token: str, address: str, start: int, ends: Collection[int]) -> int | None:
-    """Give the last of the places `ends` up to which a token matches from `start`."""
+def _segment_ends(address: str) -> list[int]:
+    """Give for each place in an address where the segment ends that it is in."""
+    ends = [len(address)]
+    for at in reversed(range(len(address))):
+        ends.append(at if address[at] in "/:@" else ends[-1])
+    return ends[::-1]
+
+
+def _step(
+    token: str, address: str, ends: Sequence[int], stops: Sequence[int]
+) -> Callable[[int], int | None]:
+    """Make a function from a place to the last of `ends` up to which a token matches.
+
+    Args:
+      token: a wildcard, or text that stands for itself.
+      address: in which it is to match.
+      ends: places at which it may end, rising.
+      stops: where the segment of each place ends.
+    """
+    known = set(ends)
     if "*" not in token:
-        end = start + len(token)
-        return end if end in ends and address.startswith(token, start) else None
-    last = len(address)
-    if token == "*":
-        segment = _SEGMENT.match(address, start)
-        assert segment
-        last = segment.end()
-    return max(
-        (
-            end
-            for end in ends
-            if start <= end <= last
-            and (token != "**/" or end == start or address[end - 1] == "/")
-        ),
-        default=None,
-    )
+
+        def literal(start: int) -> int | None:
+            end = start + len(token)
+            return end if end in known and address.startswith(token, start) else None
+
+        return literal
+    wanted = ends
+    if token == "**/":
+        wanted = [end for end in ends if address[end - 1 : end] == "/"]
+
+    def wildcard(start: int) -> int | None:
+        last = stops[start] if token == "*" else len(address)
+        before = bisect_right(wanted, last)
+        if before and wanted[before - 1] >= start:
+            return wanted[before - 1]
+        return start if start in known else None
+
+    return wildcard
 
 
 def snake(text: str) -> str:
@@ -251,7 +269,7 @@ def _column(spec: TapSpec, place: str, address: str, wildcards: tuple[str, ...])
             )
         return _words(wildcards[number - 1])
 
-    name = re.sub(r"\{(\d+)\}", fill, spec.column)
+    name = re.sub(r"\{(\d{1,9})\}", fill, spec.column)
     if not _COLUMN.fullmatch(name) or name in RESERVED:
         suggested = f"{name}_" if name in RESERVED else snake(name)
         raise ConfigError(
