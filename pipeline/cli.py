@@ -17,6 +17,7 @@ from pipeline.quiet import is_debugging, quiet_import, start_tensorflow
 from transforms.credentials import mask
 
 if TYPE_CHECKING:
+    from pipeline.parity.certificate import Parity
     from pipeline.plan import Plan
 
 EXIT_FAILED = 1
@@ -193,14 +194,8 @@ def verify(
         from pipeline.verify import verify_table
 
         differences = verify_table(table)
-        if parity and not differences:
-            from pipeline.config_file import load_config
-
-            checked = load_config(str(config), overrides or ())
-            start_tensorflow(compute=True)
-            from pipeline.parity.certificate import check_parity
-
-            certificate = check_parity(table, checked, parity, seed or 0)
+        if parity and config and not differences:
+            certificate = _certify(table, config, overrides, parity, seed or 0)
     if as_json:
         document: dict[str, Any] = {"table": table, "differences": differences}
         if parity:
@@ -212,6 +207,19 @@ def verify(
             show.print_certificate(certificate)
     if differences or (certificate and not certificate.passed):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _certify(
+    table: str, config: str, overrides: list[str] | None, rows: int, seed: int
+) -> Parity:
+    """Recompute rows of a table by the config of its run."""
+    from pipeline.config_file import load_config
+
+    checked = load_config(config, overrides or ())
+    start_tensorflow(compute=True)
+    from pipeline.parity.certificate import check_parity
+
+    return check_parity(table, checked, rows, seed)
 
 
 def main() -> None:
