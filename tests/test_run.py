@@ -199,6 +199,7 @@ def test_a_device_without_memory_says_nothing_of_one_engine() -> None:
 
     class Full:
         batch_rows = 1
+        computes_in_16_bits = False
 
         def __call__(self, inputs: Any) -> Any:
             raise tf.errors.ResourceExhaustedError(None, None, "")

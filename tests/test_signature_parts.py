@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import Job, vectors
+from conftest import Job, parity_of, vectors
 
-from pipeline import check_parity
 from transforms.config import ModelSpec
 from transforms.lookup import ConfigError
 from transforms.models.load import load_model
@@ -71,7 +70,7 @@ def test_ragged_outputs_are_rows_of_their_own_length(job: Job) -> None:
         np.testing.assert_allclose(some, row[row > 0])
         np.testing.assert_allclose(z, row * 2)
         np.testing.assert_allclose(a, row + 1)
-    assert check_parity(str(job.table), 5).passed
+    assert parity_of(str(job.table), 5).passed
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -202,7 +201,7 @@ def test_tables_of_tensorflow_1_compute_what_they_hold(
     expected = np.where(vectors() > 0, 20.0, 10.0)
     for column in set(table.column_names) & {"found", "LookupTableFind"}:
         np.testing.assert_array_equal(table[column].to_pylist(), expected)
-    assert check_parity(str(job.table), 5).passed
+    assert parity_of(str(job.table), 5).passed
 
 
 def test_a_changing_table_that_loading_fills_computes_what_it_holds(job: Job) -> None:
