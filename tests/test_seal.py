@@ -159,10 +159,11 @@ def test_a_seal_survives_the_directory_and_other_error_policies(job: Job) -> Non
 
 
 def test_a_pipeline_of_ones_own_is_sealed_when_it_is_made(job: Job) -> None:
-    with pytest.raises(FileNotFoundError, match="found none in"):
-        ExtractShards(str(job.table))
+    early = ExtractShards(str(job.table))
     plan = job.plan()
     prepare_table(plan)
+    with pytest.raises(RuntimeError, match="prepare the table before the pipeline"):
+        worker_for(Table(str(job.table)), early._seal)
     made = ExtractShards(str(job.table))
     edit(job.table, *EDITS["a step"])
     assert made._seal == plan.seal

@@ -32,16 +32,13 @@ class ExtractShards(beam.PTransform):
         share of the shards. Engines that keep the partitions that they begin with,
         as Dask does, need as many as are to work at the same time.
       seal: of the plan (`Plan.seal`). Without it that of the plan which lies in the
-        table's directory now.
-
-    Raises:
-      FileNotFoundError: no seal is given, and there is no plan.
+        table's directory now; if there is none, workers will refuse what they find.
     """
 
     def __init__(self, table: str, listings: int = 1, seal: str | None = None) -> None:
         super().__init__()
         self._table = table
-        self._seal = read_plan(Table(table)).seal if seal is None else seal
+        self._seal = _seal_of(table) if seal is None else seal
         self._listings = listings
 
     def expand(self, pipeline: Any) -> Any:
@@ -56,6 +53,13 @@ class ExtractShards(beam.PTransform):
             | "Spread" >> beam.Reshuffle()  # Shard
             | "ExtractShard" >> beam.ParDo(extract)  # Commit
         )
+
+
+def _seal_of(table: str) -> str:
+    try:
+        return read_plan(Table(table)).seal
+    except FileNotFoundError:
+        return "none: prepare the table before the pipeline is made"
 
 
 class _ExtractShard(beam.DoFn):
