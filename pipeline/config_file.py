@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,25 +59,30 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: it says what cannot be; every fault is named, a line each.
     """
-    _refuse_credentials(document)
+    _refuse_unwritable(document)
     try:
         return Config.model_validate(document)
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(explain(error, known=_known_keys))) from None
 
 
-def _refuse_credentials(value: Any, place: str = "") -> None:
-    """Refuse what would be written, as it is, into the plan that all workers read."""
+def _refuse_unwritable(value: Any, place: str = "") -> None:
+    """Refuse what the plan that all workers read, which is JSON, must or can not hold.
+
+    That is what would be written as it is, and numbers of which JSON has none.
+    """
     if isinstance(value, Mapping):
         for name, inner in value.items():
             where = f"{place}.{name}".lstrip(".")
             secret = is_secret_name(str(name)) and isinstance(inner, str)
             if secret and place not in _NAMED_BY_DATA:
                 raise ConfigError(f"{where} must not stand in the config, {_REMEDY}")
-            _refuse_credentials(inner, where)
+            _refuse_unwritable(inner, where)
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            _refuse_credentials(inner, f"{place}[{index}]")
+            _refuse_unwritable(inner, f"{place}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{place} must be a finite number, got {value}")
     elif isinstance(value, str) and holds_credentials(value):
         raise ConfigError(
             f"{place} must not hold credentials, got {value!r}; {_REMEDY}"

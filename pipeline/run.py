@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -26,6 +27,7 @@ from transforms.table.plan_file import (
 )
 
 _log = logging.getLogger("featuretap")
+_LOOK_SECONDS = 0.2  # between looks at the claim of a table that is being cleared
 Engine = Callable[[Iterator[Shard]], dict[str, Any]]
 """Extracts shards that are pending, and finishes the table; gives its summary."""
 
@@ -160,18 +162,40 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
     """
     table = Table(plan.config.table.path)
     claimed = storage.exists(table.internal("config.json"))
+    mine = None
     if overwrite and claimed:
         _check_format(table)
-        claim_table(table, plan, replace=True)
+        mine = claim_table(table, plan, replace=True)
     elif not claimed:
         _check_empty(table)
         claim_table(table, plan)  # or somebody else has, just now
     there = read_claim(table, written=True)
     if there.fingerprint != plan.fingerprint:
         raise ConfigError(refusal(table, plan, there))
-    if there.clearing:  # by this call, or by one that was cut off
-        table.clear()
+    if there.clearing and there.id != mine:  # by a call that was cut off, or is at it
+        claim_table(table, plan, replace=True)
+        there = read_claim(table, written=True)
+    if there.clearing:
+        table.clear(_still(table, there.id))
     write_plan(table, plan, plan.shards, there)
+
+
+def _still(table: Table, claim: str) -> Callable[[], None]:
+    """Make a function that fails once the table is no longer of a claim."""
+    looked = -_LOOK_SECONDS
+
+    def check() -> None:
+        nonlocal looked
+        if time.monotonic() - looked < _LOOK_SECONDS:
+            return
+        if read_claim(table, written=True).id != claim:
+            raise RuntimeError(
+                f"the table in {table.uri!r} has been replaced while this run cleared"
+                " it; run the same command again"
+            )
+        looked = time.monotonic()
+
+    return check
 
 
 def _check_empty(table: Table) -> None:

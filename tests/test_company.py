@@ -187,6 +187,33 @@ def test_what_computes_each_row_by_itself_is_not_refused(
     assert table.num_rows == 20
 
 
+def test_a_listing_names_what_is_padded_to_the_longest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = keras.Input((), dtype="string", name="text")
+    words = layers.TextVectorization(vocabulary=["a"], name="words")(text)
+    job = job_of(keras.Model(text, words), monkeypatch, tmp_path)
+    np.save(tmp_path / "text.npy", np.array(["a", "a b b"]))
+    job.source["path"] = {"text": str(tmp_path / "text.npy")}
+    config = job.config(source={"key": None}, model={"build": "toolbox:made_here"})
+    refused = {a.address: a.refusal for a in list_taps(config).activations}
+    assert refused["words"] == "depends on the other rows of the batch"
+
+
+def test_large_activations_are_computed_a_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("transforms.taps.company._MOST_BYTES", 100)
+    wired = Input("x", "x", (6,), "float32", "float32")
+
+    def body(x: Any) -> dict[str, Any]:
+        return {"a": x, "b": x - tf.reduce_mean(x, 0), "c": x, "d": x + 1}
+
+    model = Model(FunctionForm(body, ["x"]), (wired,), None)
+    found = refuse_mixing(model, list_activations(model))
+    assert [a.address for a in found if a.refusal] == [":b"]
+
+
 def test_layers_that_pad_texts_to_the_longest_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -254,3 +254,18 @@ def test_a_table_has_a_directory_of_its_own(path: str) -> None:
 def test_a_filesystem_is_no_directory_of_a_table(path: str) -> None:
     with pytest.raises(ValueError, match="must name a directory of its own"):
         TableSpec(path=path)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_numbers_of_which_a_plan_has_none_are_refused_by_name(value: str) -> None:
+    step = {"step": "pad", "feature": "x", "lengths": [4], "value": float(value)}
+    with pytest.raises(
+        ConfigError, match=r"source.preprocess\[0\].value must be a fin"
+    ):
+        parse_config(
+            {
+                "source": {"reader": "csv", "preprocess": [step]},
+                "model": {"build": "m:f"},
+                "table": {"path": "t"},
+            }
+        )

@@ -127,17 +127,17 @@ CLAIM = "_featuretap/config.json"
 
 def test_clearing_removes_all_that_is_ours_but_the_claim(table: Table) -> None:
     fill(table, *OURS, *THEIRS)
-    table.clear()
+    table.clear(lambda: None)
     assert present(table, OURS) == [CLAIM]
     assert present(table, THEIRS) == [*THEIRS]
-    table.clear()
+    table.clear(lambda: None)
     assert present(table, THEIRS) == [*THEIRS]
 
 
 def test_clearing_leaves_no_empty_directory(tmp_path: Path) -> None:
     table = Table(str(tmp_path / "table"))
     fill(table, *OURS)
-    table.clear()
+    table.clear(lambda: None)
     left = (tmp_path / "table").rglob("*")
     assert [path.name for path in left] == ["_featuretap", "config.json"]
 
@@ -158,7 +158,7 @@ def test_clearing_may_stop_anywhere_and_commits_name_files_that_are_there(
         assert CLAIM in left
 
     monkeypatch.setattr(storage, "remove", removed)
-    table.clear()
+    table.clear(lambda: None)
     assert order[0] == "_SUCCESS"
 
 
@@ -175,7 +175,7 @@ def test_clearing_finds_what_late_workers_commit_meanwhile(
             fill(table, *late)
 
     monkeypatch.setattr(storage, "remove", removed)
-    table.clear()
+    table.clear(lambda: None)
     assert present(table, late) == []
 
 

@@ -66,7 +66,7 @@ def test_a_claim_that_is_taken_last_lets_old_workers_commit(
     old = job.plan()
     prepare_table(old)
     worker = worker_of(job.table)
-    Table(str(job.table)).clear()
+    Table(str(job.table)).clear(lambda: None)
     extract_shard(worker, next(iter(old.shards)))
     claim_table(Table(str(job.table)), other(job), replace=True)
     assert Table(str(job.table)).committed() == [0]
@@ -103,6 +103,28 @@ def test_an_overwrite_that_is_cut_off_goes_on_with_the_same_command(
         assert files(job.table / "data") == wanted
         assert not read_claim(Table(str(job.table))).clearing
     assert cut > 5
+
+
+def test_who_finds_a_table_half_cleared_takes_it_from_who_is_at_it(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two launchers of one plan must not clear what the other has committed."""
+    monkeypatch.setattr("pipeline.run._LOOK_SECONDS", 0.0)
+    job.run()
+    plan, remove = other(job), storage.remove
+    ended = []
+
+    def overtaken(uri: str) -> None:
+        remove(uri)
+        if not ended:
+            ended.append("here")
+            run_plan(plan)  # another launcher, from the claim on to the end
+
+    monkeypatch.setattr(storage, "remove", overtaken)
+    with pytest.raises(RuntimeError, match="has been replaced while this run cleared"):
+        prepare_table(plan, overwrite=True)
+    assert verify_table(str(job.table)) == []
+    assert table_status(str(job.table)).finished
 
 
 def test_a_table_that_is_being_cleared_is_refused_to_other_plans(job: Job) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,30 +249,35 @@ class Table:
         check_says(document, SUMMARY, uri, REPAIR)
         return document
 
-    def clear(self) -> None:
+    def clear(self, check: Callable[[], None]) -> None:
         """Remove what featuretap wrote here but the claim, and nothing else.
 
         In such an order that nothing is committed whose files are gone. Workers that
         saw an earlier claim may commit for as long as it takes them to: so what they
         write is looked for once more at the end.
+
+        Args:
+          check: called before each step; raises an error once the table is somebody
+            else's, whose files these may be.
         """
+        check()
         storage.remove(self.path("_SUCCESS"))
-        self._clear_shards()
+        self._clear_shards(check)
         storage.remove_tree(self.internal("uploads"))
         for name in _DOCUMENTS:
+            check()
             storage.remove(self.internal(name))
-        self._clear_shards()
+        self._clear_shards(check)
         for name in ("commits", "attempts", "errors"):
             storage.remove_empty(self.internal(name))
         storage.remove_empty(self.path(DATA))
 
-    def _clear_shards(self) -> None:
-        for shard in self.committed():
-            self.remove_commit(shard)
-        for uri in self.attempts():
+    def _clear_shards(self, check: Callable[[], None]) -> None:
+        commits = (self.path(commit_name(shard)) for shard in self.committed())
+        files = map(self.path, self.part_names() + self.error_names())
+        for uri in [*commits, *self.attempts(), *files]:
+            check()
             storage.remove(uri)
-        for name in self.part_names() + self.error_names():
-            storage.remove(self.path(name))
 
 
 def check_says(

@@ -96,6 +96,7 @@ class TablePlan:
         """
         document = _config_document(self.config)
         del document["errors"]  # names nothing, and may change from run to run
+        del document["table"]["path"]  # of which there are many spellings
         text = json.dumps([document, _layout_document(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -129,7 +130,7 @@ class Claim:
     clearing: bool = False
 
 
-def claim_table(table: Table, plan: TablePlan, *, replace: bool = False) -> bool:
+def claim_table(table: Table, plan: TablePlan, *, replace: bool = False) -> str | None:
     """Make a directory this plan's, unless it is a plan's already.
 
     Args:
@@ -140,11 +141,13 @@ def claim_table(table: Table, plan: TablePlan, *, replace: bool = False) -> bool
         claim says that this is to be done.
 
     Returns:
-      Whether this call made it so; of several at once exactly one does, or the last.
+      Random id of the claim, if this call made it so; of several at once exactly one
+      does. If they replace, the last of them counts.
     """
+    claim = uuid.uuid4().hex
     document = {
         "format_version": FORMAT_VERSION,
-        "claim": uuid.uuid4().hex,
+        "claim": claim,
         "fingerprint": plan.fingerprint,
         "ingredients": dict(plan.ingredients),
         "model_digest": plan.model_digest,
@@ -154,8 +157,8 @@ def claim_table(table: Table, plan: TablePlan, *, replace: bool = False) -> bool
     uri = table.internal("config.json")
     if replace:
         storage.replace(uri, to_json({**document, _CLEARING: True}))
-        return True
-    return storage.create(uri, to_json(document))
+        return claim
+    return claim if storage.create(uri, to_json(document)) else None
 
 
 def write_plan(table: Table, plan: TablePlan, shards: Shards, claim: Claim) -> None:

@@ -42,6 +42,7 @@ _COMPARED = 8  # rows at a time, which may be large
 _DRAWS = 4
 _LEAST = 0.03  # values are compared as if they were at least so large
 _DIGESTS = 4
+_MOST_BYTES = 1 << 29  # of activations that are computed together
 
 
 def mixing_taps(
@@ -98,15 +99,31 @@ def refuse_mixing(model: Model, activations: Sequence[Activation]) -> list[Activ
     What is compared are random projections of the activations, so that it does not
     matter how large they are.
     """
-    taps = [
-        Tap(a.address, (), f"a{index}", None, f"activation {a.address!r}")
-        for index, a in enumerate(activations)
-        if a.refusal is None
-    ]
-    if not taps:
-        return list(activations)
-    compiled = compile_taps(model, taps, model.batch_rows or ROWS, digests)
-    return marked(activations, mixing_taps(model, taps, compiled, digests))
+    rows = model.batch_rows or ROWS
+    refused: dict[str, str] = {}
+    for group in _groups([a for a in activations if a.refusal is None], rows):
+        taps = [
+            Tap(a.address, (), f"a{index}", None, f"activation {a.address!r}")
+            for index, a in enumerate(group)
+        ]
+        compiled = compile_taps(model, taps, rows, digests)
+        refused |= mixing_taps(model, taps, compiled, digests)
+    return marked(activations, refused)
+
+
+def _groups(activations: Sequence[Activation], rows: int) -> Iterator[list[Activation]]:
+    """Split activations into groups that fit into memory together."""
+    group: list[Activation] = []
+    room = _MOST_BYTES
+    for activation in activations:
+        size = rows * (activation.bytes_per_row or 0)
+        if group and size > room:
+            yield group
+            group, room = [], _MOST_BYTES
+        group.append(activation)
+        room -= size
+    if group:
+        yield group
 
 
 def marked(
@@ -125,14 +142,19 @@ def digests(values: Any) -> Any:
     """
     import tensorflow as tf
 
-    if isinstance(values, tf.RaggedTensor):
+    ragged = isinstance(values, tf.RaggedTensor)
+    if ragged:
         values = values.to_tensor()  # what is filled in is zero, or empty text
     if values.dtype == tf.string:
         values = tf.strings.to_hash_bucket_fast(values, 1 << 20)
     flat = tf.cast(tf.reshape(values, [values.shape[0], -1]), tf.float32)
-    length = tf.shape(flat)[1] if flat.shape[1] is None else flat.shape[1]
+    known = flat.shape[1] is not None
+    length = flat.shape[1] if known else tf.shape(flat)[1]
     chance = tf.random.stateless_uniform([length, _DIGESTS], [0, 0], -1.0, 1.0)
-    return flat @ chance / math.sqrt(flat.shape[1] or 1)
+    made = flat @ chance / math.sqrt(flat.shape[1] or 1)
+    if known or ragged:
+        return made
+    return made + tf.cast(length, tf.float32)  # rows padded to the longest differ
 
 
 def deviating(one: Values, other: Values, tolerance: float) -> np.ndarray:
@@ -232,7 +254,11 @@ def _differ(
     one: Values, order: np.ndarray, other: Values, compiled: CompiledTaps | FittingTaps
 ) -> bool:
     """Whether rows `order` of some values are not the other values; few at a time."""
-    tolerance = _TOLERANCE_16 if compiled.computes_in_16_bits else _TOLERANCE
+    import tensorflow as tf
+
+    # GPUs multiply float32 with as few digits as float16 has (TF32)
+    coarse = compiled.computes_in_16_bits or tf.config.list_logical_devices("GPU")
+    tolerance = _TOLERANCE_16 if coarse else _TOLERANCE
     return any(
         deviating(
             take_rows(one, rows), other[start : start + _COMPARED], tolerance
