@@ -81,8 +81,8 @@ taskmanager.memory.jvm-overhead.max: 192m
 heartbeat.timeout: 10000
 heartbeat.interval: 2000
 restart-strategy.type: fixed-delay
-restart-strategy.fixed-delay.attempts: 60
-restart-strategy.fixed-delay.delay: 1s
+restart-strategy.fixed-delay.attempts: 5
+restart-strategy.fixed-delay.delay: 4s
 """
 
 
