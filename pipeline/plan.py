@@ -27,7 +27,7 @@ from transforms.table.columns import (
     passed_features,
 )
 from transforms.table.plan_file import TablePlan, versions
-from transforms.taps.company import ROWS, marked, mixing_taps
+from transforms.taps.company import made_up_rows, marked, mixing_taps
 from transforms.taps.compile import CompiledTaps, compile_taps
 from transforms.taps.language import Activation, Tap, choose
 from transforms.taps.survey import list_activations
@@ -96,7 +96,7 @@ def _compile(
     What the columns are does not depend on the number of rows in a batch: few are
     enough, unless it is fixed.
     """
-    rows = ROWS if model.batch_rows is None else config.model.batch_rows
+    rows = made_up_rows(model) if model.batch_rows is None else config.model.batch_rows
     activations = list_activations(model)
     taps = choose(config.taps, activations)
     compiled = compile_taps(model, taps, rows)

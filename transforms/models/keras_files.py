@@ -24,7 +24,7 @@ from transforms.models.trust import _refuse
 
 _CONVERT = (
     "install tf_keras to use it as it is, or convert it where it works: load it with"
-    " tf_keras and save it with model.export('name'), a SavedModel directory"
+    " tf_keras and save it with model.save('name', save_format='tf'), a SavedModel"
 )
 
 

@@ -27,9 +27,6 @@ from transforms.taps.language import Activation, Tap
 from transforms.taps.probe import UNSURE, made_up
 from transforms.values import Values, take_rows
 
-ROWS = 3
-"""Rows in a made-up batch, of models that take any number: the fewest of which no order
-is that of `other_company` as well, so that sorting shows."""
 _AGAIN = "differs when the same rows are computed again: by random numbers or state"
 _PLACE = "depends on a row's place in the batch"
 _MIXES = "depends on the other rows of the batch"
@@ -45,6 +42,15 @@ _DIGESTS = 4
 _MOST_BYTES = 1 << 29  # of activations that are computed together
 
 
+def made_up_rows(model: Model) -> int:
+    """Give the number of rows in a made-up batch.
+
+    Three are the fewest of which no order is that of `other_company` as well, so that
+    sorting shows. Keras's own layers do not sort: of two rows, one gets other company.
+    """
+    return model.batch_rows or (2 if model.form.stock else 3)
+
+
 def mixing_taps(
     model: Model,
     taps: Sequence[Tap],
@@ -56,7 +62,7 @@ def mixing_taps(
     Args:
       model: the model.
       taps: taps on it.
-      compiled: the same taps, compiled for `ROWS` rows, or the fixed batch size.
+      compiled: the same taps, compiled for `made_up_rows`.
       last: reductions that they were compiled with besides their own.
 
     Returns:
@@ -99,7 +105,7 @@ def refuse_mixing(model: Model, activations: Sequence[Activation]) -> list[Activ
     What is compared are random projections of the activations, so that it does not
     matter how large they are.
     """
-    rows = model.batch_rows or ROWS
+    rows = made_up_rows(model)
     refused: dict[str, str] = {}
     for group in _groups([a for a in activations if a.refusal is None], rows):
         taps = [
@@ -200,11 +206,13 @@ def _flat(row: Any) -> np.ndarray:
 def other_company(rows: int) -> np.ndarray:
     """Reorder a batch: half of it becomes copies of one row, the rest changes places.
 
+    The last row is left out, which of made-up texts is the longest.
+
     >>> other_company(6).tolist()
     [1, 1, 1, 1, 1, 0]
     """
     order = np.arange(rows)[::-1].copy()
-    order[: rows // 2 + 1] = min(1, rows - 1)
+    order[: rows // 2 + 1] = int(rows > 2)
     return order
 
 
