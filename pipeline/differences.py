@@ -11,7 +11,7 @@ from pipeline.plan import Plan
 from transforms.config import Config
 from transforms.lookup import ConfigError, TableError
 from transforms.table.directory import Table
-from transforms.table.plan_file import Claim, read_shards
+from transforms.table.plan_file import Claim, TablePlan, read_shards
 
 _NAMED_DIFFERENCES = 5
 _ABSENT = "nothing"
@@ -41,7 +41,7 @@ def refusal(table: Table, plan: Plan, there: Claim) -> str:
     )
 
 
-def check_config(table: Table, config: Config, there: Claim) -> None:
+def check_config(table: Table, config: Config, there: TablePlan) -> None:
     """See that a table was made by a config, whatever part of the rows it holds.
 
     Raises:
@@ -54,9 +54,7 @@ def check_config(table: Table, config: Config, there: Claim) -> None:
         if name != "limit" and there.ingredients.get(name) != digest
     ]
     if names:
-        values = _differing_values(
-            _config_values(config), _changing(dict(there.config))
-        )
+        values = _differing_values(_config_values(config), _config_values(there.config))
         raise ConfigError(
             "\n".join(
                 [

@@ -17,7 +17,7 @@ from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.table.columns import Column
 from transforms.table.directory import Table, to_json
-from transforms.table.plan_file import TablePlan, read_claim, read_plan
+from transforms.table.plan_file import TablePlan, read_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def check_parity(table: str, config: Config, rows: int, seed: int = 0) -> Parity
     """
     place = Table(table)
     plan = read_plan(place)
-    check_config(place, config, read_claim(place))
+    check_config(place, config, plan)
     _check_reductions(place, config, plan)
     summary = place.read_success()
     if summary is None:

@@ -20,7 +20,7 @@ from transforms.models.stored_files import (
     stored_text,
 )
 from transforms.models.stored_layers import find_fault
-from transforms.models.trust import _refuse
+from transforms.models.trust import refuse
 
 _CONVERT = (
     "install tf_keras to use it as it is, or convert it where it works: load it with"
@@ -93,7 +93,7 @@ def _harmless(
     faults = [find_fault(config, package, imports) for package in packages]
     if all(faults):  # the Keras that comes furthest is the one that the model is of
         _, fault = max(filter(None, faults), key=lambda fault: fault[0])
-        _refuse(uri, f"{fault}{cure}")
+        refuse(uri, f"{fault}{cure}")
     return [one for one, fault in zip(packages, faults, strict=True) if not fault]
 
 

@@ -8,6 +8,7 @@ known to compute, and files that are the model's. It confines nothing.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 from transforms.lookup import ConfigError
 from transforms.models.saved_runs import foreign_files, unsafe_operations
@@ -38,10 +39,19 @@ def check_saved(path: Path, signature: str | None, uri: str) -> None:
             " if you trust whoever made it"
         )
     for what in unsafe_operations(stored, signature):
-        _refuse(uri, what)
+        refuse(uri, what)
 
 
-def _refuse(uri: str, what: str) -> None:
+def refuse(uri: str, what: str) -> NoReturn:
+    """Refuse a model that does more than compute.
+
+    Args:
+      uri: the model as the config names it.
+      what: what it holds.
+
+    Raises:
+      ConfigError: always.
+    """
     raise ConfigError(
         f"model.path must be a model that only computes, got {uri!r}: {what}, which can"
         " do anything on every worker; if you trust whoever made it, set model.trusted"

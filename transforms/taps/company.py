@@ -267,12 +267,10 @@ def _differ(
     # GPUs multiply float32 with as few digits as float16 has (TF32)
     coarse = compiled.computes_in_16_bits or tf.config.list_logical_devices("GPU")
     tolerance = _TOLERANCE_16 if coarse else _TOLERANCE
+    places = (slice(n, n + _COMPARED) for n in range(0, len(order), _COMPARED))
     return any(
-        deviating(
-            take_rows(one, rows), other[start : start + _COMPARED], tolerance
-        ).any()
-        for start in range(0, len(order), _COMPARED)
-        if len(rows := order[start : start + _COMPARED])
+        deviating(take_rows(one, order[few]), other[few], tolerance).any()
+        for few in places
     )
 
 
