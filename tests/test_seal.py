@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def job(tmp_path: Path) -> Job:
 
 
 @pytest.fixture
-def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A module that leaves a file behind when it is imported."""
     (tmp_path / "stowaway.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
@@ -38,7 +39,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "class Reader: pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path / "ran"
+    yield tmp_path / "ran"
+    sys.modules.pop("stowaway", None)
 
 
 def edit(table: Path, name: str, change: Edit) -> None:
