@@ -27,7 +27,7 @@ from transforms.table.columns import (
     passed_features,
 )
 from transforms.table.plan_file import TablePlan, versions
-from transforms.taps.company import made_up_rows, marked, mixing_taps
+from transforms.taps.company import all_alone, made_up_rows, marked, mixing_taps
 from transforms.taps.compile import CompiledTaps, compile_taps
 from transforms.taps.language import Activation, Tap, choose
 from transforms.taps.survey import list_activations
@@ -100,6 +100,8 @@ def _compile(
     activations = list_activations(model)
     taps = choose(config.taps, activations)
     compiled = compile_taps(model, taps, rows)
+    if all_alone(taps, activations):
+        return activations, taps, compiled
     if refused := mixing_taps(model, taps, compiled):
         activations = marked(activations, refused)
         taps = choose(config.taps, activations)

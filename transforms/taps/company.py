@@ -20,11 +20,13 @@ import pyarrow as pa
 from transforms.batch import Batch
 from transforms.errors.halving import by_halves
 from transforms.models.model import Model
+from transforms.taps.chains import split_reduction
 from transforms.taps.compile import CompiledTaps, compile_taps
 from transforms.taps.device_memory import FittingTaps
 from transforms.taps.infer import Computed
 from transforms.taps.language import Activation, Tap
 from transforms.taps.probe import UNSURE, made_up
+from transforms.taps.reductions import REDUCTIONS
 from transforms.values import Values, take_rows
 
 _AGAIN = "differs when the same rows are computed again: by random numbers or state"
@@ -49,6 +51,16 @@ def made_up_rows(model: Model) -> int:
     sorting shows. Keras's own layers do not sort: of two rows, one gets other company.
     """
     return model.batch_rows or (2 if model.form.stock else 3)
+
+
+def all_alone(taps: Sequence[Tap], activations: Sequence[Activation]) -> bool:
+    """Whether the graph proves that no tap mixes rows: then none needs computing."""
+    alone = {a.address for a in activations if a.alone}
+    return all(
+        tap.address in alone
+        and all(split_reduction(text)[0] in REDUCTIONS for text in tap.reduce)
+        for tap in taps
+    )
 
 
 def mixing_taps(
@@ -100,14 +112,15 @@ def mixing_taps(
 
 
 def refuse_mixing(model: Model, activations: Sequence[Activation]) -> list[Activation]:
-    """Check everything that could be tapped; refuse what does not stand alone.
+    """Check what could be tapped and is not proved; refuse what does not stand alone.
 
     What is compared are random projections of the activations, so that it does not
     matter how large they are.
     """
     rows = made_up_rows(model)
     refused: dict[str, str] = {}
-    for group in _groups([a for a in activations if a.refusal is None], rows):
+    doubtful = [a for a in activations if a.refusal is None and not a.alone]
+    for group in _groups(doubtful, rows):
         taps = [
             Tap(a.address, (), f"a{index}", None, f"activation {a.address!r}")
             for index, a in enumerate(group)

@@ -35,6 +35,7 @@ class Activation:
       flops: estimate of the arithmetic operations that this activation needs for a row;
         None if there is no estimate.
       flops_share: `flops` as a share of the operations that the model's result needs.
+      alone: whether the graph proves that a row's values depend on that row alone.
     """
 
     address: str
@@ -43,6 +44,7 @@ class Activation:
     refusal: str | None = None
     flops: int | None = None
     flops_share: float | None = None
+    alone: bool = False
 
     @property
     def bytes_per_row(self) -> int | None:

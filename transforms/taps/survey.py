@@ -10,6 +10,7 @@ from transforms.models.model import Model
 from transforms.taps.flops import flops_to_reach
 from transforms.taps.language import Activation
 from transforms.taps.probe import UNSURE, probe_shapes
+from transforms.taps.rowwise import prove_rows_alone
 from transforms.taps.state import refusals_of
 from transforms.taps.trace import is_ragged, trace_model
 
@@ -42,6 +43,9 @@ def list_activations(model: Model) -> list[Activation]:
     for index, refusal in enumerate(refusals_of(graph, tensors)):
         if found[index].refusal is None and refusal:
             found[index] = replace(found[index], refusal=refusal)
+    if model.form.stock and model.batch_rows is None:
+        for index, alone in enumerate(prove_rows_alone(graph, rows, tensors)):
+            found[index] = replace(found[index], alone=alone)
     _check_batch_axes(model, found)
     results = [a.address[:1] in ("", ":") for a in found]
     needed, total = flops_to_reach(graph, tensors, results)
