@@ -164,8 +164,11 @@ def test_what_is_no_tensor_of_the_graph_is_not_proved() -> None:
     function = tf.function(lambda x: x * 2.0, input_signature=[tf.TensorSpec([ROWS])])
     graph = function.get_concrete_function().graph
     others = [None, 3, tf.ragged.constant([[1.0], [2.0, 3.0]]), tf.ones([ROWS])]
+    with graph.as_default():
+        places, values = tf.identity_n([tf.where(graph.inputs[0] > 0), graph.inputs[0]])
+        others.append(tf.SparseTensor(places, values, [ROWS]))
     found = prove_rows_alone(graph, ROWS, [*others, *graph.outputs])
-    assert found == [False, False, False, False, True]
+    assert found == [False, False, False, False, False, True]
 
 
 @pytest.fixture

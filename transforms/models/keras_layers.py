@@ -19,9 +19,8 @@ from transforms.lookup import ConfigError
 from transforms.models.explain import explain_sequential, whole_tracebacks
 from transforms.models.inputs import Declared, Input
 from transforms.models.model import INSIDE, Recorded, leaves, misfit, trace_once
+from transforms.models.stock import is_stock
 
-_STOCK = ("keras", "keras_hub", "tf_keras")
-_USERS_CODE = ("Lambda", "TFOpLambda", "SlicingOpLambda")
 _UNCLEAR = "stands for more than one activation; name the layers apart"
 
 
@@ -40,7 +39,7 @@ class LayerForm:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.keras3 = hasattr(model, "_layers")
-        self.stock = all(map(_is_stock, [model, *(one for _, one in _layers(model))]))
+        self.stock = all(map(is_stock, [model, *(one for _, one in _layers(model))]))
         for path, layer in _layers(model):
             if getattr(layer, "stateful", False) is True:
                 raise ConfigError(
@@ -184,13 +183,6 @@ class LayerForm:
         for layer in self.model._flatten_layers():
             if layer.compute_dtype in ("float32", "bfloat16", "float16"):
                 layer.dtype_policy = name
-
-
-def _is_stock(layer: Any) -> bool:
-    kind = type(layer)
-    package = kind.__module__.partition(".")[0]
-    is_layer = hasattr(layer, "_flatten_layers")  # not an operation on tensors
-    return package in _STOCK and is_layer and kind.__name__ not in _USERS_CODE
 
 
 def _dtype_name(dtype: Any) -> str:

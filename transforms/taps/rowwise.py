@@ -52,9 +52,12 @@ def prove_rows_alone(graph: Any, rows: int, tensors: Sequence[Any]) -> list[bool
     Returns:
       True for each tensor that is proved; False says nothing.
     """
+    import tensorflow as tf
+
     walk = _Walk(graph, rows)
     return [
-        getattr(tensor, "graph", None) is graph
+        isinstance(tensor, tf.Tensor)
+        and getattr(tensor, "graph", None) is graph
         and walk.is_rows(tensor)
         and tensor.shape[0] == rows
         for tensor in tensors

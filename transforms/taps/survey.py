@@ -9,6 +9,7 @@ from transforms.dtypes import column_dtype
 from transforms.models.model import Model
 from transforms.taps.flops import flops_to_reach
 from transforms.taps.language import Activation
+from transforms.taps.masks import mask_of
 from transforms.taps.probe import UNSURE, probe_shapes
 from transforms.taps.rowwise import prove_rows_alone
 from transforms.taps.state import refusals_of
@@ -40,11 +41,16 @@ def list_activations(model: Model) -> list[Activation]:
             tensors.append(value)
 
     graph = trace_model(model, rows, body).graph
-    for index, refusal in enumerate(refusals_of(graph, tensors)):
+    masks = [None if tensor is None else mask_of(tensor) for tensor in tensors]
+    refusals = refusals_of(graph, [*tensors, *masks])
+    provable = model.form.stock and model.batch_rows is None
+    proofs = prove_rows_alone(graph, rows, [*tensors, *masks]) if provable else []
+    for index, mask in enumerate(masks):
+        refusal = refusals[index] or refusals[len(masks) + index]
         if found[index].refusal is None and refusal:
             found[index] = replace(found[index], refusal=refusal)
-    if model.form.stock and model.batch_rows is None:
-        for index, alone in enumerate(prove_rows_alone(graph, rows, tensors)):
+        if proofs and proofs[index]:
+            alone = mask is None or proofs[len(masks) + index]
             found[index] = replace(found[index], alone=alone)
     _check_batch_axes(model, found)
     results = [a.address[:1] in ("", ":") for a in found]
