@@ -10,6 +10,11 @@ CALLS = ("PartitionedCall", "StatefulPartitionedCall", *BRANCHES)
 LOOPS = ("While", "StatelessWhile")
 
 
+def is_tensor_of(graph: Any, value: Any) -> bool:
+    """Whether a value is a tensor of a graph, and not one of several parts."""
+    return hasattr(value, "value_index") and value.graph is graph
+
+
 def operations_before(op: Any) -> list[Any]:
     """List the operations whose results an operation needs or that it waits for."""
     return [*(tensor.op for tensor in op.inputs), *op.control_inputs]

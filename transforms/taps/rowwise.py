@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from transforms.taps.graph import sorted_operations
+from transforms.taps.graph import is_tensor_of, sorted_operations
 
 # fmt: off
 _VALUE_BY_VALUE = (
@@ -52,14 +52,9 @@ def prove_rows_alone(graph: Any, rows: int, tensors: Sequence[Any]) -> list[bool
     Returns:
       True for each tensor that is proved; False says nothing.
     """
-    import tensorflow as tf
-
     walk = _Walk(graph, rows)
     return [
-        isinstance(tensor, tf.Tensor)
-        and getattr(tensor, "graph", None) is graph
-        and walk.is_rows(tensor)
-        and tensor.shape[0] == rows
+        is_tensor_of(graph, tensor) and walk.is_rows(tensor) and tensor.shape[0] == rows
         for tensor in tensors
     ]
 
@@ -74,7 +69,8 @@ class _Walk:
         for op in sorted_operations(graph.get_operations()):
             if op.type == "Placeholder":
                 continue
-            if self._repeats(op) or _RULES.get(op.type, _unknown)(self, op):
+            rule = _RULES.get(op.type)
+            if self._repeats(op) or (rule is not None and rule(self, op)):
                 self._proved.add(op)
             elif self._is_constant(op):
                 self._constant.add(op)
@@ -108,6 +104,11 @@ class _Walk:
             for t in op.inputs
         )
 
+    def alone_at(self, op: Any, place: int) -> bool:
+        """Whether the input at a place is rows and all others are constant."""
+        others = [t for index, t in enumerate(op.inputs) if index != place]
+        return self.is_rows(op.inputs[place]) and all(map(self.is_constant, others))
+
     def _is_constant(self, op: Any) -> bool:
         if op.type in ("ReadVariableOp", "VarHandleOp"):
             return all(map(self.is_constant, op.inputs))
@@ -132,21 +133,12 @@ def _source(tensor: Any) -> Any:
     return tensor
 
 
-def _unknown(walk: _Walk, op: Any) -> bool:
-    return False
-
-
-def _value_by_value(walk: _Walk, op: Any) -> bool:
-    return walk.broadcast(op)
-
-
 def _axes(walk: _Walk, op: Any) -> bool:
-    place = _AXES[op.type]
-    values = op.inputs[1 if place == 0 else 0]
-    others = [t for t in op.inputs if t is not values]
-    if not walk.is_rows(values) or not all(map(walk.is_constant, others)):
-        return False
-    return _spares_first(op.inputs[place], values.shape.rank)
+    named = _AXES[op.type]
+    values = 1 if named == 0 else 0
+    return walk.alone_at(op, values) and _spares_first(
+        op.inputs[named], op.inputs[values].shape.rank
+    )
 
 
 def _spares_first(axes: Any, rank: int) -> bool:
@@ -163,9 +155,7 @@ def _value(tensor: Any) -> np.ndarray | None:
 
 
 def _at_place(walk: _Walk, op: Any) -> bool:
-    place = _PLACES[op.type]
-    rest = [t for index, t in enumerate(op.inputs) if index != place]
-    return walk.is_rows(op.inputs[place]) and all(map(walk.is_constant, rest))
+    return walk.alone_at(op, _PLACES[op.type])
 
 
 def _pools(walk: _Walk, op: Any) -> bool:
@@ -179,8 +169,7 @@ def _normalizes(walk: _Walk, op: Any) -> bool:
 
 
 def _first_alone(walk: _Walk, op: Any) -> bool:
-    """Whether the first input is rows and all others are constant."""
-    return walk.is_rows(op.inputs[0]) and all(map(walk.is_constant, op.inputs[1:]))
+    return walk.alone_at(op, 0)
 
 
 def _softmax(walk: _Walk, op: Any) -> bool:
@@ -198,8 +187,7 @@ def _concatenates(walk: _Walk, op: Any) -> bool:
 
 
 def _multiplies(walk: _Walk, op: Any) -> bool:
-    a, b = op.inputs
-    return walk.is_rows(a) and walk.is_constant(b) and not op.get_attr("transpose_a")
+    return _first_alone(walk, op) and not op.get_attr("transpose_a")
 
 
 def _multiplies_batches(walk: _Walk, op: Any) -> bool:
@@ -230,8 +218,7 @@ def _gathers(walk: _Walk, op: Any) -> bool:
     axis = _value(op.inputs[2])
     if axis is None or values.shape.rank is None:
         return False
-    first = int(axis) % values.shape.rank == 0
-    if first:
+    if int(axis) % values.shape.rank == 0:
         return walk.is_constant(values) and walk.is_rows(places)
     return walk.is_rows(values) and walk.is_constant(places)
 
@@ -264,7 +251,7 @@ def _repeats_inside(walk: _Walk, op: Any) -> bool:
 
 
 _RULES: dict[str, Callable[[_Walk, Any], bool]] = {
-    **dict.fromkeys(_VALUE_BY_VALUE, _value_by_value),
+    **dict.fromkeys(_VALUE_BY_VALUE, _Walk.broadcast),
     **dict.fromkeys(_AXES, _axes),
     **dict.fromkeys(_PLACES, _at_place),
     **dict.fromkeys(("AvgPool", "AvgPool3D", "MaxPool", "MaxPool3D"), _pools),

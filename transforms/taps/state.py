@@ -18,6 +18,7 @@ from transforms.taps.graph import (
     CALLS,
     functions_of,
     graph_of,
+    is_tensor_of,
     sorted_operations,
 )
 
@@ -138,13 +139,9 @@ def refusals_of(graph: Any, tensors: Sequence[Any]) -> list[str | None]:
     walk = _Walk(graph, {})
     flat = [getattr(tensor, "flat_values", tensor) for tensor in tensors]
     return [
-        walk.of(tensor).refusal if _is_in(tensor, graph) else None for tensor in flat
+        walk.of(tensor).refusal if is_tensor_of(graph, tensor) else None
+        for tensor in flat
     ]
-
-
-def _is_in(value: Any, graph: Any) -> bool:
-    """Whether a value is a tensor of the graph, and not one of several parts."""
-    return hasattr(value, "value_index") and value.graph is graph
 
 
 def _union(origins: Iterable[_Origin]) -> _Origin:
