@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,20 +38,49 @@ def load_config(
     Raises:
       ConfigError: the file is missing, is not TOML, or says what cannot be.
     """
-    try:
-        document = tomllib.loads(storage.read(str(path)).decode())
-    except FileNotFoundError:
-        raise ConfigError(
-            f"CONFIG must be an existing file, got {str(path)!r} in the working"
-            f" directory {str(Path.cwd())!r}"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} must be TOML: {error}") from None
+    document = _read(str(path))
     for override in overrides:
         _set(document, override)
     if limit is not None:
         document["limit"] = limit
     return parse_config(document)
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Read a TOML file, which may begin with a byte order mark as Windows writes it."""
+    try:
+        text = storage.read(path).decode("utf-8-sig")
+    except IsADirectoryError:
+        raise ConfigError(f"CONFIG must be a file, {path!r} is a directory") from None
+    except FileNotFoundError:
+        raise ConfigError(
+            f"CONFIG must be an existing file, got {path!r} in the working directory"
+            f" {str(Path.cwd())!r}{storage.why_missing(path)}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} must be text in UTF-8, it is not: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} must be TOML: {error}{_line(text, error)}") from None
+
+
+def _line(text: str, error: Exception) -> str:
+    """Quote the line at fault, and say what is mostly wrong with such a line."""
+    place = re.search(r"at line (\d+)", str(error))
+    if not place:
+        return ""
+    line = text.splitlines()[int(place[1]) - 1].strip()
+    if "\\" in line and '"' in line:
+        remedy = (
+            r"; write paths with \ in single quotes, or with /, since \ begins an"
+            " escape in double quotes"
+        )
+    elif re.search(r"=\s*[^\s\d\[{\"'+-]", line):
+        remedy = "; text must stand in quotes"
+    else:
+        remedy = ""
+    return f", in {line!r}{remedy}"
 
 
 def parse_config(document: Mapping[str, Any]) -> Config:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -27,6 +29,10 @@ from transforms.table.plan_file import (
 )
 
 _log = logging.getLogger("featuretap")
+_UNWRITABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR),
+)
 _LOOK_SECONDS = 0.2  # between looks at the claim of a table that is being cleared
 Engine = Callable[[Iterator[Shard]], dict[str, Any]]
 """Extracts shards that are pending, and finishes the table; gives its summary."""
@@ -161,14 +167,15 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
       ConfigError: the directory holds a table of another plan, or of another format.
     """
     table = Table(plan.config.table.path)
-    claimed = storage.exists(table.internal("config.json"))
     mine = None
-    if overwrite and claimed:
-        _check_format(table)
-        mine = claim_table(table, plan, replace=True)
-    elif not claimed:
-        _check_empty(table)
-        claim_table(table, plan)  # or somebody else has, just now
+    with _writing(table):
+        claimed = storage.exists(table.internal("config.json"))
+        if overwrite and claimed:
+            _check_format(table)
+            mine = claim_table(table, plan, replace=True)
+        elif not claimed:
+            _check_empty(table)
+            claim_table(table, plan)  # or somebody else has, just now
     there = read_claim(table, written=True)
     if there.fingerprint != plan.fingerprint:
         raise ConfigError(refusal(table, plan, there))
@@ -178,6 +185,20 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
     if there.clearing:
         table.clear(_still(table, there.id))
     write_plan(table, plan, plan.shards, there)
+
+
+@contextmanager
+def _writing(table: Table) -> Iterator[None]:
+    """Refuse a directory in which nothing can be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise ConfigError(
+            "table.path must be a directory that can be written, got"
+            f" {table.uri!r}: {error.strerror or error}"
+        ) from None
 
 
 def _still(table: Table, claim: str) -> Callable[[], None]:

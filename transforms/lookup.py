@@ -196,7 +196,8 @@ def explain(
             place += f"[{part}]" if isinstance(part, int) else f".{part}"
         place = place.lstrip(".")
         if fault["type"] == "missing":
-            lines.append(f"{place} is required")
+            given = fault["input"] if isinstance(fault["input"], Mapping) else ()
+            lines.append(f"{place} is required{nearest(str(fault['loc'][-1]), given)}")
         elif fault["type"] == "extra_forbidden":
             keys = sorted(known(fault["loc"][:-1])) if known else []
             lines.append(
@@ -204,12 +205,24 @@ def explain(
                 f" (known here: {', '.join(keys)})"
             )
         else:
-            message = fault["msg"].removeprefix("Value error, ")
-            message = message[:1].lower() + message[1:]
-            given = repr(fault["input"])
-            given = f"{given[:_SHOWN]} …" if len(given) > _SHOWN else given
-            lines.append(f"{place}: {message}, got {given}")
+            lines.append(f"{place}{_reason(fault)}, got {_shown(fault['input'])}")
     return lines
+
+
+def _reason(fault: Mapping[str, Any]) -> str:
+    """Say why a value is refused; `loc` of the fault names its place."""
+    if fault["type"] in ("tuple_type", "list_type"):
+        if isinstance(fault["input"], Mapping):
+            head = f"[[{fault['loc'][-1]}]]"
+            return f" must be a list of sections, each of them begins {head}"
+        return " must be a list, in square brackets"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f": {message[:1].lower()}{message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text[:_SHOWN]} …" if len(text) > _SHOWN else text
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ reads and in listings.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 import uuid
@@ -25,7 +26,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from transforms.lookup import ConfigError
+from transforms.lookup import ConfigError, nearest
 
 _PARALLEL_REQUESTS = 32
 _FILES_AT_A_TIME = 4096
@@ -121,6 +122,25 @@ def exists(uri: str) -> bool:
     """Whether there is a file or directory at a URI."""
     fs, path = filesystem(uri)
     return bool(fs.exists(path))
+
+
+def why_missing(uri: str) -> str:
+    """Say what is mostly wrong with a path at which nothing is found.
+
+    Returns:
+      `; ` and a sentence, or nothing.
+    """
+    if re.search(r"\$\w|\$\{|%\w+%", uri):
+        return "; variables such as $HOME are not replaced"
+    if "\\" in uri:
+        return "; write / between folders"
+    path = local_path(uri)
+    while path and not path.parent.is_dir():
+        path = path.parent
+    try:
+        return nearest(path.name, os.listdir(path.parent)) if path else ""
+    except OSError:
+        return ""
 
 
 def list_names(uri: str) -> list[str]:

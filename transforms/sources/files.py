@@ -142,7 +142,8 @@ def _expand(pattern: str, option: str, suffixes: tuple[str, ...]) -> list[File]:
         wanted = f" ending in {', '.join(suffixes)}" if suffixes else ""
         raise ConfigError(
             f"{option} must match at least one file{wanted}, got {pattern!r}, which"
-            " matches none; relative paths start at the working directory"
+            f" matches none{storage.why_missing(pattern)}; relative paths start at the"
+            " working directory"
         )
     return files
 

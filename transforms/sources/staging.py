@@ -164,7 +164,7 @@ def _local(uri: str, option: str, directory: Path) -> Path:
     if is_checkpoint and not fs.exists(f"{path}.index"):
         raise ConfigError(
             f"{option} must be an existing file, got {uri!r} in the working directory"
-            f" {str(Path.cwd())!r}"
+            f" {str(Path.cwd())!r}{storage.why_missing(uri)}"
         )
     local = storage.local_path(uri.rstrip("/"))
     if local is not None:
