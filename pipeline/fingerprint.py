@@ -113,8 +113,11 @@ def _config_parts(config: Config) -> dict[str, Any]:
         if isinstance(value, dict) and not key:
             options = [name for name in value if f"{section}.{name}" not in INGREDIENTS]
             value = {name: value[name] for name in options}
-        unordered = place == "model.imports"
-        parts.setdefault(ingredient, {})[place] = sorted(value) if unordered else value
+        if place == "model.imports":  # whose order says nothing
+            value = sorted(value)
+        elif place == "source.keep":  # whose order is that of columns
+            value = list(value.items())
+        parts.setdefault(ingredient, {})[place] = value
     return parts
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pipeline.cut import cut_shards, default_rows_per_part, limit_shards
@@ -19,7 +20,7 @@ from transforms.models.model import Model
 from transforms.preprocess.steps import Step, make_steps, needed_features, trace_steps
 from transforms.shard import Shards
 from transforms.sources.readers import make_source
-from transforms.sources.source import File, Source
+from transforms.sources.source import File, OtherColumns, Source
 from transforms.table.columns import (
     Column,
     bytes_per_row,
@@ -61,9 +62,10 @@ def make_plan(config: Config) -> Plan:
     job = trace_job(config)
     _check_lengths(config, job.model)
     activations, taps, compiled = _compile(config, job.model)
-    columns = make_columns(
-        config, job.source.default_key, job.table_features(), taps, compiled.outputs
-    )
+    with naming_other_columns(job.source):
+        columns = make_columns(
+            config, job.source.default_key, job.table_features(), taps, compiled.outputs
+        )
     _check_batches(columns, config.model.batch_rows)
     used = [i.feature for i in job.model.inputs] + passed_features(columns)
     features = needed_features(job.steps, job.table_features(made=False), used)
@@ -161,11 +163,28 @@ def trace_job(config: Config) -> Job:
     """Describe the source, trace its preprocessing, load the model for the result."""
     device.configure()
     source = make_source(config.source)
-    features = dict(source.describe())
-    steps = make_steps(config.source.preprocess)
-    prepared = trace_steps(steps, features)
-    model = cached_model(config.model, prepared)
+    with naming_other_columns(source):
+        features = dict(source.describe())
+        steps = make_steps(config.source.preprocess)
+        prepared = trace_steps(steps, features)
+        model = cached_model(config.model, prepared)
     return Job(config, source, features, steps, prepared, model)
+
+
+@contextmanager
+def naming_other_columns(source: Source) -> Iterator[None]:
+    """Let messages say of columns that are there and are no features what they are."""
+    try:
+        yield
+    except ConfigError as error:
+        others = source.other_columns() if isinstance(source, OtherColumns) else {}
+        text = str(error)
+        said = [
+            f"{n!r} is there: it {why}" for n, why in others.items() if repr(n) in text
+        ]
+        if not said:
+            raise
+        raise ConfigError("; ".join([text, *said])) from error
 
 
 def _cut(

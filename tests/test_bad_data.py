@@ -399,12 +399,12 @@ REFUSED: dict[str, tuple[str, Damage, str]] = {
     "half an Arrow file": (
         "arrow",
         lambda d: cut(d / "1.arrow", 0.5),
-        r"cannot read the footer of .*1\.arrow",
+        r"cannot read the head of .*1\.arrow",
     ),
     "an Arrow file with a damaged record batch": (
         "arrow",
         lambda d: flipped_batch(d / "1.arrow"),
-        r"cannot read the footer of .*1\.arrow",
+        r"cannot read the head of .*1\.arrow",
     ),
     "half an ArrayRecord file": (
         "array_record",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.show import last_words
+from transforms.column_names import snake
 from transforms.config import TapSpec
 from transforms.credentials import holds_credentials, is_secret_name, mask
 from transforms.errors.failure import clean_message
@@ -21,7 +22,7 @@ from transforms.sources.parquet import _hive_values
 from transforms.sources.staging import target_in
 from transforms.sources.webdataset import expand_braces
 from transforms.taps.chains import split_reduction
-from transforms.taps.language import Activation, choose_one, match, snake
+from transforms.taps.language import Activation, choose_one, match
 
 _TIMES = 2
 _TRIES = 3

@@ -338,7 +338,7 @@ def test_set_overrides_values_with_toml_or_text(tmp_path: Path) -> None:
     assert config.model.batch_rows == 32
     assert config.table.path == "gs://bucket/t"
     assert config.taps[0].path == "b"
-    assert config.source.keep == ("label",)
+    assert config.source.keep == {"label": "label"}
 
 
 @pytest.mark.parametrize(

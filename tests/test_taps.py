@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transforms.column_names import snake
 from transforms.config import TapSpec
 from transforms.lookup import ConfigError
-from transforms.taps.language import Activation, choose, match, snake
+from transforms.taps.language import Activation, choose, match
 
 segment = st.text("abc_0", min_size=1, max_size=4)
 path = st.lists(segment, min_size=1, max_size=4).map("/".join)

@@ -15,11 +15,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from transforms.column_names import snake
+
 Rows = Annotated[int, Field(gt=0)]
 
 
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _named(value: Any) -> Any:
+    """Name the columns of a list of features."""
+    value = _one_or_many(value)
+    if not isinstance(value, list | tuple):
+        return value
+    named: dict[str, Any] = {}
+    for feature in value:
+        column = snake(str(feature))
+        other = named.setdefault(column, feature)
+        if other != feature:
+            raise ValueError(
+                f"{other!r} and {feature!r} would both be column {column!r}; rename"
+                f' one: keep = {{ {column} = "{other}", {column}_2 = "{feature}" }}'
+            )
+    return named
 
 
 def _time_text(value: Any) -> Any:
@@ -76,8 +95,9 @@ class SourceSpec(_Section):
         the run at its end. If left out, the reader's default key is used, mostly
         `<file>#<row>`.
       keep: features that become columns as they were read, beside those of taps; or as
-        preprocessing made them, if the source has none of that name. Column names are
-        the features' names in lower_snake. If left out, no feature is kept.
+        preprocessing made them, if the source has none of that name: `{column:
+        feature}`, or a list of features, whose names in lower_snake become the
+        columns'. If left out, no feature is kept.
       preprocess: steps that turn what was read into what the model takes, run in this
         order. If left out, the model gets the features as they were read.
     """
@@ -86,7 +106,7 @@ class SourceSpec(_Section):
 
     reader: str
     key: str | None = None
-    keep: tuple[str, ...] = ()
+    keep: Annotated[dict[str, str], BeforeValidator(_named)] = {}
     preprocess: tuple[Annotated[StepSpec, BeforeValidator(_step)], ...] = ()
 
     @property

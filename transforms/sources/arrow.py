@@ -12,32 +12,34 @@ import pyarrow.compute as pc
 
 from transforms.dtypes import DTYPES, Feature, null_name
 from transforms.sources.blocks import Block, nothing
+from transforms.sources.plain import is_list, plain, plain_type
 
 _OPEN_ROWS = 64
 _ABSENT = "is null or has another length than planned"
 
 
-def feature_of(kind: pa.DataType, length: int | None = None) -> Feature | None:
+Lengths = tuple[int | None, ...]
+"""Of a column's lists, and of the lists in these; None where rows differ."""
+
+
+def feature_of(kind: pa.DataType, lengths: Lengths = ()) -> Feature | None:
     """Give the feature that holds a column's values; None if tensors cannot hold them.
 
     Args:
       kind: the column's Arrow type.
-      length: length of the column's lists if its type does not say it; None if the
-        lengths differ between rows.
+      lengths: of its lists, from the outermost, where the type does not say them.
     """
-    if _is_list(kind):
-        element = feature_of(kind.value_type)
+    kind = plain_type(kind)
+    if is_list(kind):
+        element = feature_of(kind.value_type, lengths[1:])
+        length = lengths[0] if lengths else None
         size = kind.list_size if pa.types.is_fixed_size_list(kind) else length
         if element is None or None in element.shape:
             return None
         return Feature(element.dtype, (size, *element.shape))
-    if pa.types.is_dictionary(kind):
-        return feature_of(kind.value_type)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_string(kind):
         return Feature("string")
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return Feature("bytes")
-    if pa.types.is_fixed_size_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return Feature("bytes")
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return Feature("timestamp")
@@ -49,15 +51,15 @@ def feature_of(kind: pa.DataType, length: int | None = None) -> Feature | None:
 
 
 def features_of(
-    schema: pa.Schema, lengths: Mapping[str, int | None]
+    schema: pa.Schema, lengths: Mapping[str, Lengths]
 ) -> dict[str, Feature]:
     """Give the features of a schema; columns that tensors cannot hold are left out.
 
     Args:
       schema: of the file.
-      lengths: `{list column: length of its lists}`, as `list_lengths` gives it.
+      lengths: `{list column: lengths of its lists}`, as `list_lengths` gives them.
     """
-    found = {f.name: feature_of(f.type, lengths.get(f.name)) for f in schema}
+    found = {f.name: feature_of(f.type, lengths.get(f.name, ())) for f in schema}
     return {
         name: replace(feature, nullable=schema.field(name).nullable)
         for name, feature in found.items()
@@ -65,14 +67,28 @@ def features_of(
     }
 
 
-def list_lengths(sample: pa.Table) -> dict[str, int | None]:
-    """Give the length of each list column's lists; None if it differs between rows."""
-    lengths = {}
-    for field in sample.schema:
-        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-            found = pc.unique(pc.list_value_length(sample[field.name])).drop_null()
-            lengths[field.name] = found[0].as_py() if len(found) == 1 else None
-    return lengths
+def list_lengths(sample: pa.Table) -> dict[str, Lengths]:
+    """Give the lengths of each list column's lists, and of the lists in these."""
+    return {
+        field.name: tuple(_lengths(plain(whole(sample[field.name]))))
+        for field in sample.schema
+        if is_list(plain_type(field.type))
+    }
+
+
+def _lengths(array: pa.Array) -> Iterator[int | None]:
+    while is_list(array.type):
+        found = pc.unique(pc.list_value_length(array)).drop_null()
+        yield found[0].as_py() if len(found) == 1 else None
+        array = array.flatten()
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """Give a column in one piece."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else array
+    return array
 
 
 def arrow_type(feature: Feature) -> pa.DataType:
@@ -141,14 +157,6 @@ def _nulls(column: pa.Array) -> np.ndarray:
     return nulls
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind)
-        or pa.types.is_large_list(kind)
-        or pa.types.is_fixed_size_list(kind)
-    )
-
-
 def _column(table: pa.Table, name: str, feature: Feature) -> pa.Array:
     """Take a column out of an Arrow table, as it is stored.
 
@@ -160,13 +168,9 @@ def _column(table: pa.Table, name: str, feature: Feature) -> pa.Array:
         raise KeyError(
             f"the file lacks column {name!r} (it has {', '.join(table.column_names)})"
         )
-    array = table[name].combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else array
+    array = plain(whole(table[name]))
     if pa.types.is_null(array.type):
         return array.cast(arrow_type(feature))
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
     depth, leaf = _depth_and_leaf(array.type)
     found = feature_of(leaf)
     is_alike = found is not None and (
@@ -176,7 +180,7 @@ def _column(table: pa.Table, name: str, feature: Feature) -> pa.Array:
     )
     if depth != len(feature.shape) or not is_alike:
         raise pa.ArrowInvalid(
-            f"column {name!r} is {array.type}, planned was {arrow_type(feature)}"
+            f"column {name!r} is {table[name].type}, planned was {arrow_type(feature)}"
         )
     return array
 
@@ -184,7 +188,7 @@ def _column(table: pa.Table, name: str, feature: Feature) -> pa.Array:
 def _depth_and_leaf(kind: pa.DataType) -> tuple[int, pa.DataType]:
     """Tell how many lists lie around a type's values, and the type of these."""
     depth = 0
-    while _is_list(kind):
+    while is_list(kind):
         depth, kind = depth + 1, kind.value_type
     return depth, kind
 

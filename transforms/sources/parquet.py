@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms.dtypes import Feature
+from transforms.dtypes import DTYPES, Feature
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.sources.arrow import blocks_of, features_of, list_lengths
+from transforms.sources.arrow import Lengths, blocks_of, features_of, list_lengths
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.files import list_files
+from transforms.sources.plain import why_unreadable
 from transforms.sources.row_groups import RowGroups, open_groups
 from transforms.sources.source import File
 from transforms.sources.staging import in_place
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _PARALLEL_FOOTERS = 16
 _SAMPLE_ROWS = 1000
 _ROW_ID = "row_id"
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _HIVE = re.compile(r"(?<![^/])([^=/]++)=([^/]*)")
 
 
@@ -40,13 +42,15 @@ class Parquet:
     """Parquet and Arrow IPC (Feather) files; only the columns needed are read.
 
     Numbers, booleans, text, binary and times are scalars; lists of them are vectors,
-    and lists of fixed-size lists matrices. Directories named `column=value` add a
-    column. Files that end in `.arrow`, `.feather` or `.ipc` are Arrow files.
+    lists of lists matrices; fields of structs are called `struct/field`. Directories
+    named `column=value` add a column. Files that end in `.arrow`, `.arrows`, `.feather`
+    or `.ipc` are Arrow files or streams.
 
     Attributes:
       path: path, directory or glob, one or a list; on any filesystem.
       lengths: column name to the length that its lists have, -1 if it differs between
-        rows. For other columns the first thousand rows of the first file tell.
+        rows; of lists of lists, a list of lengths from the outermost on. For other
+        columns the first thousand rows of the first file that has rows tell.
       filter: `[[column, op, value], …]`; only rows for which all terms hold are read.
         Ops are `=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `not in`. Row groups in which,
         by their statistics, no such row can be are not planned. If absent, all rows
@@ -54,7 +58,7 @@ class Parquet:
     """
 
     path: str | list[str]
-    lengths: dict[str, int] | None = None
+    lengths: dict[str, int | list[int]] | None = None
     filter: list[list[Any]] | None = None
 
     localize = staticmethod(in_place)
@@ -71,27 +75,37 @@ class Parquet:
             return list(pool.map(self._with_row_groups, self._files))
 
     def describe(self) -> Mapping[str, Feature]:
-        """Take the features' types from the first file's schema."""
-        with closing(open_groups(self._files[0].uri)) as opened:
-            lengths = list_lengths(opened.head(_SAMPLE_ROWS))
-        for name, length in (self.lengths or {}).items():
+        """Take the features' types from the first file that has rows."""
+        uri, schema, found = self._first
+        lengths = dict(found)
+        for name, given in (self.lengths or {}).items():
             if name not in lengths:
                 raise ConfigError(
-                    f"source.lengths must name list columns of {self._files[0].uri!r},"
-                    f" got {name!r}"
+                    f"source.lengths must name list columns of {uri!r}, got {name!r}"
                 )
-            lengths[name] = None if length == -1 else length
-        features = {n: Feature(dtype) for n, dtype in self._partitions.items()}
-        features |= features_of(opened.schema, lengths)
+            sizes = given if isinstance(given, list) else [given]
+            own = tuple(None if size == -1 else size for size in sizes)
+            lengths[name] = own + lengths[name][len(own) :]
+        features = {**self._partitions, **features_of(schema, lengths)}
         if self.filter:
             features[_ROW_ID] = Feature("string")
             for name, *_ in self.filter:
-                if name not in {*opened.schema.names, *self._partitions}:
+                if name not in {*schema.names, *self._partitions}:
                     raise ConfigError(
-                        "source.filter must name columns of"
-                        f" {self._files[0].uri!r}, got {name!r}"
+                        f"source.filter must name columns of {uri!r}, got {name!r}"
                     )
         return features
+
+    def other_columns(self) -> Mapping[str, str]:
+        """Give the columns that are there and are no features, and why."""
+        with closing(open_groups(self._first[0])) as opened:
+            fields = [*opened.schema, *opened.stored]
+        features = self.describe()
+        return {
+            field.name: why_unreadable(field.name, field.type)
+            for field in fields
+            if field.name not in features
+        }
 
     def read(
         self,
@@ -111,8 +125,8 @@ class Parquet:
             if piece.file not in opened:
                 close()
                 opened[piece.file] = open_groups(piece.file)
-            dtypes = self._filtered_dtypes | {n: f.dtype for n, f in features.items()}
-            constants = _constants(piece.name, dtypes)
+            kinds = self._filtered_features | dict(features)
+            constants = _constants(piece.name, kinds)
             return self._blocks(opened[piece.file], piece, features, constants)
 
         return dataset(pieces, features, batch_rows, read_piece, close)
@@ -122,15 +136,31 @@ class Parquet:
         return list_files(self.path)
 
     @cached_property
-    def _partitions(self) -> dict[str, str]:
-        """`{column: dtype}` of the columns that directories `column=value` add."""
-        found: dict[str, set[str]] = {}
+    def _first(self) -> tuple[str, pa.Schema, Mapping[str, Lengths]]:
+        """The first file that has rows, its schema, and the lengths of its lists."""
+        for file in (*self._files, self._files[0]):
+            with closing(open_groups(file.uri)) as opened:
+                if any(opened.groups):
+                    break
+        with closing(open_groups(file.uri)) as opened:
+            return file.uri, opened.schema, list_lengths(opened.head(_SAMPLE_ROWS))
+
+    @cached_property
+    def _partitions(self) -> dict[str, Feature]:
+        """The columns that directories `column=value` add.
+
+        They are whole numbers if all values are written as such. Text with leading
+        zeros, as of postal codes, stays text.
+        """
+        found: dict[str, set[str | None]] = {}
         for file in self._files:
             for name, value in _hive_values(file.name).items():
                 found.setdefault(name, set()).add(value)
-        whole = re.compile(r"-?\d{1,18}").fullmatch
         return {
-            name: "int64" if all(whole(value) for value in values) else "string"
+            name: Feature(
+                "int64" if all(_is_number(v) for v in values - {None}) else "string",
+                nullable=None in values,
+            )
             for name, values in found.items()
         }
 
@@ -204,26 +234,37 @@ class Parquet:
         return kept[piece.start : piece.start + most]
 
     @cached_property
-    def _filtered_dtypes(self) -> dict[str, str]:
-        """`{column: dtype}` of the columns in the filter, judged by its values."""
+    def _filtered_features(self) -> dict[str, Feature]:
+        """The columns in the filter, judged by its values."""
         found = {}
         for column, _, value in self.filter or ():
             values = value if isinstance(value, list) else [value]
             whole = all(isinstance(one, int | float) for one in values)
-            found[column] = "int64" if whole else "string"
+            found[column] = Feature("int64" if whole else "string")
         return found
 
 
-def _constants(name: str, dtypes: Mapping[str, str]) -> dict[str, pa.Scalar]:
+def _constants(name: str, features: Mapping[str, Feature]) -> dict[str, pa.Scalar]:
     """Give the values of partition columns for one file."""
+    constants = {}
+    for column, value in _hive_values(name).items():
+        if column in features:
+            kind = DTYPES[features[column].dtype].arrow
+            number = features[column].family == "integer" and value is not None
+            constants[column] = pa.scalar(int(value or 0) if number else value, kind)
+    return constants
+
+
+def _hive_values(name: str) -> dict[str, str | None]:
+    """Parse `column=value` directories out of a file's name."""
+    directory = name.rpartition("/")[0]
     return {
-        column: pa.scalar(int(value) if dtypes[column] == "int64" else value)
-        for column, value in _hive_values(name).items()
-        if column in dtypes
+        unquote(column): None if value == _HIVE_NULL else unquote(value)
+        for column, value in _HIVE.findall(directory)
     }
 
 
-def _hive_values(name: str) -> dict[str, str]:
-    """Parse `column=value` directories out of a file's name."""
-    directory = name.rpartition("/")[0]
-    return {n: unquote(value) for n, value in _HIVE.findall(directory)}
+def _is_number(value: str | None) -> bool:
+    """Whether a text is a whole number of 64 bits, and is written as numbers are."""
+    whole = re.fullmatch(r"-?\d{1,18}", value or "")
+    return whole is not None and str(int(whole[0])) == value

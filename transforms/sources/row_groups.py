@@ -12,18 +12,23 @@ import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.lookup import ConfigError
+from transforms.sources.ipc_messages import Message, messages
+from transforms.sources.plain import flat_column, flat_schema, is_list, plain_type
 
-_IPC_SUFFIXES = (".arrow", ".feather", ".ipc")
+_IPC_SUFFIXES = (".arrow", ".arrows", ".feather", ".ipc")
+_IPC_MAGIC = b"ARROW1"
 
 
 class RowGroups:
     """An open Parquet or Arrow IPC file; record batches of the latter count as groups.
 
     Attributes:
-      schema: Arrow schema of the columns.
+      stored: Arrow schema of the columns as they are stored.
+      schema: the same with the fields of structs in the place of structs.
       groups: number of rows in each row group.
     """
 
+    stored: pa.Schema
     schema: pa.Schema
     groups: list[int]
     _streams: list[Any]
@@ -39,9 +44,12 @@ class RowGroups:
 
     def head(self, rows: int) -> pa.Table:
         """Read the first rows of the list columns; no rows if they are damaged."""
-        names = [field.name for field in self.schema if pa.types.is_list(field.type)]
+        names = [f.name for f in self.schema if is_list(plain_type(f.type))]
+        first = next((i for i, count in enumerate(self.groups) if count), None)
+        if first is None or not names:
+            return pa.schema([self.schema.field(name) for name in names]).empty_table()
         try:
-            return self.read(0, names)[:rows] if self.groups and names else pa.table({})
+            return self.read(first, names)[:rows]
         except ValueError:
             return self.schema.empty_table()
 
@@ -52,6 +60,15 @@ class RowGroups:
           ValueError: the row group is damaged.
           OSError: the storage failed.
         """
+        known = [n for n in dict.fromkeys(names) if n in self.schema.names]
+        table = self._read(group, known)
+        columns = [flat_column(table, name) for name in known]
+        if not columns:  # then the rows are counted by another column
+            return table
+        return pa.Table.from_arrays(columns, known)
+
+    def _read(self, group: int, names: Sequence[str]) -> pa.Table:
+        """Read the stored columns that hold some columns of a row group."""
         raise NotImplementedError
 
     def matching(self, expression: Any, constants: Mapping[str, Any]) -> list[int]:
@@ -70,20 +87,25 @@ class _ParquetFile(RowGroups):
         self._streams = [fs.open(path, "rb")]
         try:
             self._file = pq.ParquetFile(
-                self._streams[0], pre_buffer=True, page_checksum_verification=True
+                self._streams[0],
+                pre_buffer=True,
+                page_checksum_verification=True,
+                coerce_int96_timestamp_unit="us",  # nanoseconds end in the year 2262
             )
         except (pa.ArrowInvalid, OSError):
             self.close()
             raise
-        self.schema = self._file.schema_arrow
+        self.stored = self._file.schema_arrow
+        self.schema = flat_schema(self.stored)
         metadata = self._file.metadata
         self.groups = [
             metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
         ]
 
-    def read(self, group: int, names: Sequence[str]) -> pa.Table:
+    def _read(self, group: int, names: Sequence[str]) -> pa.Table:
+        flat = [n if n in self.stored.names else n.replace("/", ".") for n in names]
         try:
-            return self._file.read_row_group(group, columns=list(names))
+            return self._file.read_row_group(group, columns=flat)
         except OSError as error:
             if _is_damage(error):
                 raise ValueError(f"row group {group} is damaged: {error}") from error
@@ -92,15 +114,22 @@ class _ParquetFile(RowGroups):
     def matching(self, expression: Any, constants: Mapping[str, Any]) -> list[int]:
         known = pads.scalar(True)
         for name, value in constants.items():
-            known = known & (pads.field(name) == value)
+            field = pads.field(name)
+            known = known & (field == value if value.is_valid else field.is_null())
         fragment = pads.ParquetFileFormat().make_fragment(
             self._streams[0], partition_expression=known
         )
-        schema = self.schema
+        schema = self.stored
         for name, value in constants.items():
             if name not in schema.names:
                 schema = schema.append(pa.field(name, value.type))
-        return [group.id for group in fragment.subset(expression, schema).row_groups]
+        try:
+            chosen = fragment.subset(expression, schema)
+        except pa.ArrowInvalid as error:
+            if "No match for FieldRef" not in str(error):
+                raise
+            return super().matching(expression, constants)  # of a struct's field
+        return [group.id for group in chosen.row_groups]
 
 
 class _IpcFile(RowGroups):
@@ -108,7 +137,8 @@ class _IpcFile(RowGroups):
         self._fs, self._path = storage.filesystem(uri)
         self._streams = []
         try:
-            self.schema = self._open(None).schema
+            self.stored = self._open(None).schema
+            self.schema = flat_schema(self.stored)
             narrow = self._open([0])
             self.groups = [
                 narrow.get_batch(i).num_rows for i in range(narrow.num_record_batches)
@@ -117,10 +147,8 @@ class _IpcFile(RowGroups):
             self.close()
             raise
 
-    def read(self, group: int, names: Sequence[str]) -> pa.Table:
-        fields = sorted(
-            {i for n in names for i in self.schema.get_all_field_indices(n)}
-        )
+    def _read(self, group: int, names: Sequence[str]) -> pa.Table:
+        fields = _holding(self.stored, names)
         try:
             batch = self._open(fields or [0]).get_batch(group)
         except (pa.ArrowInvalid, OSError) as error:
@@ -136,8 +164,68 @@ class _IpcFile(RowGroups):
         return pa.ipc.open_file(self._streams[0], options=options)
 
 
+class _IpcStream(RowGroups):
+    """An Arrow IPC stream, as Hugging Face stores data sets.
+
+    It has no footer: the heads of its messages tell where record batches lie.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._fs, self._path = storage.filesystem(uri)
+        self._streams = [self._fs.open(self._path, "rb")]
+        try:
+            self._head, *rest = messages(self._streams[0])
+            with pa.ipc.open_stream(self._bytes([self._head])) as reader:
+                self.stored = reader.schema
+        except (pa.ArrowInvalid, OSError, ValueError):
+            self.close()
+            raise
+        self.schema = flat_schema(self.stored)
+        self._rest = rest
+        self._batches = [i for i, one in enumerate(rest) if one.rows is not None]
+        self.groups = [rest[i].rows or 0 for i in self._batches]
+
+    def _read(self, group: int, names: Sequence[str]) -> pa.Table:
+        last = self._batches[group]
+        dictionaries = [one for one in self._rest[:last] if one.rows is None]
+        fields = _holding(self.stored, names)
+        options = pa.ipc.IpcReadOptions(included_fields=fields or [0])
+        wanted = self._bytes([self._head, *dictionaries, self._rest[last]])
+        try:
+            with pa.ipc.open_stream(wanted, options=options) as reader:
+                return pa.Table.from_batches([reader.read_next_batch()])
+        except (pa.ArrowInvalid, OSError, StopIteration) as error:
+            raise ValueError(f"record batch {group} is damaged: {error}") from error
+
+    def _bytes(self, wanted: Sequence[Message]) -> pa.Buffer:
+        """Read messages from the file, one after the other."""
+        stream = self._streams[0]
+        found = b""
+        for one in wanted:
+            stream.seek(one.start)
+            found += stream.read(one.end - one.start)
+        return pa.py_buffer(found)
+
+
+def _holding(stored: pa.Schema, names: Sequence[str]) -> list[int]:
+    """Number the stored columns that are, or hold, some columns."""
+    return [
+        index
+        for index, field in enumerate(stored)
+        if any(f"{name}/".startswith(f"{field.name}/") for name in names)
+    ]
+
+
+def _open_ipc(uri: str) -> RowGroups:
+    """Open an Arrow IPC file, or a stream, by the first bytes."""
+    fs, path = storage.filesystem(uri)
+    with fs.open(path, "rb") as stream:
+        is_file = stream.read(len(_IPC_MAGIC)) == _IPC_MAGIC
+    return _IpcFile(uri) if is_file else _IpcStream(uri)
+
+
 def open_groups(uri: str) -> RowGroups:
-    """Open a Parquet file, or by its suffix an Arrow IPC file.
+    """Open a Parquet file, or by its suffix an Arrow IPC file or stream.
 
     Raises:
       ConfigError: the file is damaged, or of another format.
@@ -145,11 +233,11 @@ def open_groups(uri: str) -> RowGroups:
     """
     is_ipc = uri.endswith(_IPC_SUFFIXES)
     try:
-        return _IpcFile(uri) if is_ipc else _ParquetFile(uri)
-    except (pa.ArrowInvalid, OSError) as error:
+        return _open_ipc(uri) if is_ipc else _ParquetFile(uri)
+    except (ValueError, OSError) as error:
         if isinstance(error, OSError) and not _is_damage(error):
             raise
-        kind, part = ("Arrow IPC", "footer") if is_ipc else ("Parquet", "footer")
+        kind, part = ("Arrow IPC", "head") if is_ipc else ("Parquet", "footer")
         raise ConfigError(
             f"source.path must hold {kind} files, cannot read the {part} of {uri!r}:"
             f" {error}; remove or replace the file"

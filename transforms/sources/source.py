@@ -123,6 +123,17 @@ class Localizes(Protocol):
         """
 
 
+@runtime_checkable
+class OtherColumns(Protocol):
+    """A source that may hold columns that cannot be features.
+
+    A message that names one then says what it is, rather than that it is not there.
+    """
+
+    def other_columns(self) -> Mapping[str, str]:
+        """Give what is to be said of each: `{name: "is a struct; …"}`."""
+
+
 @dataclass(frozen=True, slots=True)
 class GivenFeature:
     """A feature as a config gives it.

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from transforms.column_names import RESERVED, is_column_name, snake
 from transforms.config import Config, TableSpec
 from transforms.dtypes import DTYPES, KEY_DTYPES, Feature, null_name
 from transforms.lookup import ConfigError, nearest
 from transforms.messages import shape_text
 from transforms.table.timestamps import constant_timestamp
 from transforms.taps.compile import Output
-from transforms.taps.language import RESERVED, Tap, snake
+from transforms.taps.language import Tap
 
 METADATA_KEY = b"featuretap"
 _OPEN_LENGTH = 128
@@ -125,7 +126,7 @@ def make_columns(
     columns = [_key_column(config.source.key or default_key, features)]
     if config.table.event_timestamp:
         columns.append(_timestamp_column(config.table, features))
-    columns += [_kept_column(name, features) for name in config.source.keep]
+    columns += [_kept_column(*kept, features) for kept in config.source.keep.items()]
     by_column = {tap.column: tap for tap in taps}
     columns += [
         _computed_column(output, by_column[output.shape_of or output.column])
@@ -135,24 +136,30 @@ def make_columns(
     return columns
 
 
-def _kept_column(name: str, features: Mapping[str, Feature]) -> Column:
-    feature = _feature(name, features, "source.keep")
-    if name in RESERVED:
+def _kept_column(column: str, source: str, features: Mapping[str, Feature]) -> Column:
+    feature = _feature(source, features, "source.keep")
+    if column in RESERVED:
         raise ConfigError(
             f"source.keep must not use the names {', '.join(RESERVED)}, got"
-            f" {name!r}; set source.key or table.event_timestamp"
+            f" {column!r}; set source.key or table.event_timestamp, or give the column"
+            f' another name, as in keep = {{ {column}_ = "{source}" }}'
+        )
+    if not is_column_name(column):
+        raise ConfigError(
+            f"source.keep must name columns in lower_snake, got {column!r};"
+            f" {snake(column)!r} would do"
         )
     if None in feature.shape and len(feature.shape) > 1:
         raise ConfigError(
-            f"source.keep must name features of one shape, or lists, {name!r} has"
+            f"source.keep must name features of one shape, or lists, {source!r} has"
             f" {shape_text(feature.shape)}"
         )
     return Column(
-        name=snake(name),
+        name=column,
         role="keep",
         dtype=feature.dtype,
         shape=feature.shape,
-        source=name,
+        source=source,
         nullable=feature.nullable,
     )
 

@@ -13,13 +13,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from transforms.column_names import RESERVED, is_column_name, snake, words
 from transforms.config import TapSpec
 from transforms.dtypes import DTYPES, column_dtype
 from transforms.lookup import ConfigError
 
-RESERVED = ("example_id", "event_timestamp")
 _NEAR = 5
-_COLUMN = re.compile(r"[a-z_][a-z0-9_]*")
 _WILDCARD = re.compile(r"(\*\*/|\*\*|\*)")
 
 
@@ -148,16 +147,6 @@ def _step(
     return wildcard
 
 
-def snake(text: str) -> str:
-    """Turn an address into a column name.
-
-    >>> snake("encoder/Block_1:attnScores")
-    'encoder_block_1_attn_scores'
-    """
-    name = _words(text)
-    return f"_{name}" if name[:1].isdigit() else name or "output"
-
-
 def choose(specs: Sequence[TapSpec], activations: Sequence[Activation]) -> list[Tap]:
     """Find the activations that the taps of a config name.
 
@@ -269,19 +258,13 @@ def _column(spec: TapSpec, place: str, address: str, wildcards: tuple[str, ...])
                 f"{place}.column must number wildcards of the path, which has"
                 f" {len(wildcards) or 'none'}, got {found[0]!r} in {spec.column!r}"
             )
-        return _words(wildcards[number - 1])
+        return words(wildcards[number - 1])
 
     name = re.sub(r"\{(\d{1,9})\}", fill, spec.column)
-    if not _COLUMN.fullmatch(name) or name in RESERVED:
+    if not is_column_name(name) or name in RESERVED:
         suggested = f"{name}_" if name in RESERVED else snake(name)
         raise ConfigError(
             f"{place}.column must be lower_snake and not one of {', '.join(RESERVED)},"
             f" got {name!r}; {suggested!r} would do"
         )
     return name
-
-
-def _words(text: str) -> str:
-    """Join the words of a text, in lower case, with underscores."""
-    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
-    return re.sub(r"[^a-z0-9]+", "_", split.lower()).strip("_")
