@@ -10,6 +10,7 @@ from pipeline.fingerprint import changes_bytes, hash_config
 from pipeline.plan import Plan
 from transforms.config import Config
 from transforms.lookup import ConfigError, TableError
+from transforms.shard import Shards
 from transforms.table.directory import Table
 from transforms.table.plan_file import Claim, TablePlan, read_shards
 
@@ -25,6 +26,8 @@ def refusal(table: Table, plan: Plan, there: Claim) -> str:
         if there.ingredients.get(name) != digest
     ]
     changed = [*_changed_values(plan, there), *_changed_files(table, plan)]
+    if names == ["parts"]:
+        changed += _changed_parts(table, plan)
     if len(changed) > _NAMED_DIFFERENCES:
         rest = len(changed) - _NAMED_DIFFERENCES
         changed = [*changed[:_NAMED_DIFFERENCES], f"  and {rest} differences more"]
@@ -123,3 +126,20 @@ def _changed_files(table: Table, plan: Plan) -> list[str]:
             if there.get(uri, here[uri]) != here[uri]
         ),
     ]
+
+
+def _changed_parts(table: Table, plan: Plan) -> list[str]:
+    """Say how the rows are cut, and how to go on with parts of the size there."""
+    try:
+        there = read_shards(table)
+    except (FileNotFoundError, TableError):
+        return []
+    lines = [f"  parts\n    there: {_parts(there)}\n    here:  {_parts(plan.shards)}"]
+    if (rows := there.most_rows) is not None:
+        lines.append(f"  table.rows_per_part = {rows} would go on with what is there")
+    return lines
+
+
+def _parts(shards: Shards) -> str:
+    rows = shards.most_rows
+    return f"{len(shards)}" + ("" if rows is None else f" of at most {rows} rows")

@@ -6,7 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from pipeline.cut import cut_shards, default_rows_per_part, limit_shards
+from pipeline.cut import (
+    cut_by_work,
+    cut_shards,
+    default_rows_per_part,
+    limit_shards,
+)
 from pipeline.fingerprint import digest_of, hash_ingredients
 from transforms import device, storage
 from transforms.config import Config
@@ -30,7 +35,7 @@ from transforms.table.columns import (
 from transforms.table.plan_file import TablePlan, versions
 from transforms.taps.company import all_alone, made_up_rows, marked, mixing_taps
 from transforms.taps.compile import CompiledTaps, compile_taps
-from transforms.taps.language import Activation, Tap, choose
+from transforms.taps.language import Activation, Tap, choose, flops_of
 from transforms.taps.survey import list_activations
 from transforms.values import MOST_VALUES
 
@@ -71,7 +76,8 @@ def make_plan(config: Config) -> Plan:
     features = needed_features(job.steps, job.table_features(made=False), used)
     files = list(job.source.files())
     _check_files(config.table.path, files)
-    shards = _cut(config, job.source, files, columns, features)
+    flops = flops_of(taps, activations)
+    shards = _cut(config, job.source, files, columns, features, flops)
     digest = job.model.digest
     ingredients = hash_ingredients(config, files, shards, digest)
     return Plan(
@@ -193,9 +199,10 @@ def _cut(
     files: Sequence[File],
     columns: Sequence[Column],
     features: Mapping[str, Feature],
+    row_flops: int,
 ) -> Shards:
-    rows_per_part = config.table.rows_per_part or default_rows_per_part(
-        files, bytes_per_row(columns), config.model.batch_rows
+    rows_per_part = config.table.rows_per_part or _rows_per_part(
+        config, files, bytes_per_row(columns), row_flops
     )
     cut = cut_shards(files, rows_per_part)
     if config.limit:
@@ -207,6 +214,17 @@ def _cut(
             " any; check source.path, source.split or source.filter"
         )
     return shards
+
+
+def _rows_per_part(
+    config: Config, files: Sequence[File], row_bytes: int, row_flops: int
+) -> int:
+    """Choose the size of parts by bytes, and by work where that makes them smaller."""
+    batch_rows = config.model.batch_rows
+    rows_per_part = default_rows_per_part(files, row_bytes, batch_rows)
+    rows = sum(sum(file.blocks or ()) for file in files)
+    rows = min(rows, config.limit or rows)
+    return cut_by_work(rows_per_part, rows, row_flops, batch_rows)
 
 
 def _check_lengths(config: Config, model: Model) -> None:

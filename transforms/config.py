@@ -192,7 +192,8 @@ class TableSpec(_Section):
         file only if it is absent. A finished table of the same fingerprint is left as
         it is, an unfinished one is resumed.
       rows_per_part: most rows of a shard, and so of the Parquet file that it becomes.
-        If left out, as many rows as make parts of 8 to 128 MiB before compression.
+        If left out, as many rows as make parts of 8 to 128 MiB before compression,
+        and at most some seconds of work for one core where the model is heavy.
         Without effect where rows are known only after reading: there a shard is about
         32 MiB of stored data.
       event_timestamp: an RFC 3339 time for all rows, or the feature that holds each

@@ -138,6 +138,12 @@ class Shards(Sequence[Shard]):
         rows = self.table["rows"]
         return None if rows.null_count else pc.sum(rows, min_count=0).as_py()
 
+    @property
+    def most_rows(self) -> int | None:
+        """Rows of the largest shard; None if a source tells only when it is read."""
+        rows = self.table["rows"]
+        return None if rows.null_count else pc.max(rows).as_py()
+
     def digest(self) -> str:
         """Hash how the rows are cut: 64 hex digits."""
         digest = hashlib.sha256()
