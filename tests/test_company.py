@@ -311,7 +311,7 @@ def test_without_these_checks_the_cut_decides_the_values(
 ) -> None:
     """The planted fault: what the checks are for."""
     monkeypatch.setattr("pipeline.plan.mixing_taps", lambda *args: {})
-    monkeypatch.setattr("transforms.extract.check_company", lambda _, parts: parts)
+    monkeypatch.setattr("transforms.taps.ahead.check_company", lambda _, parts: parts)
     found = []
     for batch_rows in (4, 5):
         (tmp_path / str(batch_rows)).mkdir()

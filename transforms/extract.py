@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-from transforms import storage
-from transforms.batch import Batch, Extracted
+from transforms import device, storage
+from transforms.batch import Extracted
 from transforms.clock import Clock
 from transforms.credentials import mask
 from transforms.errors.attempts import attempt, count_deaths
@@ -30,8 +31,7 @@ from transforms.table.parquet_writer import (
     store_part,
     unfinished_files,
 )
-from transforms.taps.company import check_company
-from transforms.taps.infer import infer
+from transforms.taps.ahead import OnFailure, Read, infer_ahead
 from transforms.worker import Worker
 
 
@@ -51,7 +51,7 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
     if committed is not None:
         return committed
     deaths = count_deaths(table.attempts(shard.index))
-    with attempt(table.internal("attempts"), shard.index):
+    with attempt(table.internal("attempts"), shard.index), device.at_shard():
         try:
             commit = _compute(worker, shard, deaths)
         except OSError:
@@ -132,8 +132,8 @@ def _rows(
     """Compute here, unless too many workers have died of it."""
     policy = worker.plan.config.errors
     if deaths < policy.attempts:
-        batches = worker.pipeline.batches(pieces, quarantine.add)
-        yield from compute_rows(worker, shard, batches, quarantine.add, clock)
+        read = partial(worker.pipeline.batches, pieces)
+        yield from compute_rows(worker, shard, read, quarantine.add, clock)
     elif policy.crash == "isolate":
         with local_copies(worker.plan.config.model.files) as files:
             copies = {uri: str(path) for uri, path in files.items()}
@@ -163,8 +163,8 @@ def _give_up(pieces: Sequence[Piece], deaths: int, quarantine: Quarantine) -> No
 def compute_rows(
     worker: Worker,
     shard: Shard,
-    batches: Iterator[Batch],
-    on_failure: Callable[[Failure], None],
+    read: Read,
+    on_failure: OnFailure,
     clock: Clock | None = None,
 ) -> Iterator[Extracted]:
     """Turn batches of model inputs into rows of the table, in this process.
@@ -172,26 +172,27 @@ def compute_rows(
     Args:
       worker: of this process.
       shard: whose rows.
-      batches: of its rows.
+      read: reads batches of its rows.
       on_failure: called with each row that does not come through.
       clock: counts the time.
     """
     clock = clock or Clock()
     policy = worker.plan.config.errors.non_finite
-    unchecked = shard.index == 0  # the first batch of a run stands for all
-    for batch in clock.timed("read", batches):
-        computed = infer(worker.compiled, batch, on_failure)
-        if unchecked:
-            computed = check_company(worker.compiled, computed)
-            unchecked = False
-        for rows, values in clock.timed("compute", computed):
-            marked = {} if policy == "allow" else non_finite_rows(values)
-            if marked and policy == "quarantine":
-                rows, values = set_apart(rows, values, marked, on_failure)
-                marked = {}
-            encoded = encode(worker.layout, shard, rows, values, on_failure)
-            counts = {name: int(found.sum()) for name, found in marked.items()}
-            yield Extracted(encoded, rows.positions, counts)
+    first = shard.index == 0  # the first batch of a run stands for all
+    computed = infer_ahead(
+        worker.compiled,
+        lambda failed: clock.timed("read", read(failed)),
+        on_failure,
+        check_first=first,
+    )
+    for rows, values in clock.timed("compute", computed):
+        marked = {} if policy == "allow" else non_finite_rows(values)
+        if marked and policy == "quarantine":
+            rows, values = set_apart(rows, values, marked, on_failure)
+            marked = {}
+        encoded = encode(worker.layout, shard, rows, values, on_failure)
+        counts = {name: int(found.sum()) for name, found in marked.items()}
+        yield Extracted(encoded, rows.positions, counts)
 
 
 def shard_error(shard: Shard, error: BaseException) -> RuntimeError:
