@@ -46,10 +46,15 @@ class Status:
 
 @dataclass(slots=True)
 class Watch:
-    """Follows one table; each commit record is read once."""
+    """Follows one table; each commit record is read once.
+
+    Attributes:
+      table: the table.
+      committed: indexes of the shards that were done when it last looked.
+    """
 
     table: Table
-    _seen: set[int] = field(default_factory=set)
+    committed: set[int] = field(default_factory=set)
     _sums: Counter[str] = field(default_factory=Counter)
     _seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(_PHASES, 0.0)
@@ -63,14 +68,14 @@ class Watch:
           FileNotFoundError: there is no table, or no plan for one.
         """
         self._plan = plan = self._plan or read_plan(self.table)
-        new = [i for i in self.table.committed() if i not in self._seen]
+        new = [i for i in self.table.committed() if i not in self.committed]
         for commit in self.table.read_commits(new):
             self._add(commit)
         return Status(
             table=self.table.uri,
             finished=self.table.read_success() is not None,
             shards=plan.shard_count,
-            committed=len(self._seen),
+            committed=len(self.committed),
             rows=self._sums["rows"],
             planned_rows=plan.rows,
             quarantined=self._sums["quarantined"],
@@ -79,7 +84,7 @@ class Watch:
         )
 
     def _add(self, commit: Commit) -> None:
-        self._seen.add(commit.shard)
+        self.committed.add(commit.shard)
         self._sums["rows"] += commit.part.rows
         self._sums["quarantined"] += commit.quarantined
         self._sums["bytes"] += commit.part.bytes

@@ -626,3 +626,23 @@ class ForgetfulParquet(Parquet):
                 )
             )
         )
+
+
+class SlowReader(CountingReader):
+    """Takes `seconds` for each batch, until the file `go` is there."""
+
+    def __init__(self, sizes: list[int], go: str, seconds: float) -> None:
+        super().__init__(sizes)
+        self.go, self.seconds = Path(go), seconds
+
+    def read(self, pieces: Sequence[Piece], *args: Any) -> tf.data.Dataset:
+        def linger(at: np.ndarray) -> np.ndarray:
+            if not self.go.exists():
+                time.sleep(self.seconds)
+            return at
+
+        def slowly(at: Any, features: Any) -> Any:
+            late = tf.numpy_function(linger, [at], tf.int64)
+            return tf.ensure_shape(late, at.shape), features
+
+        return super().read(pieces, *args).map(slowly)

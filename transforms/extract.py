@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from transforms import device, storage
+from transforms import device, progress, storage
 from transforms.batch import Extracted
 from transforms.clock import Clock
 from transforms.credentials import mask
@@ -22,6 +22,7 @@ from transforms.errors.non_finite import non_finite_rows, set_apart
 from transforms.errors.quarantine import Quarantine
 from transforms.shard import Piece, Shard, position
 from transforms.sources.staging import local_copies, readable
+from transforms.stop import leave_if_long
 from transforms.table.commit_record import Commit
 from transforms.table.encode import encode
 from transforms.table.parquet_writer import (
@@ -45,13 +46,18 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
       RuntimeError: every row of a first batch failed in the same way, or workers keep
         dying at this shard, or the table has become another one.
       OSError, tf.errors.OpError: storage or device failed; try again.
+      StoppedError: the process is to end soon, and the shard would take longer.
     """
     table = worker.table
     committed = table.read_commit(shard.index)
     if committed is not None:
         return committed
     deaths = count_deaths(table.attempts(shard.index))
-    with attempt(table.internal("attempts"), shard.index), device.at_shard():
+    with (
+        attempt(table.internal("attempts"), shard.index),
+        device.at_shard(),
+        progress.followed(shard.index),
+    ):
         try:
             commit = _compute(worker, shard, deaths)
         except OSError:
@@ -90,6 +96,7 @@ def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
                 non_finite.update(made.non_finite)
                 with clock.during("write"):
                     writer.write(made.rows)
+                _say(shard, quarantine, time.perf_counter() - began)
             with clock.during("write"):
                 writer.finish()
         quarantine.close()
@@ -109,6 +116,14 @@ def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
             device_rows=worker.compiled.device_rows,
             seconds=clock.seconds(time.perf_counter() - began),
         )
+
+
+def _say(shard: Shard, quarantine: Quarantine, seconds: float) -> None:
+    """Say between two batches how far a shard is, and end there if it takes long."""
+    bad = len(quarantine.rows)
+    done = quarantine.sound + bad
+    progress.report(shard.index, progress.Progress(done, bad))
+    leave_if_long(seconds, done, shard.rows)
 
 
 def _quarantine(worker: Worker, shard: Shard) -> Quarantine:
