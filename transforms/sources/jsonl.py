@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -71,6 +73,16 @@ class Jsonl(Lines):
         table = pajson.read_json(io.BytesIO(lines), options)
         return features_of(table.schema, list_lengths(table))
 
+    def _alike(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        found = [_kinds_of(line) for line in lines]
+        counts = Counter(kind for kinds in found for kind in kinds)
+        usual = dict(kind for kind, _ in reversed(counts.most_common()))
+        return [
+            line
+            for line, kinds in zip(lines, found, strict=True)
+            if kinds and all(usual[place] == kind for place, kind in kinds)
+        ]
+
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
         types = {
             name: arrow_type(parsed_as(feature))
@@ -94,6 +106,32 @@ class Jsonl(Lines):
             return table
 
         return parse
+
+
+_Place = tuple[str, ...]
+
+
+def _kinds_of(line: bytes) -> set[tuple[_Place, str]]:
+    """Tell what is where in an object: places and kinds; none if it is no object."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(made := dict(pairs)) < len(pairs):
+            raise ValueError("a key stands twice in an object")
+        return made
+
+    with contextlib.suppress(ValueError, RecursionError):
+        return set(_kinds(json.loads(line, object_pairs_hook=unique), ()))
+    return set()
+
+
+def _kinds(value: Any, place: _Place) -> Iterator[tuple[_Place, str]]:
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else (("[]", v) for v in value)
+        for key, one in inner:
+            yield from _kinds(one, (*place, key))
+    if value is not None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        yield place, "number" if is_number else type(value).__name__
 
 
 def _are_objects(lines: TextLines) -> bool:

@@ -94,6 +94,19 @@ def rows_of(
         yield from blocks
 
 
+def sound_lines(parse: Parser, lines: TextLines) -> list[bytes]:
+    """Give the lines that can be parsed, one by one, in UTF-8."""
+
+    def together(chosen: np.ndarray) -> list[bytes]:
+        some = lines.take(chosen)
+        some.text().decode()
+        _table(parse, some, {})
+        return some.each()
+
+    found = by_halves(len(lines), together, (ValueError,), lambda *_: None)
+    return [line for some in found for line in some]
+
+
 def _table(
     parse: Parser, lines: TextLines, features: Mapping[str, Feature]
 ) -> pa.Table:
