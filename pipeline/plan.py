@@ -17,7 +17,13 @@ from transforms.messages import shape_text
 from transforms.models.inputs import Shape
 from transforms.models.load import cached_model
 from transforms.models.model import Model
-from transforms.preprocess.steps import Step, make_steps, needed_features, trace_steps
+from transforms.preprocess.steps import (
+    Step,
+    fills,
+    make_steps,
+    needed_features,
+    trace_steps,
+)
 from transforms.shard import Shards
 from transforms.sources.readers import make_source
 from transforms.sources.source import File, OtherColumns, Source
@@ -135,7 +141,7 @@ class Job:
         """Give the features that can go to the table.
 
         Those that something may look at on the way are not nullable: a null is a bad
-        row there, since tensors have no place for it.
+        row there, since tensors have no place for it, or is filled by the reader.
 
         Args:
           made: with those that preprocessing makes, where the source has none of that
@@ -147,13 +153,13 @@ class Job:
         reads = [step.reads for step in self.steps]
         anything = None in reads
         strict |= {name for read in reads for name in read or ()}
-        found = {
-            name: replace(
-                feature,
-                nullable=feature.nullable and not anything and name not in strict,
-            )
-            for name, feature in self.features.items()
-        }
+        filled = fills(self.steps)
+        found = {}
+        for name, feature in self.features.items():
+            fill = filled.get(name, feature.fill)
+            is_strict = anything or name in strict or fill is not None
+            nullable = feature.nullable and not is_strict
+            found[name] = replace(feature, nullable=nullable, fill=fill)
         for name, (shape, dtype) in self.prepared.items() if made else ():
             found.setdefault(name, Feature(dtype, shape))
         return found

@@ -166,6 +166,13 @@ def _cast(value: Any, dtype: str) -> np.ndarray:
     return np.asarray(value.astype(kind))
 
 
+def _fill(given: Any, value: Any, nan: bool = False) -> np.ndarray:
+    made = np.array(given)
+    if nan and made.dtype.kind == "f":
+        made[np.isnan(made)] = value
+    return made
+
+
 def _rescale(value: Any, scale: float, offset: float = 0.0) -> np.ndarray:
     return np.float32(offset) + np.float32(scale) * np.asarray(value, np.float32)
 
@@ -175,6 +182,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "center_crop": _center_crop,
     "decode_image": _decode_image,
     "decode_raw": _decode_raw,
+    "fill": _fill,
     "keras_application": _keras_application,
     "lower": _text(str.lower),
     "one_hot": lambda value, depth: np.eye(depth, dtype=np.float32)[np.asarray(value)],

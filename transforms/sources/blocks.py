@@ -139,15 +139,14 @@ def leaving_out(most: int) -> Iterator[Faults]:
 
 
 def nothing(rows: int, feature: Feature, longest: int = 1) -> np.ndarray:
-    """Make zeros, or empty text, for rows of a feature: `[rows, *shape]`.
+    """Make zeros, empty text or a feature's fill for rows of it: `[rows, *shape]`.
 
     A length that differs between rows becomes `longest`, but at least 1: TensorFlow
     2.21 ends the process when it unbatches a tensor with an axis of length 0.
     """
     shape = [rows, *(max(longest, 1) if n is None else n for n in feature.shape)]
-    if feature.tensor_dtype == "string":
-        return np.full(shape, b"", object)
-    return np.zeros(shape, feature.tensor_dtype)
+    kind = object if feature.tensor_dtype == "string" else feature.tensor_dtype
+    return np.full(shape, feature.nothing, kind)
 
 
 def dataset(

@@ -104,6 +104,7 @@ class Csv(Lines):
         types = {name: _csv_type(features.get(name)) for name in wanted}
         floats = [name for name in wanted if pa.types.is_floating(types[name])]
         text = {name: pa.string() for name in floats}
+        filled = [n for n in wanted if n in features and features[n].fill is not None]
 
         def parse(lines: TextLines) -> pa.Table:
             if self.quote and (lines.count(self.quote) % 2).any():
@@ -115,7 +116,7 @@ class Csv(Lines):
                     said = self._read(lines, names, text)[name]
                     meant = flat(pc.match_substring(said, "inf", ignore_case=True))
                     check_finite(name, features[name].dtype, made, flat(said), meant)
-            return table
+            return _without_empty_text(table, filled)
 
         return parse
 
@@ -185,6 +186,17 @@ class Csv(Lines):
             quote_char=self.quote or False,
             newlines_in_values=self.multiline,
         )
+
+
+def _without_empty_text(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Put nulls where fields of some columns are empty, also if they hold text."""
+    for name in names:
+        column = table[name]
+        if pa.types.is_string(column.type):
+            none = pa.scalar(None, column.type)
+            column = pc.if_else(pc.equal(column, ""), none, column)
+            table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 def _csv_type(feature: Feature | None) -> pa.DataType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -158,6 +159,8 @@ def _spec(feature: Feature) -> Any:
     import tensorflow as tf
 
     kind = _stored_dtype(feature)
+    if feature.fill is not None and None not in feature.shape:
+        return tf.io.RaggedFeature(kind)
     if None in feature.shape:
         inner = feature.shape[1:]
         return tf.io.FixedLenSequenceFeature(inner, kind, allow_missing=True)
@@ -166,12 +169,41 @@ def _spec(feature: Feature) -> Any:
 
 def _cast(parsed: Mapping[str, Any], features: Mapping[str, Feature]) -> dict[str, Any]:
     """Cast parsed values to the features' types; messages have only three types."""
-    return {
-        name: value
-        if value.dtype == features[name].tensor_dtype
-        else cast(value, features[name].tensor_dtype, f"feature {name!r}")
-        for name, value in parsed.items()
-    }
+    made = {}
+    for name, value in parsed.items():
+        feature = features[name]
+        if feature.fill is not None and None not in feature.shape:
+            value = _filled(value, name, feature)
+        if value.dtype != feature.tensor_dtype:
+            value = cast(value, feature.tensor_dtype, f"feature {name!r}")
+        made[name] = value
+    return made
+
+
+def _filled(values: Any, name: str, feature: Feature) -> Any:
+    """Give what records hold, or where one holds nothing the feature's fill.
+
+    Args:
+      values: of one record `[n]`, or of a batch of them, ragged `[batch, n]`.
+      name: of the feature.
+      feature: with a fixed shape and a fill.
+    """
+    import tensorflow as tf
+
+    is_batch = isinstance(values, tf.RaggedTensor)
+    if not is_batch:
+        values = tf.RaggedTensor.from_tensor(values[None])
+    size = math.prod(n for n in feature.shape if n is not None)
+    counts = values.row_lengths()
+    fits = tf.debugging.Assert(
+        tf.reduce_all((counts == size) | (counts == 0)),
+        [f"feature {name!r} must hold {size} values or none, got", counts],
+    )
+    with tf.control_dependencies([fits]):
+        fill = tf.constant(feature.nothing, values.dtype)
+        found = values.to_tensor(fill, shape=[None, size])
+    shaped = tf.reshape(found, [-1, *feature.shape])
+    return shaped if is_batch else shaped[0]
 
 
 def _sequence_parser(

@@ -248,7 +248,7 @@ def _check(arrays: Mapping[str, Any], features: Mapping[str, Feature]) -> None:
         if name not in arrays:
             raise ValueError(f"no array {name!r} (there are {', '.join(arrays)})")
         found = _feature(arrays[name])
-        if found != feature:
+        if found != replace(feature, fill=None):
             raise ValueError(f"array {name!r} is {found}, planned was {feature}")
 
 

@@ -265,6 +265,8 @@ def _block(
 
 
 def _value(example: Example, name: str, feature: Feature) -> Any:
+    if name not in example and feature.fill is not None:
+        return feature.nothing
     if name not in example:
         key = example[_KEY].decode(errors="replace")
         raise KeyError(f"example {key} has no member with extension {name}")
