@@ -18,11 +18,13 @@ from transforms.errors.attempts import attempt, count_deaths
 from transforms.errors.failure import Failure
 from transforms.errors.isolate import ProcessDiedError, Request, isolated_rows
 from transforms.errors.non_finite import non_finite_rows, set_apart
+from transforms.errors.notice import notice
 from transforms.errors.quarantine import Quarantine
 from transforms.shard import Piece, Shard, position
 from transforms.sources.staging import local_copies, readable
 from transforms.table.commit_record import Commit
 from transforms.table.encode import encode
+from transforms.table.names import NOTICE
 from transforms.table.parquet_writer import (
     PartWriter,
     check_part,
@@ -117,8 +119,17 @@ def _quarantine(worker: Worker, shard: Shard) -> Quarantine:
     It judges by nothing else, such as what others have committed meanwhile, so that the
     same data always have the same verdict.
     """
-    key = worker.layout.columns[0].source
-    return Quarantine(shard, key, worker.compiled.batch_rows, judges=shard.index == 0)
+    plan = worker.plan
+    key, place = worker.layout.columns[0].source, worker.table.internal(NOTICE)
+    return Quarantine(
+        shard,
+        key,
+        worker.compiled.batch_rows,
+        judges=shard.index == 0,
+        notice=lambda bad: notice(
+            place, bad, plan.config.errors.max_fraction, plan.rows
+        ),
+    )
 
 
 def _rows(

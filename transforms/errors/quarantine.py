@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -59,7 +60,13 @@ class Quarantine:
     """
 
     def __init__(
-        self, shard: Shard, key: str, batch_rows: int, *, judges: bool
+        self,
+        shard: Shard,
+        key: str,
+        batch_rows: int,
+        *,
+        judges: bool,
+        notice: Callable[[BadRow], None] = lambda _: None,
     ) -> None:
         """Start with nothing.
 
@@ -69,6 +76,8 @@ class Quarantine:
           batch_rows: so many rows that fail alike before any is sound may speak of
             the config and not of the data.
           judges: whether they do: then they stop the run.
+          notice: called with the first bad row, once it is clear that it does not stop
+            the run.
         """
         self.rows: list[BadRow] = []
         self.sound = 0
@@ -77,6 +86,8 @@ class Quarantine:
         self._key = key
         self._batch_rows = batch_rows
         self._judges = judges
+        self._notice = notice
+        self._has_noticed = False
         self._ends = np.zeros(len(shard.pieces), np.int64)
 
     def add(self, failure: Failure) -> None:
@@ -90,10 +101,13 @@ class Quarantine:
         self.rest_lost = self.rest_lost or failure.rest_lost
         if len(self.rows) == self._batch_rows:
             self._stop_if_alike()
+        if self.sound or not self._judges:
+            self._notice_first()
 
     def passed(self, rows: int, positions: np.ndarray) -> None:
         """Count rows that came through, of those at some positions."""
         self.sound += rows
+        self._notice_first()
         self._saw(positions)
 
     def piece_rows(self) -> tuple[int, ...] | None:
@@ -107,6 +121,7 @@ class Quarantine:
           RuntimeError: all rows failed alike, or they are not the planned ones.
         """
         self._stop_if_alike()
+        self._notice_first()
         found = self.sound + len(self.rows)
         if self._shard.rows not in (None, found):
             raise RuntimeError(
@@ -119,6 +134,11 @@ class Quarantine:
         """The bad rows as a table (`ERROR_SCHEMA`), by file and row."""
         ordered = sorted(self.rows, key=lambda bad: (bad.file, bad.row))
         return pa.Table.from_pylist([asdict(bad) for bad in ordered], ERROR_SCHEMA)
+
+    def _notice_first(self) -> None:
+        if self.rows and not self._has_noticed:
+            self._has_noticed = True
+            self._notice(self.rows[0])
 
     def _saw(self, positions: np.ndarray) -> None:
         pieces, rows = split_positions(positions)

@@ -24,6 +24,7 @@ from transforms.table.manifest import (
     manifest_table,
     with_plan,
 )
+from transforms.table.names import NOTICE
 from transforms.table.plan_file import read_plan, read_shards
 
 _PARALLEL_LOOKS = 32
@@ -231,5 +232,6 @@ def _tidy(table: Table, orphans: Collection[str]) -> None:
         storage.remove(table.path(name))
     for uri in table.attempts():
         storage.remove(uri)
+    storage.remove(table.internal(NOTICE))
     storage.remove_tree(table.internal("uploads"))
     storage.remove_empty(table.internal("attempts"))
