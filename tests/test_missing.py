@@ -92,7 +92,11 @@ def test_a_malformed_line_of_another_encoding_does_not_stop_planning(
 
 
 def pipeline_over(
-    source: Source, *names: str, rows: int = 8, steps: Sequence[Step] = ()
+    source: Source,
+    *names: str,
+    rows: int = 8,
+    steps: Sequence[Step] = (),
+    shape: tuple[int, ...] | None = None,
 ) -> tuple[InputPipeline, list[Piece]]:
     """A pipeline that reads features as model inputs, and the pieces of all files."""
     described, filled = source.describe(), fills(steps)
@@ -101,7 +105,7 @@ def pipeline_over(
         for name, one in described.items()
         if name in names
     }
-    inputs = {name: feature.shape for name, feature in features.items()}
+    inputs = {name: shape or feature.shape for name, feature in features.items()}
     pieces = [
         Piece(f.uri, f.name, rows=None if f.blocks is None else sum(f.blocks))
         for f in source.files()
@@ -503,3 +507,30 @@ def test_a_run_fills_what_the_model_takes_and_keeps_other_nulls(tmp_path: Path) 
     assert made[0]["label"].to_pylist() == labels
     assert made[0].equals(made[1])
     assert parity_of(str(tmp_path / "with" / "table"), 10).passed
+
+
+@pytest.mark.parametrize("every", [3, 30])
+def test_rows_that_a_step_refuses_are_not_read_again_for_each(
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = set(range(0, 480, every))
+    values = [7 if i in refused else i % 5 for i in range(480)]
+    pq.write_table(pa.table({"x": values}), tmp_path / "rows.parquet")
+    spec = {"step": "one_hot", "feature": "x", "depth": 5}
+    steps = make_steps([StepSpec.model_validate(spec)])
+    source = Parquet(str(tmp_path / "rows.parquet"))
+    pipeline, pieces = pipeline_over(source, "x", rows=4, steps=steps, shape=(5,))
+    reads = []
+    read = Parquet.read
+    monkeypatch.setattr(
+        Parquet, "read", lambda *given: reads.append(given) or read(*given)
+    )
+    bad: list[Failure] = []
+    batches = list(pipeline.batches(pieces, bad.append))
+    assert [failure.position for failure in bad] == sorted(refused)
+    assert {failure.stage for failure in bad} == {"preprocess"}
+    positions = [int(at) for batch in batches for at in batch.positions]
+    assert positions == [i for i in range(480) if i not in refused]
+    # Where each of 120 batches has bad rows, two readings for each doubling; where they
+    # are rare, two for each.
+    assert len(reads) <= (14 if every == 3 else 2 * len(refused) + 1)

@@ -3,7 +3,8 @@
 Batches normally come from a fast tf.data pipeline. Rows that are bad in their block are
 left out of it, which costs nothing. When it fails, the next batch of rows is read and
 preprocessed row by row (`transforms.sources.rows`), and a new fast pipeline takes over
-after it. So a bad row costs time around it at most, and never its neighbours.
+after it; where this soon fails again, after twice as many batches. So a bad row costs
+time around it at most, and never its neighbours.
 """
 
 from __future__ import annotations
@@ -68,11 +69,13 @@ class InputPipeline:
         Raises:
           OSError, tf.errors.OpError: the storage failed, rather than a row.
         """
+        careful = 1
         while True:
-            at, finished = yield from self._fast(pieces, at, on_failure)
+            at, finished, fast = yield from self._fast(pieces, at, on_failure)
             if finished:
                 return
-            at, finished = yield from self._careful(pieces, at, on_failure)
+            careful = 1 if fast > careful else 2 * careful
+            at, finished = yield from self._careful(pieces, at, on_failure, careful)
             if finished:
                 return
 
@@ -87,13 +90,14 @@ class InputPipeline:
 
     def _fast(
         self, pieces: Sequence[Piece], at: int, on_failure: Callable[[Failure], None]
-    ) -> Generator[Batch, None, tuple[int, bool]]:
+    ) -> Generator[Batch, None, tuple[int, bool, int]]:
         """Yield batches up to the first that fails or loses a row.
 
         Returns:
-          The position at which to go on, and whether the pieces are finished.
+          The position at which to go on, whether the pieces are finished, and how many
+          batches there were.
         """
-        most = self.batch_rows
+        most, count = self.batch_rows, 0
         while rest := pieces_from(pieces, at):
             with leaving_out(most) as faults:
                 iterator = iter(self._dataset(rest))
@@ -102,24 +106,25 @@ class InputPipeline:
                 try:
                     element = next(iterator, None)
                 except preprocess_errors():
-                    return at, False
+                    return at, False, count
                 if element is None:
                     break
                 batch = _batch(element, first)
                 told = faults.before(int(element[0][-1]))
                 failures = _failures(pieces, first, told)
                 if not are_gapless(pieces, at, _merged(batch, failures)):
-                    return at, False
+                    return at, False, count
                 yield from self._between(failures, batch, on_failure)
+                count += 1
                 at = int(batch.positions[-1]) + 1
             end = position(len(pieces))
             for failure in _failures(pieces, first, faults.before(end)):
                 on_failure(failure)
                 at = next_position(failure)
             if not faults.broke_off:
-                return at, nothing_between(pieces, at, end)
+                return at, nothing_between(pieces, at, end), count
             most *= 2
-        return at, True
+        return at, True, count
 
     def _between(
         self,
@@ -148,24 +153,32 @@ class InputPipeline:
             told, sent = until, sent + len(part)
 
     def _careful(
-        self, pieces: Sequence[Piece], at: int, on_failure: Callable[[Failure], None]
+        self,
+        pieces: Sequence[Piece],
+        at: int,
+        on_failure: Callable[[Failure], None],
+        batches: int,
     ) -> Generator[Batch, None, tuple[int, bool]]:
-        """Yield the sound ones of the next `batch_rows` rows as one batch.
+        """Yield the sound ones of each of the next `batch_rows` rows as a batch.
 
         Returns:
           The position at which to go on, and whether the pieces are finished.
         """
-        outcomes = list(itertools.islice(self.rows(pieces, at), self.batch_rows))
-        sound: list[Batch] = []
-        for outcome in outcomes:
-            at = position_after(outcome)
-            if isinstance(outcome, Batch):
-                sound.append(outcome)
-            else:
-                on_failure(outcome)
-        if sound:
-            yield Batch.concatenate(sound)
-        return at, len(outcomes) < self.batch_rows
+        rows = self.rows(pieces, at)
+        for _ in range(batches):
+            outcomes = list(itertools.islice(rows, self.batch_rows))
+            sound: list[Batch] = []
+            for outcome in outcomes:
+                at = position_after(outcome)
+                if isinstance(outcome, Batch):
+                    sound.append(outcome)
+                else:
+                    on_failure(outcome)
+            if sound:
+                yield Batch.concatenate(sound)
+            if len(outcomes) < self.batch_rows:
+                return at, True
+        return at, False
 
     def _dataset(self, pieces: Sequence[Piece]) -> Any:
         """Give the fast pipeline: elements `(positions, (inputs, passed))`, batched."""
