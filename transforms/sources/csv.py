@@ -21,11 +21,14 @@ from transforms.sources.line_rows import (
     TextLines,
     check_finite,
     flat,
+    instants,
     parsed_as,
 )
 from transforms.sources.lines import BOM, Lines
 
 _NUMBER = "\0number"  # no header has such a name
+_CHARACTERS = ("delimiter", "quote", "escape", "decimal")
+_MULTILINE = "; source.multiline = true reads fields that hold line ends"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Csv(Lines):
       delimiter: character between fields.
       quote: character around fields that hold delimiters or quotes; empty text if
         quotes have no meaning.
+      escape: character that takes the meaning of the one after it, such as a backslash;
+        empty text if there is none. A quote in a field may be doubled in any case.
+      decimal: character between the whole and the fraction of a number.
       multiline: whether quoted fields may hold line ends. Such files are not cut into
         spans: each is read as a whole by one worker.
       encoding: encoding of the files' text.
@@ -51,6 +57,8 @@ class Csv(Lines):
     columns: list[str] | None = None
     delimiter: str = ","
     quote: str = '"'
+    escape: str = ""
+    decimal: str = "."
     multiline: bool = False
 
     _text_may_be_null: ClassVar[bool] = False  # an empty field is empty text
@@ -64,8 +72,33 @@ class Csv(Lines):
         return self.quote
 
     @property
+    def _escape(self) -> str:  # type: ignore[override]
+        return self.escape
+
+    @property
     def _joins_lines(self) -> bool:  # type: ignore[override]
         return self.multiline
+
+    def __post_init__(self) -> None:
+        """Refuse characters that cannot be told apart.
+
+        Raises:
+          ConfigError: an option is not one ASCII character, or two are the same.
+        """
+        options = {n: getattr(self, n) for n in _CHARACTERS}
+        for name, given in options.items():
+            if not (len(given) == 1 and given.isascii()) and (
+                given or name in ("delimiter", "decimal")
+            ):
+                raise ConfigError(
+                    f"source.{name} must be one ASCII character, got {given!r}"
+                )
+        used = [given for given in options.values() if given]
+        if len(set(used)) < len(used):
+            said = ", ".join(f"{name} = {given!r}" for name, given in options.items())
+            raise ConfigError(
+                f"{', '.join(_CHARACTERS)} of a source must differ, got {said}"
+            )
 
     def _given(self) -> dict[str, Feature]:
         given = super()._given()
@@ -94,7 +127,7 @@ class Csv(Lines):
             io.BytesIO(lines),
             pacsv.ReadOptions(column_names=names, block_size=len(lines) + 1),
             self._parse_options(),
-            pacsv.ConvertOptions(null_values=[""]),
+            pacsv.ConvertOptions(null_values=[""], decimal_point=self.decimal),
         )
         return features_of(table.schema, {})
 
@@ -104,11 +137,14 @@ class Csv(Lines):
         types = {name: _csv_type(features.get(name)) for name in wanted}
         floats = [name for name in wanted if pa.types.is_floating(types[name])]
         text = {name: pa.string() for name in floats}
+        times = [n for n in wanted if n in features and features[n].family == "time"]
 
         def parse(lines: TextLines) -> pa.Table:
-            if self.quote and (lines.count(self.quote) % 2).any():
-                raise ValueError("has an opening quote without a closing one")
+            self._check_ends(lines)
             table = self._read(lines, names, types)
+            for name in times:
+                place = table.column_names.index(name)
+                table = table.set_column(place, name, instants(table[name]))
             for name in floats:
                 made = flat(table[name])
                 if np.isinf(made).any():
@@ -118,6 +154,18 @@ class Csv(Lines):
             return table
 
         return parse
+
+    def _check_ends(self, lines: TextLines) -> None:
+        """See that no line ends within a field.
+
+        Raises:
+          ValueError: one does.
+        """
+        cure = "" if self.multiline else _MULTILINE
+        if self.quote and (lines.count(self.quote, escape=self.escape) % 2).any():
+            raise ValueError(f"has an opening quote without a closing one{cure}")
+        if self.escape and lines.end_escaped(self.escape).any():
+            raise ValueError(f"ends in the escape character{cure}")
 
     def _read(
         self, lines: TextLines, names: Sequence[str], types: Mapping[str, pa.DataType]
@@ -156,6 +204,7 @@ class Csv(Lines):
             include_columns=list(types),
             null_values=[""],
             strings_can_be_null=False,
+            decimal_point=self.decimal,
         )
         return pacsv.read_csv(io.BytesIO(data), read, self._parse_options(), convert)
 
@@ -163,7 +212,11 @@ class Csv(Lines):
         names = self.columns
         if names is None:
             head = csv.reader(
-                [first_line], delimiter=self.delimiter, quotechar=self.quote or None
+                [first_line],
+                delimiter=self.delimiter,
+                quotechar=self.quote or None,
+                quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
+                escapechar=self.escape or None,
             )
             try:
                 names = next(head, [])
@@ -183,9 +236,13 @@ class Csv(Lines):
         return pacsv.ParseOptions(
             delimiter=self.delimiter,
             quote_char=self.quote or False,
+            escape_char=self.escape or False,
             newlines_in_values=self.multiline,
         )
 
 
 def _csv_type(feature: Feature | None) -> pa.DataType:
-    return pa.string() if feature is None else arrow_type(parsed_as(feature))
+    """Give the type as which Arrow parses a column: times are made of their text."""
+    if feature is None or feature.family == "time":
+        return pa.string()
+    return arrow_type(parsed_as(feature))

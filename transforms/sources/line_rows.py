@@ -15,6 +15,7 @@ from transforms.sources.arrow import arrow_type, blocks_of
 from transforms.sources.blocks import Block
 
 ROW_ID = "row_id"
+_ZONE = r"^\S{10}.+(Z|[+-]\d\d(:?\d\d)?)$"  # behind a date and a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,39 @@ class TextLines:
         bounds = zip(self.starts.tolist(), self.ends.tolist(), strict=True)
         return [self.as_utf8(self.data[start:end]) for start, end in bounds]
 
-    def count(self, *characters: str) -> np.ndarray:
-        """Count ASCII characters in each line, int64 `[lines]`."""
+    def count(self, *characters: str, escape: str = "") -> np.ndarray:
+        """Count ASCII characters in each line that are not escaped, int64 `[lines]`."""
         first = int(self.starts[0])
         values = np.frombuffer(self.data, np.uint8)[first : int(self.ends[-1])]
         found = np.logical_or.reduce([values == ord(c) for c in characters])
+        if escape:
+            found &= ~escaped(values, escape)[:-1]
         places = np.flatnonzero(found) + first
         line = np.searchsorted(self.starts, places, side="right") - 1
         return np.bincount(line[places < self.ends[line]], minlength=len(self))
+
+    def end_escaped(self, escape: str) -> np.ndarray:
+        """Tell of which lines an escape takes the end, bool `[lines]`."""
+        first = int(self.starts[0])
+        values = np.frombuffer(self.data, np.uint8)[first : int(self.ends[-1])]
+        taken: np.ndarray = escaped(values, escape)[self.ends - first]
+        return taken
+
+
+def escaped(values: np.ndarray, escape: str) -> np.ndarray:
+    """Tell which bytes stand behind a character that takes their meaning.
+
+    Args:
+      values: bytes that begin where a line does, uint8 `[bytes]`.
+      escape: the character.
+
+    Returns:
+      bool `[bytes + 1]`, the last for the byte that would follow.
+    """
+    places = np.arange(len(values))
+    others = np.where(values == ord(escape), -1, places)
+    run = places - np.maximum.accumulate(others)  # of escapes, up to each byte
+    return np.concatenate([[False], run % 2 == 1])
 
 
 Parser = Callable[[TextLines], pa.Table]
@@ -134,6 +160,24 @@ def _halved(table: pa.Table, features: Mapping[str, Feature]) -> pa.Table:
             check_finite(name, "float16", flat(made), given, np.isinf(given))
             table = table.set_column(index, name, made)
     return table
+
+
+def instants(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Turn text into times in UTC; those without a zone are UTC, empty text is null.
+
+    What is less than a microsecond is cut off.
+
+    Raises:
+      ValueError: a text is no time.
+    """
+    none = pa.scalar(None, pa.string())
+    texts = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")
+    texts = pc.if_else(pc.equal(texts, ""), none, texts)
+    zoned = pc.match_substring_regex(texts, _ZONE)
+    utc = pa.timestamp("us", "UTC")
+    with_zone = pc.if_else(zoned, texts, none).cast(utc)
+    without = pc.if_else(zoned, none, texts).cast(pa.timestamp("us"))
+    return pc.coalesce(with_zone, without.cast(utc))
 
 
 def flat(column: pa.ChunkedArray) -> np.ndarray:

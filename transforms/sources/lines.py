@@ -27,7 +27,13 @@ from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.files import list_files
-from transforms.sources.line_rows import ROW_ID, Parser, TextLines, rows_of
+from transforms.sources.line_rows import (
+    ROW_ID,
+    Parser,
+    TextLines,
+    escaped,
+    rows_of,
+)
 from transforms.sources.source import File, GivenFeature, given_features
 from transforms.sources.staging import in_place
 
@@ -170,6 +176,7 @@ class Lines:
     # What only CSV has.
     _starts_with_header: ClassVar[bool] = False
     _quote: ClassVar[str] = ""
+    _escape: ClassVar[str] = ""
     _joins_lines: ClassVar[bool] = False
     _text_may_be_null: ClassVar[bool] = True
 
@@ -300,9 +307,8 @@ class Lines:
         """Find the lines: where they begin and end, and how many bytes they use."""
         values = np.frombuffer(data, np.uint8)
         newlines = np.flatnonzero(values == ord("\n"))
-        if self._joins_lines and self._quote:
-            quotes = np.flatnonzero(values == ord(self._quote))
-            newlines = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
+        if self._joins_lines:
+            newlines = self._outside_fields(values, newlines)
         used = int(newlines[-1]) + 1 if len(newlines) else 0
         starts = np.concatenate([[0], newlines[:-1] + 1]).astype(np.int64)
         starts, ends = starts[: len(newlines)], newlines.astype(np.int64)
@@ -312,6 +318,18 @@ class Lines:
         ends = ends - ((ends > starts) & (values[ends - 1] == ord("\r")))
         filled = ends > starts
         return starts[filled], ends[filled], used
+
+    def _outside_fields(self, values: np.ndarray, newlines: np.ndarray) -> np.ndarray:
+        """Keep the line ends that are neither quoted nor escaped."""
+        quotes = (
+            values == ord(self._quote) if self._quote else np.zeros(len(values), bool)
+        )
+        if self._escape:
+            taken = escaped(values, self._escape)[:-1]
+            newlines, quotes = newlines[~taken[newlines]], quotes & ~taken
+        before = np.searchsorted(np.flatnonzero(quotes), newlines)
+        outside: np.ndarray = newlines[before % 2 == 0]
+        return outside
 
 
 class _Recoded:
