@@ -235,7 +235,7 @@ def test_an_event_timestamp_can_be_a_constant_or_text(job: Job, tmp_path: Path) 
     assert {t.isoformat() for t in constant["event_timestamp"].to_pylist()} == {
         "2026-01-31T11:00:00+00:00"
     }
-    times = ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00", "soon"]
+    times = ["2026-01-01T00:00:00Z", "today", "soon"]
     table = pa.table(
         {
             "id": [0, 1, 2],

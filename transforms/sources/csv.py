@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,10 +21,17 @@ from transforms.sources.line_rows import (
     TextLines,
     check_finite,
     flat,
-    instants,
     parsed_as,
 )
 from transforms.sources.lines import BOM, Lines
+from transforms.sources.numerals import (
+    check_exact,
+    check_unmarked,
+    instants,
+    kept_type,
+    may_be_inexact,
+    may_be_marked,
+)
 
 _NUMBER = "\0number"  # no header has such a name
 _CHARACTERS = ("delimiter", "quote", "escape", "decimal")
@@ -123,20 +130,19 @@ class Csv(Lines):
         lines = lines if self.columns else lines.partition(b"\n")[2]
         if not lines.strip():
             raise ValueError("it has no line after the header")
-        table = pacsv.read_csv(
-            io.BytesIO(lines),
-            pacsv.ReadOptions(column_names=names, block_size=len(lines) + 1),
-            self._parse_options(),
-            pacsv.ConvertOptions(null_values=[""], decimal_point=self.decimal),
-        )
-        return features_of(table.schema, {})
+        read = pacsv.ReadOptions(column_names=names, block_size=len(lines) + 1)
+        convert = pacsv.ConvertOptions(null_values=[""], decimal_point=self.decimal)
+        options = (self._parse_options(), convert)
+        guessed = pacsv.read_csv(io.BytesIO(lines), read, *options).schema
+        texts = self._table(lines, names, dict.fromkeys(names, pa.string()))
+        kept = [(f.name, kept_type(f.type, texts[f.name])) for f in guessed]
+        return features_of(pa.schema(kept), {})
 
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
         names = self._names(first_line)
         wanted = [name for name in names if name in features] or names[:1]
         types = {name: _csv_type(features.get(name)) for name in wanted}
         floats = [name for name in wanted if pa.types.is_floating(types[name])]
-        text = {name: pa.string() for name in floats}
         times = [n for n in wanted if n in features and features[n].family == "time"]
 
         def parse(lines: TextLines) -> pa.Table:
@@ -145,15 +151,40 @@ class Csv(Lines):
             for name in times:
                 place = table.column_names.index(name)
                 table = table.set_column(place, name, instants(table[name]))
+
+            def texts(name: str) -> pa.ChunkedArray:
+                return self._read(lines, names, {name: pa.string()})[name]
+
             for name in floats:
-                made = flat(table[name])
-                if np.isinf(made).any():
-                    said = self._read(lines, names, text)[name]
-                    meant = flat(pc.match_substring(said, "inf", ignore_case=True))
-                    check_finite(name, features[name].dtype, made, flat(said), meant)
+                self._check_floats(name, features[name], table[name], texts)
+            if self.features is None and may_be_marked(lines.text()):
+                for name in wanted:
+                    if pa.types.is_integer(types[name]):
+                        check_unmarked(name, texts(name))
             return table
 
         return parse
+
+    def _check_floats(
+        self,
+        name: str,
+        feature: Feature,
+        column: pa.ChunkedArray,
+        texts: Callable[[str], pa.ChunkedArray],
+    ) -> None:
+        """See that floats are what their text says.
+
+        Raises:
+          ValueError: one became infinite, or is of a type that was not asked for and
+            does not hold it.
+        """
+        made = flat(column)
+        if np.isinf(made).any():
+            said = texts(name)
+            meant = flat(pc.match_substring(said, "inf", ignore_case=True))
+            check_finite(name, feature.dtype, made, flat(said), meant)
+        if self.features is None and (doubtful := may_be_inexact(made)).any():
+            check_exact(name, texts(name).filter(pa.array(doubtful)))
 
     def _check_ends(self, lines: TextLines) -> None:
         """See that no line ends within a field.

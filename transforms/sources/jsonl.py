@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,16 @@ from transforms.sources.line_rows import (
     parsed_as,
 )
 from transforms.sources.lines import Lines
+from transforms.sources.numerals import (
+    check_exact_numbers,
+    json_object,
+    kept_json_type,
+    may_be_inexact,
+    whole_numbers,
+    with_text,
+)
 
+_GIVES_NUMBER = re.compile(r"changed from string to number in row")
 _SHORT = ("float16", "float32")  # Arrow refuses what is too large for float64
 
 
@@ -52,12 +62,7 @@ class Jsonl(Lines):
             uri, head = self._head()
         except ConfigError:  # empty files: there is nothing to compare with
             return given
-        known: set[str] = set()
-        for line in self._as_utf8(head).splitlines():
-            # What is no object is a bad row, as reading will say.
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line)
-                known |= row.keys() if isinstance(row, dict) else set()
+        known = {name for row in _objects(self._as_utf8(head)) for name in row}
         for name in given if known else ():
             if name not in known:
                 raise ConfigError(
@@ -69,7 +74,12 @@ class Jsonl(Lines):
     def _infer(self, lines: bytes) -> dict[str, Feature]:
         options = pajson.ReadOptions(block_size=len(lines) + 1)
         table = pajson.read_json(io.BytesIO(lines), options)
-        return features_of(table.schema, list_lengths(table))
+        rows = _objects(lines)
+        kept = [
+            (field.name, kept_json_type(field.type, [r.get(field.name) for r in rows]))
+            for field in table.schema
+        ]
+        return features_of(pa.schema(kept), list_lengths(table))
 
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
         types = {
@@ -77,14 +87,25 @@ class Jsonl(Lines):
             for name, feature in features.items()
             if name != ROW_ID
         }
-        short = [name for name in types if features[name].dtype in _SHORT]
+        texts = [name for name in types if features[name].dtype == "string"]
+        floats = [name for name in types if features[name].family == "float"]
+        told = floats if self.features is None else []
+        short = [name for name in floats if features[name].dtype in _SHORT]
         exact = {n: arrow_type(replace(features[n], dtype="float64")) for n in short}
 
         def parse(lines: TextLines) -> pa.Table:
             if len(lines) > 1 and not _are_objects(lines):
                 raise ValueError("must hold an object")
             data = lines.text()
-            table = _table(data, types)
+            try:
+                table = _table(data, types)
+            except ValueError as error:
+                if not texts or not _GIVES_NUMBER.search(str(error)):
+                    raise
+                data = b"\n".join(with_text(lines.each(), texts))
+                table = _table(data, types)
+            for name in told:
+                _check_floats(name, table[name], lines)
             for name in short:
                 made = flat(table[name])
                 if np.isinf(made).any():
@@ -94,6 +115,26 @@ class Jsonl(Lines):
             return table
 
         return parse
+
+
+def _objects(lines: bytes) -> list[dict[str, Any]]:
+    """Parse lines; those that hold no object are left to reading, as bad rows."""
+    found = []
+    for line in lines.splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json_object(line))
+    return found
+
+
+def _check_floats(name: str, column: pa.ChunkedArray, lines: TextLines) -> None:
+    """See that float64 holds the whole numbers that stand under a key.
+
+    Raises:
+      ValueError: it would change one.
+    """
+    if may_be_inexact(flat(column)).any():
+        values = [json_object(line).get(name) for line in lines.each()]
+        check_exact_numbers(name, whole_numbers(values))
 
 
 def _are_objects(lines: TextLines) -> bool:

@@ -15,7 +15,6 @@ from transforms.sources.arrow import arrow_type, blocks_of
 from transforms.sources.blocks import Block
 
 ROW_ID = "row_id"
-_ZONE = r"^\S{10}.+(Z|[+-]\d\d(:?\d\d)?)$"  # behind a date and a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,24 +159,6 @@ def _halved(table: pa.Table, features: Mapping[str, Feature]) -> pa.Table:
             check_finite(name, "float16", flat(made), given, np.isinf(given))
             table = table.set_column(index, name, made)
     return table
-
-
-def instants(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Turn text into times in UTC; those without a zone are UTC, empty text is null.
-
-    What is less than a microsecond is cut off.
-
-    Raises:
-      ValueError: a text is no time.
-    """
-    none = pa.scalar(None, pa.string())
-    texts = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")
-    texts = pc.if_else(pc.equal(texts, ""), none, texts)
-    zoned = pc.match_substring_regex(texts, _ZONE)
-    utc = pa.timestamp("us", "UTC")
-    with_zone = pc.if_else(zoned, texts, none).cast(utc)
-    without = pc.if_else(zoned, none, texts).cast(pa.timestamp("us"))
-    return pc.coalesce(with_zone, without.cast(utc))
 
 
 def flat(column: pa.ChunkedArray) -> np.ndarray:
