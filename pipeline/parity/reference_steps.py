@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -155,6 +156,12 @@ def _decode_raw(data: Any, dtype: str, shape: Sequence[int]) -> np.ndarray:
     return np.frombuffer(data, kind).reshape(shape)
 
 
+def _decode_npy(data: Any, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
+    data = data if isinstance(data, bytes) else np.asarray(data).item()
+    found = np.load(io.BytesIO(data), allow_pickle=False)
+    return np.ascontiguousarray(found, dtype).reshape(found.shape)
+
+
 def _cast(value: Any, dtype: str) -> np.ndarray:
     import tensorflow as tf
 
@@ -174,6 +181,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "cast": _cast,
     "center_crop": _center_crop,
     "decode_image": _decode_image,
+    "decode_npy": _decode_npy,
     "decode_raw": _decode_raw,
     "keras_application": _keras_application,
     "lower": _text(str.lower),

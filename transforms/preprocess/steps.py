@@ -10,6 +10,7 @@ from typing import Any
 from transforms.config import StepSpec
 from transforms.dtypes import Feature, tensor_specs
 from transforms.lookup import ConfigError, bind, nearest, resolve
+from transforms.preprocess.arrays import decode_npy
 from transforms.preprocess.images import center_crop, decode_image, resize
 from transforms.preprocess.tensors import (
     Features,
@@ -47,6 +48,7 @@ class Step:
 EXAMPLE_STEPS: dict[str, Callable[..., Any]] = {
     "center_crop": center_crop,
     "decode_image": decode_image,
+    "decode_npy": decode_npy,
     "pad": pad,
     "resize": resize,
 }

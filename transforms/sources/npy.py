@@ -17,6 +17,7 @@ import numpy as np
 from transforms import storage
 from transforms.dtypes import DTYPES, Feature
 from transforms.lookup import ConfigError
+from transforms.preprocess.arrays import read_npy_header
 from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.files import check_unchanged, find_file, list_files
@@ -177,16 +178,7 @@ class _Stored:
     """
 
     def __init__(self, stream: Any) -> None:
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        version = np.lib.format.read_magic(stream)
-        if version not in read:
-            raise ValueError(f"arrays must be of version 1 or 2, this is {version}")
-        self.shape, fortran, self.dtype = read[version](stream)
-        if self.dtype.hasobject:
-            raise ValueError("arrays of pickled objects are not read")
+        self.shape, fortran, self.dtype = read_npy_header(stream)
         if fortran and len(self.shape) > 1:
             raise ValueError(
                 "arrays must be in C order to be read in rows; save"
