@@ -246,8 +246,10 @@ def _check(arrays: Mapping[str, Any], features: Mapping[str, Feature]) -> None:
 
 def _feature(array: Any) -> Feature | None:
     shape = tuple(array.shape[1:])
-    if array.dtype.kind in "US":
+    if array.dtype.kind == "U":
         return Feature("string", shape)
+    if array.dtype.kind == "S" or (array.dtype.kind == "V" and not array.dtype.names):
+        return Feature("bytes", shape)
     if array.dtype.kind == "M":
         return Feature("timestamp", shape)
     return Feature(array.dtype.name, shape) if array.dtype.name in DTYPES else None
@@ -268,7 +270,7 @@ def _are_no_times(values: Any) -> np.ndarray:
 def _values(rows: Any, feature: Feature) -> np.ndarray:
     if feature.dtype == "timestamp":
         return np.asarray(rows).astype("datetime64[us]").astype(np.int64)
-    if feature.dtype != "string":
+    if feature.family != "text":
         return np.ascontiguousarray(rows, feature.dtype)
     text = np.char.encode(rows, "utf-8") if rows.dtype.kind == "U" else rows
     return np.asarray(text).astype(object)

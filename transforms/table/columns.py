@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -219,6 +219,8 @@ def _key_column(key: str | None, features: Mapping[str, Feature]) -> Column:
     if key is None:
         return Column("example_id", "key", "string")
     feature = _feature(key, features, "source.key")
+    if feature.dtype == "bytes":  # they must be text, as rows are encoded
+        feature = replace(feature, dtype="string")
     if feature.dtype not in KEY_DTYPES or feature.shape:
         raise ConfigError(
             f"source.key must be a scalar of text or whole numbers, {key!r} is"
@@ -238,7 +240,7 @@ def _timestamp_column(table: TableSpec, features: Mapping[str, Feature]) -> Colu
         return Column("event_timestamp", "timestamp", "timestamp")
     feature = _feature(text, features, "table.event_timestamp")
     is_number = feature.family in ("integer", "float")
-    if feature.shape or not (is_number or feature.dtype in ("string", "timestamp")):
+    if feature.shape or not (is_number or feature.family in ("text", "time")):
         raise ConfigError(
             "table.event_timestamp must be an RFC 3339 time, or a feature of"
             " timestamps, RFC 3339 text or numbers since the epoch;"
