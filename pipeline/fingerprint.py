@@ -24,6 +24,7 @@ INGREDIENTS: dict[str, str | None] = {
     "model.weights": None,  # likewise
     "model.build": "model",
     "model.signature": "model",
+    "model.tags": "model",
     "model.imports": "model",
     "model.inputs": "model",
     "model.batch_rows": "batch_rows",

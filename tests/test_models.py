@@ -428,6 +428,8 @@ def test_the_sequential_of_the_articles_is_explained(kind: str, known: str) -> N
         ({"path": "notes.txt"}, "must be a .keras or .h5 file or a SavedModel"),
         ({"path": "model.keras", "signature": "a"}, "signature is for SavedModel"),
         ({"build": "forms:module", "signature": "a"}, "signature is for SavedModel"),
+        ({"path": "model.keras", "tags": []}, "tags is for SavedModel"),
+        ({"build": "forms:module", "tags": ["a"]}, "tags is for SavedModel"),
         ({"build": "forms:module", "precision": "float16"}, "functions compute in"),
         ({"path": "exported", "precision": "bfloat16"}, "SavedModels compute in"),
         ({"build": "forms:module", "precision": "float32"}, "functions compute in"),

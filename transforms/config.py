@@ -128,6 +128,9 @@ class ModelSpec(_Section):
         loaded into the model. If left out, the model keeps the weights it came with.
       signature: which signature of a SavedModel to run. If left out, the only one, or
         `serving_default` of several. Other forms of model refuse it.
+      tags: which graph of a SavedModel to run, by its tags. If left out, the only one,
+        or of several the one tagged `serve`, or not at all. An empty list names the one
+        without tags. Other forms of model refuse it.
       imports: modules to import before the model is loaded, such as those that register
         custom Keras layers. Their source code is part of the fingerprint.
       inputs: `{model input: feature}`. An input that is left out takes the feature of
@@ -149,6 +152,7 @@ class ModelSpec(_Section):
     build: str | None = None
     weights: str | None = None
     signature: str | None = None
+    tags: tuple[str, ...] | None = None
     imports: tuple[str, ...] = ()
     inputs: dict[str, str] = {}
     batch_rows: Rows = 256

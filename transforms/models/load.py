@@ -97,7 +97,7 @@ def _digest(spec: ModelSpec, form: ModelForm, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     names = list(spec.imports) + ([spec.build] if spec.build else [])
     digest.update(source_digest(names).encode())
-    digest.update(f"{spec.build} {spec.signature}".encode())
+    digest.update(f"{spec.build} {spec.signature} {spec.tags}".encode())
     for path in files:
         for file in _stored(path):
             digest.update(f"{str(file)[len(str(path)) :]}\0".encode())
