@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import Job
 from readers import everything, outcomes
 
 from transforms.config import SourceSpec
@@ -88,6 +89,16 @@ def test_numbers_may_have_decimal_commas(tmp_path: Path) -> None:
     found = make_source(SourceSpec(**source, **options)).describe()
     assert (found["a"].dtype, found["b"].dtype) == ("float64", "int64")
     assert outcomes("a", **source, delimiter=";") == ["1,5"]
+
+
+def test_text_that_is_stacked_is_refused_at_planning(tmp_path: Path) -> None:
+    steps = [{"step": "stack", "feature": "vec", "of": ["a", "a"]}]
+    source = csv_file(tmp_path, "id;a\n1;2,5\n") | {"delimiter": ";"}
+    job = Job(tmp_path / "out", {**source, "preprocess": steps})
+    with pytest.raises(
+        ConfigError, match=r"'a' must be numbers to become float32.*source\.decimal"
+    ):
+        job.plan()
 
 
 @pytest.mark.parametrize(
