@@ -12,6 +12,7 @@ from conftest import Job
 from readers import outcomes
 
 from transforms.config import SourceSpec
+from transforms.lookup import ConfigError
 from transforms.sources.readers import make_source
 
 features = tfds.features
@@ -125,10 +126,13 @@ def test_features_inside_of_others_are_read(name: str, odd: dict[str, Any]) -> N
     assert sorted(found) == EXPECTED[name]
 
 
-def test_what_is_left_out_is_said(odd: dict[str, Any]) -> None:
+def test_what_is_left_out_is_said(odd: dict[str, Any], tmp_path: Path) -> None:
     nested, uneven = make_source(SourceSpec(**odd)).notes()
-    assert nested.startswith("features steps of the dataset are left out: they are nes")
-    assert uneven.startswith("features sentences of the dataset are left out")
+    assert nested.startswith("feature 'steps' of the dataset is left out: it is a nes")
+    assert uneven.startswith("feature 'sentences' of the dataset is left out: it has")
+    job = Job(tmp_path / "out", odd)
+    with pytest.raises(ConfigError, match="'steps' is there: it is a nested dataset"):
+        job.plan(source={"key": "image/id", "keep": ["steps"]})
 
 
 def test_features_beside_a_nested_dataset_make_a_table(

@@ -69,6 +69,13 @@ def test_an_extension_begins_at_the_first_dot(tmp_path: Path) -> None:
         described(source)
 
 
+def test_the_end_of_an_extension_is_explained(tmp_path: Path) -> None:
+    source = tar_file(tmp_path, "a.left.txt", "a.cls", "b.left.txt", "b.cls")
+    found = make_source(SourceSpec(**source)).other_columns()
+    assert list(found) == ["txt"]
+    assert found["txt"].startswith("is the end of extension 'left.txt'; what follows")
+
+
 def test_names_with_many_dots_are_no_example_of_a_hundred_members(
     tmp_path: Path,
 ) -> None:

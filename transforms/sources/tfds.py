@@ -110,22 +110,21 @@ class Tfds:
                 found[name] = Feature(self._dtype(name, spec.dtype.name, shape), shape)
         return found
 
+    def other_columns(self) -> Mapping[str, str]:
+        """Say what the features are that are left out."""
+        nested = "is a nested dataset, whose steps are no rows of a table"
+        uneven = "has several axes whose length differs between rows"
+        found = {n: nested for n, (_, c) in self._connectors.items() if is_dataset(c)}
+        for name, spec in self._specs.items():
+            if not is_one_tensor(spec):
+                found[name] = uneven
+        return found
+
     def notes(self) -> list[str]:
         """Say which features are left out."""
-        nested = sorted(
-            name
-            for name, (_, connector) in self._connectors.items()
-            if is_dataset(connector)
-        )
-        uneven = [n for n, spec in self._specs.items() if not is_one_tensor(spec)]
-        said = {
-            "nested datasets, whose steps are no rows of a table": nested,
-            "of several axes whose length differs between rows": uneven,
-        }
         return [
-            f"features {', '.join(names)} of the dataset are left out: they are {kind}"
-            for kind, names in said.items()
-            if names
+            f"feature {name!r} of the dataset is left out: it {why}"
+            for name, why in self.other_columns().items()
         ]
 
     def read(

@@ -121,6 +121,16 @@ class WebDataset:
             pieces, features, batch_rows, lambda piece: self._blocks(piece, features)
         )
 
+    def other_columns(self) -> Mapping[str, str]:
+        """Say of the ends of extensions that they are no extensions."""
+        known = {name for example, _ in self._head[1] for name in example}
+        ends = {name.rpartition(".")[2]: name for name in sorted(known) if "." in name}
+        return {
+            end: f"is the end of extension {name!r}; {_DOTS}"
+            for end, name in ends.items()
+            if end not in known
+        }
+
     @cached_property
     def _files(self) -> list[File]:
         paths = [self.path] if isinstance(self.path, str) else self.path
