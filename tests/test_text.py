@@ -196,6 +196,7 @@ def test_types_are_told_by_the_head(tmp_path: Path) -> None:
         "i": ("int64", ()),
         "f": ("float64", ()),
         "l": ("int64", (2,)),
+        "m": ("int64", (1, 1)),
         "v": ("float64", (None,)),
     }
 
