@@ -136,6 +136,7 @@ def run(
     with _errors():
         threads = not workers and _works_here(given)
         made = _make_plan(config, overrides, limit, compute=threads)
+        show.say_notes(made)
         with quiet_import():
             from pipeline.attended import run_attended
 
@@ -144,7 +145,8 @@ def run(
         )
     show.warn_of_non_finite(summary)
     if as_json:
-        show.print_json({"table": made.config.table.path, **summary})
+        notes = {"notes": list(made.notes)}
+        show.print_json({"table": made.config.table.path, **summary, **notes})
     else:
         show.print_summary(made.config.table.path, summary, finished=finished)
 

@@ -20,7 +20,7 @@ from transforms.models.model import Model
 from transforms.preprocess.steps import Step, make_steps, needed_features, trace_steps
 from transforms.shard import Shards
 from transforms.sources.readers import make_source
-from transforms.sources.source import File, OtherColumns, Source
+from transforms.sources.source import File, Noting, OtherColumns, Source
 from transforms.table.columns import (
     Column,
     bytes_per_row,
@@ -42,10 +42,12 @@ class Plan(TablePlan):
     Attributes:
       shards: units of work, one part each.
       activations: everything that could be tapped.
+      notes: sentences on what will not be read, or not as one may expect.
     """
 
     shards: Shards
     activations: tuple[Activation, ...]
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(config: Config) -> Plan:
@@ -87,6 +89,7 @@ def make_plan(config: Config) -> Plan:
         features=features,
         shards=shards,
         activations=tuple(activations),
+        notes=tuple(job.source.notes()) if isinstance(job.source, Noting) else (),
     )
 
 

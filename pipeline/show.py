@@ -183,6 +183,8 @@ def print_plan(made: Plan) -> None:
         f" {made.bytes_per_row} bytes a row, {total} before compression"
         f"\nfingerprint {made.fingerprint}\ntable {made.config.table.path}"
     )
+    for note in made.notes:
+        say(f"note: {note}")
 
 
 def plan_json(made: Plan) -> dict[str, Any]:
@@ -199,7 +201,14 @@ def plan_json(made: Plan) -> dict[str, Any]:
             {**column.to_json(), "bytes_per_row": column.bytes_per_row}
             for column in made.columns
         ],
+        "notes": list(made.notes),
     }
+
+
+def say_notes(made: Plan) -> None:
+    """Say beside a run what its plan has to say."""
+    for note in made.notes:
+        say(f"featuretap: {note}", err=True)
 
 
 def warn_of_non_finite(summary: Mapping[str, Any]) -> None:

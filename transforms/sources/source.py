@@ -134,6 +134,18 @@ class OtherColumns(Protocol):
         """Give what is to be said of each: `{name: "is a struct; …"}`."""
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """A source that has something to say to whoever plans."""
+
+    def notes(self) -> Sequence[str]:
+        """Give sentences on what will not be read, or not as one may expect.
+
+        Each says what, how much of it, and how to have it otherwise. Called on the
+        launcher, after `files`.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class GivenFeature:
     """A feature as a config gives it.

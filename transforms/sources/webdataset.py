@@ -234,7 +234,7 @@ def _split(name: str) -> tuple[str, str]:
 
 def _is_hidden(name: str) -> bool:
     base = name.rpartition("/")[2]
-    return base.startswith((".", "_")) and name != ".."
+    return base.startswith(".") and name != ".."
 
 
 def _is_empty(fs: Any, path: str) -> bool:
