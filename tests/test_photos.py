@@ -9,12 +9,19 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
+import tensorflow as tf
 from conftest import Job
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import show
+from pipeline.parity import reference_steps
 from pipeline.plan import Plan
-from transforms.config import SourceSpec
+from transforms.config import SourceSpec, StepSpec
+from transforms.preprocess.orientation import orientation
+from transforms.preprocess.steps import make_steps
 from transforms.shard import Piece
 from transforms.sources.readers import make_source
 
@@ -106,3 +113,78 @@ def test_members_of_tar_files_may_begin_with_an_underscore(tmp_path: Path) -> No
     (file,) = source.files()
     found = source.read([Piece(file.uri, file.name)], source.describe(), None)
     assert [row["__key__"] for _, row in found.as_numpy_iterator()] == [b"-a", b"_b"]
+
+
+def turned(form: str, value: int, order: str = "big") -> bytes:
+    """An image file with an orientation in its EXIF data."""
+    exif = PIL.Image.Exif()
+    exif.endian = {"big": ">", "little": "<"}[order]
+    exif[0x010F] = "a maker, in front of the orientation"
+    exif[0x0112] = value
+    data = io.BytesIO()
+    options = {"lossless": True} if form == "WEBP" else {"quality": 95}
+    wide = np.random.default_rng(1).integers(0, 256, (16, 24, 3), np.uint8)
+    PIL.Image.fromarray(wide).save(data, form, exif=exif, **options)
+    return data.getvalue()
+
+
+def decoded(data: bytes, **options: Any) -> np.ndarray:
+    """Decode in a graph, and see that the reference does the same."""
+    (step,) = make_steps([StepSpec(step="decode_image", **{"feature": "x", **options})])
+    rows = tf.data.Dataset.from_tensors({"x": data}).map(step.function)
+    (found,) = rows.as_numpy_iterator()
+    again = reference_steps.STEPS["decode_image"](data, **options)
+    np.testing.assert_array_equal(found["x"], again)
+    return found["x"]
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+@pytest.mark.parametrize(
+    ("form", "order"),
+    [("JPEG", "big"), ("JPEG", "little"), ("PNG", "big"), ("WEBP", "little")],
+)
+def test_images_are_turned_upright_as_pil_turns_them(
+    form: str, order: str, value: int
+) -> None:
+    data = turned(form, value, order)
+    assert orientation(data) == value
+    image = PIL.Image.open(io.BytesIO(data))
+    upright = np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+    found = decoded(data, channels=3, orient=True).astype(int)
+    assert found.shape == ((16, 24, 3) if value < 5 else (24, 16, 3))
+    assert np.abs(found - upright).max() <= 12  # decoders of JPEG round differently
+    as_stored = decoded(data, channels=3).astype(int)
+    assert np.abs(as_stored - np.asarray(image.convert("RGB"))).max() <= 12
+
+
+def test_exif_data_are_found_behind_other_segments() -> None:
+    data = turned("JPEG", 6)
+    start = data.index(b"\xff\xe1")
+    other = b"\xff\xe1\0\x0chttp://xmp" + b"\xff\xed\0\x04ab" + b"\xff" * 3
+    assert orientation(data[:start] + other + data[start:]) == 6
+
+
+def test_damaged_or_odd_exif_data_leave_an_image_as_it_is() -> None:
+    data = turned("JPEG", 6)
+    at = data.index(b"\x01\x12\x00\x03")
+    for damaged in (
+        data.replace(b"MM\0*", b"XX\0*"),  # no byte order
+        data[: at + 8] + b"\0\x09" + data[at + 10 :],  # no such orientation
+        data[: at + 8] + b"\0\x00" + data[at + 10 :],
+        data[: at + 2] + b"\0\x02" + data[at + 4 :],  # text
+        data.replace(b"MM\0*\0\0\0\x08", b"MM\0*\xff\0\0\0"),  # a directory far off
+        jpeg(),
+    ):
+        assert orientation(damaged) == 1
+    assert orientation(turned("GIF", 6)) == 1
+    upright = decoded(jpeg(), channels=3, orient=True)
+    np.testing.assert_array_equal(upright, decoded(jpeg(), channels=3))
+
+
+@given(st.binary(max_size=60), st.sampled_from([0, 2, 30, 60, 200, 300]))
+def test_no_bytes_trouble_the_search_for_an_orientation(junk: bytes, at: int) -> None:
+    for form in ("JPEG", "PNG", "WEBP"):
+        data = turned(form, 6)
+        assert orientation(data[:at] + junk + data[at + len(junk) :]) in range(1, 9)
+        assert orientation(data[:at]) in (1, 6)
+    assert orientation(junk) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,11 +42,51 @@ def run_step(
 
 
 def _decode_image(
-    data: Any, channels: int = 0, max_pixels: int | None = None
+    data: Any,
+    channels: int = 0,
+    orient: bool = False,
+    max_pixels: int | None = None,
 ) -> np.ndarray:
+    data = data if isinstance(data, bytes) else np.asarray(data).item()
+    image = _decoded(data, channels)
+    return _TURNED[_orientation(data) if orient else 1](image)
+
+
+_TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: np.fliplr(np.rot90(image, -1)),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.fliplr(np.rot90(image)),
+    8: np.rot90,
+}
+
+
+def _orientation(data: bytes) -> int:
+    """Find the entry of the orientation in EXIF data, wherever these lie."""
+    exif = re.search(
+        rb"(?:Exif\0\0|eXIf|EXIF....)(II\*\0|MM\0\*)(.{4})", data, re.DOTALL
+    )
+    if not exif:
+        return 1
+    order = "<" if exif[1][:2] == b"II" else ">"
+    start = exif.start(1) + struct.unpack(f"{order}I", exif[2])[0]
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    entries = np.frombuffer(data, np.uint8, 12 * count, start + 2).reshape(-1, 12)
+    for entry in entries.tolist():
+        tag, kind = struct.unpack(f"{order}HH", bytes(entry[:4]))
+        if tag == 0x0112:
+            size = {3: "H", 4: "I"}[kind]
+            (value,) = struct.unpack_from(f"{order}{size}", bytes(entry[8:]))
+            return int(value) if value in _TURNED else 1
+    return 1
+
+
+def _decoded(data: bytes, channels: int) -> np.ndarray:
     import tensorflow as tf
 
-    data = data if isinstance(data, bytes) else np.asarray(data).item()
     if data[:4] == b"\x89PNG" or (data[:2] == b"\xff\xd8" and channels != 4):
         decoded = tf.io.decode_image(data, channels, expand_animations=False)
         return np.asarray(decoded)

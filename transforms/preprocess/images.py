@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from transforms import casts
+from transforms.preprocess.orientation import upright
 
 ResizeMethod = Literal[
     "bilinear",
@@ -21,7 +22,9 @@ ResizeMethod = Literal[
 _JPEG = b"\xff\xd8"
 
 
-def decode_image(image: Any, *, channels: int = 0, max_pixels: int = 1 << 28) -> Any:
+def decode_image(
+    image: Any, *, channels: int = 0, orient: bool = False, max_pixels: int = 1 << 28
+) -> Any:
     """Decode JPEG, PNG, GIF (first frame), BMP or WebP to uint8 `[h, w, c]`.
 
     Args:
@@ -29,6 +32,9 @@ def decode_image(image: Any, *, channels: int = 0, max_pixels: int = 1 << 28) ->
       channels: 1 for grey, 3 for RGB, 4 for RGBA. 0 keeps the channels of the file,
         which may differ between files and so seldom fit a model. Grey is computed from
         colors as `tf.image.rgb_to_grayscale` does it.
+      orient: whether to turn the image upright, or mirror it, as the EXIF data of a
+        JPEG, PNG or WebP file say. Phones store photos as the sensor saw them; browsers
+        and viewers turn them, Keras, TensorFlow and PIL's `Image.open` do not.
       max_pixels: an image whose header claims more pixels makes its row a bad row and
         is not decoded, since a few bytes can claim to be gigabytes.
     """
@@ -58,6 +64,8 @@ def decode_image(image: Any, *, channels: int = 0, max_pixels: int = 1 << 28) ->
         )
 
     decoded = tf.cond(_starts(image, _JPEG), jpeg, other)
+    if orient:
+        decoded = upright(decoded, image)
     decoded.set_shape([None, None, channels or None])
     return decoded
 
