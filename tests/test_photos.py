@@ -20,6 +20,7 @@ from pipeline import show
 from pipeline.parity import reference_steps
 from pipeline.plan import Plan
 from transforms.config import SourceSpec, StepSpec
+from transforms.lookup import ConfigError
 from transforms.preprocess.orientation import orientation
 from transforms.preprocess.steps import make_steps
 from transforms.shard import Piece
@@ -188,3 +189,68 @@ def test_no_bytes_trouble_the_search_for_an_orientation(junk: bytes, at: int) ->
         assert orientation(data[:at] + junk + data[at + len(junk) :]) in range(1, 9)
         assert orientation(data[:at]) in (1, 6)
     assert orientation(junk) == 1
+
+
+DEEP = np.array([[0, 1, 200, 255], [256, 1000, 4095, 65535]], np.uint16)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return tf.io.encode_png(pixels).numpy()
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3, 4])
+def test_png_images_of_16_bits_keep_them_as_uint16(channels: int) -> None:
+    found = decoded(png(DEEP[..., None]), channels=channels, dtype="uint16")
+    assert found.dtype == np.uint16
+    assert found.shape == (2, 4, channels or 1)
+    for channel in range(min(found.shape[-1], 3)):
+        np.testing.assert_array_equal(found[..., channel], DEEP)
+    assert channels < 4 or found[..., 3].min() == 65535
+    shallow = decoded(png(DEEP[..., None]), channels=1)
+    np.testing.assert_array_equal(shallow[..., 0], DEEP >> 8)
+
+
+def test_colors_of_16_bits_are_kept_too() -> None:
+    pixels = np.random.default_rng(2).integers(0, 65536, (5, 4, 3), np.uint16)
+    found = decoded(png(pixels), channels=3, dtype="uint16")
+    np.testing.assert_array_equal(found, pixels)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_8_bits_are_spread_over_16(form: str, channels: int) -> None:
+    data = io.BytesIO()
+    PIL.Image.fromarray(PIXELS).save(data, form)
+    deep = decoded(data.getvalue(), channels=channels, dtype="uint16").astype(int)
+    plain = decoded(data.getvalue(), channels=channels).astype(int)
+    # grey is computed once with 16 bits, once with 8
+    assert np.abs(deep - 257 * plain).max() <= (257 * 2 if channels == 1 else 0)
+
+
+def test_another_type_of_pixels_is_refused() -> None:
+    options = {"feature": "x", "dtype": "float32"}
+    with pytest.raises(ConfigError, match=r"dtype"):
+        make_steps([StepSpec(step="decode_image", **options)])
+
+
+def cmyk(transform: int) -> bytes:
+    """A JPEG file of four channels; 2 says that three of them are YCC."""
+    pixels = np.random.default_rng(3).integers(0, 256, (3, 4, 4), np.uint8)
+    data = io.BytesIO()
+    image = PIL.Image.frombytes("CMYK", (32, 24), pixels.repeat(8, 0).repeat(8, 1))
+    image.save(data, "JPEG", quality=100, subsampling=0)
+    content = bytearray(data.getvalue())
+    content[content.index(b"Adobe") + 11] = transform
+    return bytes(content)
+
+
+@pytest.mark.parametrize("transform", [0, 2])
+@pytest.mark.parametrize("channels", [0, 1, 3, 4])
+def test_colors_of_printers_are_decoded_as_pil_does_it(
+    transform: int, channels: int
+) -> None:
+    data = cmyk(transform)
+    mode = {0: "RGB", 1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    image = np.asarray(PIL.Image.open(io.BytesIO(data)).convert(mode)).astype(int)
+    found = decoded(data, channels=channels).astype(int)
+    assert np.abs(found - image.reshape(found.shape)).max() <= 2

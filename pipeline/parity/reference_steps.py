@@ -44,11 +44,17 @@ def run_step(
 def _decode_image(
     data: Any,
     channels: int = 0,
+    dtype: str = "uint8",
     orient: bool = False,
     max_pixels: int | None = None,
 ) -> np.ndarray:
     data = data if isinstance(data, bytes) else np.asarray(data).item()
-    image = _decoded(data, channels)
+    if data[:4] == b"\x89PNG":
+        image = _decoded_png(data, channels, dtype)
+    else:
+        image = _decoded(data, channels)
+        if dtype == "uint16":
+            image = np.uint16(257) * image
     return _TURNED[_orientation(data) if orient else 1](image)
 
 
@@ -84,12 +90,19 @@ def _orientation(data: bytes) -> int:
     return 1
 
 
+def _decoded_png(data: bytes, channels: int, dtype: str) -> np.ndarray:
+    import tensorflow as tf
+
+    return np.asarray(tf.io.decode_image(data, channels, tf.as_dtype(dtype)))
+
+
 def _decoded(data: bytes, channels: int) -> np.ndarray:
     import tensorflow as tf
 
-    if data[:4] == b"\x89PNG" or (data[:2] == b"\xff\xd8" and channels != 4):
-        decoded = tf.io.decode_image(data, channels, expand_animations=False)
-        return np.asarray(decoded)
+    is_jpeg = data[:2] == b"\xff\xd8"
+    is_cmyk = is_jpeg and int(tf.io.extract_jpeg_shape(data)[2]) == 4
+    if is_jpeg and channels != 4 and not (is_cmyk and channels == 1):
+        return np.asarray(tf.io.decode_image(data, channels))
     image = np.asarray(tf.io.decode_image(data, expand_animations=False))
     if channels in (3, 4) and image.shape[-1] < 3:
         image = np.repeat(image[..., :1], 3, -1)
