@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.cut import cut_shards, default_rows_per_part, limit_shards
 from pipeline.fingerprint import digest_of, hash_ingredients
+from pipeline.notes import plan_notes
 from transforms import device, storage
 from transforms.config import Config
 from transforms.credentials import holds_credentials
@@ -20,7 +21,7 @@ from transforms.models.model import Model
 from transforms.preprocess.steps import Step, make_steps, needed_features, trace_steps
 from transforms.shard import Shards
 from transforms.sources.readers import make_source
-from transforms.sources.source import File, Noting, OtherColumns, Source
+from transforms.sources.source import File, OtherColumns, Source
 from transforms.table.columns import (
     Column,
     bytes_per_row,
@@ -89,7 +90,7 @@ def make_plan(config: Config) -> Plan:
         features=features,
         shards=shards,
         activations=tuple(activations),
-        notes=tuple(job.source.notes()) if isinstance(job.source, Noting) else (),
+        notes=plan_notes(job.source, files, job.features, config.source.preprocess),
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from conftest import Job
@@ -17,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import show
+from pipeline.notes import plan_notes
 from pipeline.parity import reference_steps
 from pipeline.plan import Plan
 from transforms.config import SourceSpec, StepSpec
@@ -47,10 +51,10 @@ def plan(directory: Path, step: dict[str, Any] | None = None, **source: Any) -> 
         {"step": "cast", "feature": "image", "dtype": "float32"},
         {"step": "reshape", "feature": "image", "shape": [6]},
     ]
-    given = {"reader": "images", "path": str(directory / "in"), "key": "path"}
-    job = Job(directory, {**given, "preprocess": steps, **source})
+    given = {"reader": "images", "path": str(directory / "in"), "key": "path", **source}
+    job = Job(directory, {**given, "preprocess": steps})
     return job.plan(
-        source={"key": "path"},
+        source={"key": given["key"]},
         model={"inputs": {"vec": "image"}},
         taps=[{"path": "head"}],
     )
@@ -214,6 +218,59 @@ def test_colors_of_16_bits_are_kept_too() -> None:
     pixels = np.random.default_rng(2).integers(0, 65536, (5, 4, 3), np.uint16)
     found = decoded(png(pixels), channels=3, dtype="uint16")
     np.testing.assert_array_equal(found, pixels)
+
+
+def test_a_plan_says_that_16_bits_become_8(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(40):
+        deep = 20 <= number < 30  # found, since files all over are looked at
+        pixels = DEEP[..., None] if deep else PIXELS
+        (tmp_path / "in" / f"{number}.png").write_bytes(png(pixels))
+    (note,) = plan(tmp_path).notes
+    assert note.startswith("2 of 8 images looked at have 16 bits a channel")
+    assert 'dtype = "uint16"' in note
+    assert plan(tmp_path, {"dtype": "uint16"}).notes == ()
+
+
+@pytest.mark.parametrize("reader", ["images", "webdataset", "parquet"])
+def test_a_plan_says_that_photos_are_stored_sideways(
+    tmp_path: Path, reader: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    photos = [turned("JPEG", 6), b"no image", turned("JPEG", 8), jpeg()]
+    names = [f"{n}.jpg" for n in range(4)]
+    source: dict[str, Any] = {"reader": reader}
+    if reader == "images":
+        for name, photo in zip(names, photos, strict=True):
+            (tmp_path / "in" / name).write_bytes(photo)
+    elif reader == "parquet":
+        table = pa.table({"path": names, "image": photos})
+        pq.write_table(table, tmp_path / "in" / "a.parquet")
+    else:
+        with tarfile.open(tmp_path / "in" / "a.tar", "w") as tar:
+            for name, photo in zip(names, photos, strict=True):
+                member = tarfile.TarInfo(name.replace("jpg", "image"))
+                member.size = len(photo)
+                tar.addfile(member, io.BytesIO(photo))
+        source["features"] = {"image": "bytes"}
+        source["key"] = "__key__"
+    (note,) = plan(tmp_path, **source).notes
+    assert note.startswith("2 of 4 images looked at are stored turned or mirrored")
+    assert "orient = true" in note
+    assert plan(tmp_path, {"orient": True}, **source).notes == ()
+
+
+def test_images_that_cannot_be_read_stop_no_plan(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jpg"
+    path.write_bytes(jpeg())
+    source = images(tmp_path / "in")
+    files = source.files()
+    path.unlink()
+    path.mkdir()
+    step = StepSpec(step="decode_image", **{"feature": "image"})
+    unversioned = [replace(file, version="") for file in files]
+    assert plan_notes(source, unversioned, source.describe(), [step]) == ()
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
