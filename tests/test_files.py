@@ -8,10 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from samples import ROOTS, root_of
 
 from transforms import scratch, storage
+from transforms.config import SourceSpec
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources import staging
@@ -20,9 +22,9 @@ from transforms.sources.files import (
     find_file,
     identity_of,
     list_files,
-    listing,
 )
 from transforms.sources.left_out import LeftOut
+from transforms.sources.readers import make_source
 from transforms.sources.staging import copy_range, local_copies, use_copies
 
 TREE = (
@@ -138,14 +140,14 @@ def test_what_suffixes_leave_nothing_of_is_named_with_them(root: str) -> None:
 
 
 def test_what_is_left_out_is_counted_by_its_reason(root: str) -> None:
-    found = listing(root, suffixes=(".TXT",)).left_out
+    found = list_files(root, suffixes=(".TXT",)).left_out
     assert (found.suffixes, +found.folders, found.dotted) == ({".bin": 6}, {}, 0)
-    found = listing(root, suffixes=(".bin",)).left_out
+    found = list_files(root, suffixes=(".bin",)).left_out
     assert (found.suffixes, found.dotted) == ({".txt": 1}, 1)
     assert +found.folders == {"_sub": 1, "_tmp": 1}
-    found = listing(f"{root}/*.bin", suffixes=(".bin",)).left_out
+    found = list_files(f"{root}/*.bin", suffixes=(".bin",)).left_out
     assert (found.suffixes, +found.folders, found.dotted) == ({}, {}, 1)
-    assert listing(f"{root}/sub/deep").left_out == LeftOut()
+    assert list_files(f"{root}/sub/deep").left_out == LeftOut()
 
 
 def test_notes_say_how_many_files_are_left_out_why_and_what_to_do() -> None:
@@ -157,6 +159,43 @@ def test_notes_say_how_many_files_are_left_out_why_and_what_to_do() -> None:
     assert "(2 in _a); name such a folder in source.path" in two
     assert three.startswith("1 file is left out because the name begins with a dot")
     assert LeftOut().notes("do so") == []
+
+
+@pytest.mark.parametrize(
+    ("reader", "suffix"),
+    [
+        ("array_record", "array_record"),
+        ("csv", "csv"),
+        ("images", "png"),
+        ("jsonl", "jsonl"),
+        ("numpy", "npy"),
+        ("parquet", "parquet"),
+        ("tfrecord", "tfrecord"),
+        ("webdataset", "tar"),
+    ],
+)
+def test_every_reader_of_a_directory_says_what_it_leaves_out(
+    tmp_path: Path, reader: str, suffix: str
+) -> None:
+    (tmp_path / "_old").mkdir()
+    for name in (f"a.{suffix}", f"_old/b.{suffix}", f"_old/c.{suffix}"):
+        (tmp_path / name).touch()
+    source: Any = make_source(SourceSpec(reader=reader, path=str(tmp_path)))
+    (note,) = source.notes()
+    assert "2 files are left out because of folders" in note
+    assert "(2 in _old)" in note
+
+
+def test_numpy_says_which_files_are_no_arrays(tmp_path: Path) -> None:
+    for name in ("a.npy", "README.md", "b.txt"):
+        (tmp_path / name).touch()
+    source: Any = make_source(SourceSpec(reader="numpy", path=str(tmp_path)))
+    (note,) = source.notes()
+    assert note.endswith("(1 .md, 1 .txt); numpy reads .npy and .npz")
+    fields = {"a": str(tmp_path / "a.npy")}
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    source = make_source(SourceSpec(reader="numpy", path=fields))
+    assert source.notes() == []
 
 
 @pytest.mark.parametrize(

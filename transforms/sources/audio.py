@@ -15,7 +15,7 @@ from transforms import device, storage
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError
 from transforms.shard import Piece, position
-from transforms.sources.files import Listing, listing
+from transforms.sources.files import Listing, list_files
 from transforms.sources.images import folder_of
 from transforms.sources.left_out import suffix_remedy
 from transforms.sources.sound_length import length_fault
@@ -110,7 +110,7 @@ class Audio:
         if self.hop_frames and not self.window_frames:
             raise ConfigError("source.hop_frames needs source.window_frames, got none")
         if self.window_frames is None:
-            return [replace(file, blocks=(1,)) for file in self._listing.files]
+            return [replace(file, blocks=(1,)) for file in self._files]
         if short := [] if any(rows for _, rows, _ in self._windows) else self._short:
             raise ConfigError(
                 f"source.window_frames must be at most the frames of a recording;"
@@ -120,7 +120,7 @@ class Audio:
 
     def notes(self) -> list[str]:
         """Say which files are not read, and which recordings give no window."""
-        said = self._listing.left_out.notes(
+        said = self._files.left_out.notes(
             f"{suffix_remedy(self._suffixes)}; other formats than those of libsndfile,"
             " such as AAC, must be converted first"
         )
@@ -221,14 +221,14 @@ class Audio:
         return _SUFFIXES if self.suffixes is None else self.suffixes
 
     @cached_property
-    def _listing(self) -> Listing:
-        return listing(self.path, suffixes=self._suffixes)
+    def _files(self) -> Listing:
+        return list_files(self.path, suffixes=self._suffixes)
 
     @cached_property
     def _windows(self) -> list[tuple[File, int, int]]:
         """Each file with its number of rows and of frames."""
         with ThreadPoolExecutor(_PARALLEL_HEADERS) as pool:
-            return list(pool.map(self._with_windows, self._listing.files))
+            return list(pool.map(self._with_windows, self._files))
 
     @property
     def _short(self) -> list[str]:

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
@@ -40,29 +39,20 @@ class _Found(NamedTuple):
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What paths and globs name.
+class Listing(list[File]):
+    """The files that paths and globs name.
 
     Attributes:
-      files: those to read.
       left_out: how many others there are, and why they are not read.
     """
 
-    files: list[File]
-    left_out: LeftOut
+    def __init__(self, files: Iterable[File], left_out: LeftOut) -> None:
+        """Take the files, and the count of the others."""
+        super().__init__(files)
+        self.left_out = left_out
 
 
 def list_files(
-    path: str | Sequence[str],
-    option: str = "source.path",
-    suffixes: Sequence[str] = (),
-) -> list[File]:
-    """List the files to read; otherwise as `listing`."""
-    return listing(path, option, suffixes).files
-
-
-def listing(
     path: str | Sequence[str],
     option: str = "source.path",
     suffixes: Sequence[str] = (),

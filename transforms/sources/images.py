@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from transforms import device
 from transforms.dtypes import Feature
 from transforms.shard import Piece, position
-from transforms.sources.files import Listing, listing
+from transforms.sources.files import Listing, list_files
 from transforms.sources.left_out import suffix_remedy
 from transforms.sources.source import File
 from transforms.sources.staging import copied
@@ -56,11 +56,11 @@ class Images:
 
     def files(self) -> list[File]:
         """List the files; each is one row."""
-        return [replace(file, blocks=(1,)) for file in self._listing.files]
+        return [replace(file, blocks=(1,)) for file in self._files]
 
     def notes(self) -> list[str]:
         """Say which files of the listing are not read."""
-        return self._listing.left_out.notes(
+        return self._files.left_out.notes(
             f"{suffix_remedy(self._suffixes)}; decode_image decodes JPEG, PNG, GIF, BMP"
             " and WebP, other formats must be converted first"
         )
@@ -102,8 +102,8 @@ class Images:
         return _SUFFIXES if self.suffixes is None else self.suffixes
 
     @cached_property
-    def _listing(self) -> Listing:
-        return listing(self.path, suffixes=self._suffixes)
+    def _files(self) -> Listing:
+        return list_files(self.path, suffixes=self._suffixes)
 
 
 def folder_of(name: str) -> str:

@@ -60,11 +60,12 @@ class LeftOut:
         """
         return _counted({s or "without a suffix": n for s, n in self.suffixes.items()})
 
-    def notes(self, remedy: str) -> list[str]:
+    def notes(self, remedy: str = "") -> list[str]:
         """Say what is left out, a sentence for each reason.
 
         Args:
-          remedy: what to do about files of another suffix.
+          remedy: what to do about files of another suffix; for readers that choose by
+            suffixes.
         """
         said = []
         if count := self.suffixes.total():

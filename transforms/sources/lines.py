@@ -26,7 +26,7 @@ from transforms.errors.failure import REST_LOST
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset
-from transforms.sources.files import list_files
+from transforms.sources.files import Listing, list_files
 from transforms.sources.line_rows import ROW_ID, Parser, TextLines, rows_of
 from transforms.sources.source import File, GivenFeature, given_features
 from transforms.sources.staging import in_place
@@ -89,6 +89,10 @@ class Lines:
             else file
             for file in self._files
         ]
+
+    def notes(self) -> list[str]:
+        """Say which files of the listing are not read."""
+        return self._files.left_out.notes()
 
     def describe(self) -> Mapping[str, Feature]:
         """Give the config's features, else those of the head of the first file.
@@ -174,7 +178,7 @@ class Lines:
     _text_may_be_null: ClassVar[bool] = True
 
     @cached_property
-    def _files(self) -> list[File]:
+    def _files(self) -> Listing:
         return list_files(self.path)
 
     @cached_property

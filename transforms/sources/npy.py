@@ -19,7 +19,8 @@ from transforms.dtypes import DTYPES, Feature
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset
-from transforms.sources.files import check_unchanged, find_file, list_files
+from transforms.sources.files import Listing, check_unchanged, find_file, list_files
+from transforms.sources.left_out import LeftOut
 from transforms.sources.source import File
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class Numpy:
           ConfigError: there are none, one is damaged, or its arrays differ in rows.
         """
         return [self._with_rows(file) for file in self._files]
+
+    def notes(self) -> list[str]:
+        """Say which files of the listing are not read."""
+        return self._files.left_out.notes("numpy reads .npy and .npz")
 
     def describe(self) -> Mapping[str, Feature]:
         """Take the features' types from the first file's headers."""
@@ -117,9 +122,9 @@ class Numpy:
         }
 
     @cached_property
-    def _files(self) -> list[File]:
+    def _files(self) -> Listing:
         if isinstance(self.path, dict):
-            return self._row_set()
+            return Listing(self._row_set(), LeftOut())
         return list_files(self.path, suffixes=(".npy", ".npz"))
 
     def _identity_now(self, uri: str) -> str:

@@ -23,7 +23,7 @@ from transforms.errors.failure import REST_LOST
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset, nothing
-from transforms.sources.files import list_files
+from transforms.sources.files import Listing, list_files
 from transforms.sources.source import File, GivenFeature, given_features
 from transforms.sources.staging import in_place
 
@@ -70,6 +70,10 @@ class WebDataset:
         """List the tar files; their numbers of rows are not known."""
         return self._files
 
+    def notes(self) -> list[str]:
+        """Say which files of the listing are not read."""
+        return self._files.left_out.notes()
+
     def describe(self) -> Mapping[str, Feature]:
         """Give the features that the config names, else those of the first example.
 
@@ -111,7 +115,7 @@ class WebDataset:
         )
 
     @cached_property
-    def _files(self) -> list[File]:
+    def _files(self) -> Listing:
         paths = [self.path] if isinstance(self.path, str) else self.path
         return list_files([one for path in paths for one in expand_braces(path)])
 
