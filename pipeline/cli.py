@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
+_TAKEN = "--out must name a new file, {!r} exists; remove it or give another name"
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -60,6 +62,45 @@ Set = Annotated[
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")
 ]
+
+
+@app.command()
+def init(
+    data: Annotated[
+        str, typer.Option("--data", metavar="PATH", help="Files, directory or glob.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="PATH", help="A model, or package.module:make"),
+    ],
+    out: Annotated[
+        str, typer.Option("--out", metavar="CONFIG", help="The file to write.")
+    ] = "job.toml",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Never ask: take what is likeliest.")
+    ] = False,
+    as_json: Json = False,
+    overrides: Set = None,
+) -> None:
+    """Look at data and a model, and write a config that runs."""
+    with _errors():
+        from transforms import storage
+
+        if storage.exists(out):
+            _refuse(_TAKEN.format(out))
+        start_tensorflow(compute=False)
+        from pipeline.init.draft import draft_config
+        from pipeline.init.questions import Questions
+
+        asks = sys.stdin.isatty() and not yes and not as_json
+        table = f"out/{PurePath(out).stem}"
+        made = draft_config(data, model, table, overrides or (), Questions(asks))
+        if not storage.create(out, made.text.encode()):
+            _refuse(_TAKEN.format(out))
+    if as_json:
+        show.print_json(show.draft_json(out, made))
+    else:
+        show.print_draft(out, made)
 
 
 @app.command()

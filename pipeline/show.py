@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from transforms.credentials import mask
 from transforms.messages import plain, shape_text, shown
 
 if TYPE_CHECKING:
+    from pipeline.init.draft import Draft
     from pipeline.list_taps import TapListing
     from pipeline.parity.certificate import Parity
     from pipeline.plan import Plan
@@ -158,6 +160,31 @@ def print_json(document: Any) -> None:
             c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text
         )
     )
+
+
+def print_draft(path: str, made: Draft) -> None:
+    """Say what was guessed in a config that was written, and what to do next."""
+    for what, texts in (("guessed", made.guessed), ("not known", made.unknown)):
+        for text in texts:
+            say(f"{what}: {text}")
+    if made.problem:
+        say(f"{path} was written, but cannot be planned yet: {made.problem}")
+        return
+    say(
+        f"{path} was written; look at it, then\n"
+        f"  featuretap run {shlex.quote(path)} --limit 100 --set table.path=out/trial\n"
+        f"  featuretap run {shlex.quote(path)}"
+    )
+
+
+def draft_json(path: str, made: Draft) -> dict[str, Any]:
+    """Give what was written, and what was guessed, as a JSON document."""
+    return {
+        "config": path,
+        "guessed": list(made.guessed),
+        "unknown": list(made.unknown),
+        "problem": made.problem or None,
+    }
 
 
 def print_plan(made: Plan) -> None:
