@@ -10,6 +10,7 @@ from pipeline.fingerprint import changes_bytes, hash_config
 from pipeline.plan import Plan
 from transforms.config import Config
 from transforms.lookup import ConfigError, TableError
+from transforms.models.inputs import agree
 from transforms.table.directory import Table
 from transforms.table.plan_file import Claim, TablePlan, read_shards
 
@@ -41,8 +42,22 @@ def refusal(table: Table, plan: Plan, there: Claim) -> str:
     )
 
 
+def with_wiring(config: Config, there: TablePlan) -> Config:
+    """Give a config the wiring of a table's plan, if it may have come of the config."""
+    wired = there.config.model
+    if not agree(config.model, wired):
+        return config
+    model = config.model.model_copy(update={"inputs": wired.inputs})
+    return config.model_copy(update={"model": model})
+
+
 def check_config(table: Table, config: Config, there: TablePlan) -> None:
     """See that a table was made by a config, whatever part of the rows it holds.
+
+    Args:
+      table: the table.
+      config: with the wiring that `with_wiring` gives.
+      there: plan of the table.
 
     Raises:
       ConfigError: it was made by another one.

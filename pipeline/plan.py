@@ -11,10 +11,10 @@ from pipeline.fingerprint import digest_of, hash_ingredients
 from transforms import device, storage
 from transforms.config import Config
 from transforms.credentials import holds_credentials
-from transforms.dtypes import Feature
+from transforms.dtypes import Feature, is_null_name
 from transforms.lookup import ConfigError
 from transforms.messages import shape_text
-from transforms.models.inputs import Shape
+from transforms.models.inputs import Input, Shape, input_text, wired_spec
 from transforms.models.load import cached_model
 from transforms.models.model import Model
 from transforms.preprocess.steps import Step, make_steps, needed_features, trace_steps
@@ -42,10 +42,12 @@ class Plan(TablePlan):
     Attributes:
       shards: units of work, one part each.
       activations: everything that could be tapped.
+      inputs: of the model, with the features that go in.
     """
 
     shards: Shards
     activations: tuple[Activation, ...]
+    inputs: tuple[Input, ...]
 
 
 def make_plan(config: Config) -> Plan:
@@ -60,6 +62,7 @@ def make_plan(config: Config) -> Plan:
             " lists all)"
         )
     job = trace_job(config)
+    config = job.config
     _check_lengths(config, job.model)
     activations, taps, compiled = _compile(config, job.model)
     with naming_other_columns(job.source):
@@ -87,6 +90,7 @@ def make_plan(config: Config) -> Plan:
         features=features,
         shards=shards,
         activations=tuple(activations),
+        inputs=job.model.inputs,
     )
 
 
@@ -116,7 +120,7 @@ class Job:
     """A config's source, preprocessing and model, traced.
 
     Attributes:
-      config: the config.
+      config: the config; its `model.inputs` says of each input which feature goes in.
       source: where examples come from.
       features: what the source has.
       steps: preprocessing, in order.
@@ -163,11 +167,16 @@ def trace_job(config: Config) -> Job:
     """Describe the source, trace its preprocessing, load the model for the result."""
     device.configure()
     source = make_source(config.source)
+    key, time = config.source.key or source.default_key, config.table.event_timestamp
+    apart = [*config.source.keep.values(), *filter(None, (key, time))]
     with naming_other_columns(source):
         features = dict(source.describe())
         steps = make_steps(config.source.preprocess)
         prepared = trace_steps(steps, features)
-        model = cached_model(config.model, prepared)
+        apart += filter(is_null_name, prepared)
+        model = cached_model(config.model, prepared, apart=apart)
+    wired = {"model": wired_spec(config.model, model.inputs)}
+    config = config.model_copy(update=wired)
     return Job(config, source, features, steps, prepared, model)
 
 
@@ -220,7 +229,7 @@ def _check_lengths(config: Config, model: Model) -> None:
         users = any(":" in step.step for step in steps)
         if None in i.shape and i.feature not in bounded and not users:
             raise ConfigError(
-                f"model input {i.name!r} must have few shapes, rows of feature"
+                f"model {input_text(i.name)} must have few shapes, rows of feature"
                 f" {i.feature!r} differ in {shape_text(i.shape)}; give them some"
                 " lengths in source.preprocess, such as"
                 f' {{ step = "pad", feature = "{i.feature}", lengths = [32, 128] }},'

@@ -161,7 +161,9 @@ def print_json(document: Any) -> None:
 
 
 def print_plan(made: Plan) -> None:
-    """Print the columns of a plan, its size and its fingerprint."""
+    """Print the columns of a plan, its inputs, its size and its fingerprint."""
+    from transforms.models.inputs import input_text
+
     print_table(
         ("column", "role", "type", "shape", "a row", "from"),
         [
@@ -176,6 +178,9 @@ def print_plan(made: Plan) -> None:
             for c in made.columns
         ],
     )
+    say("")
+    for one in made.inputs:
+        say(f"model {input_text(one.name)} takes feature {one.feature!r}")
     rows = made.rows
     total = "unknown" if rows is None else size_text(rows * made.bytes_per_row)
     say(
@@ -193,6 +198,7 @@ def plan_json(made: Plan) -> dict[str, Any]:
         "fingerprint": made.fingerprint,
         "shards": len(made.shards),
         "rows": rows,
+        "inputs": {one.name: one.feature for one in made.inputs},
         "bytes_per_row": made.bytes_per_row,
         "bytes": None if rows is None else rows * made.bytes_per_row,
         "columns": [

@@ -80,7 +80,7 @@ def planned(**changes: Any) -> Plan:
     """The same as it is before it is written."""
     made = table_plan(**changes)
     values = {field.name: getattr(made, field.name) for field in fields(made)}
-    return Plan(**values, shards=shards(), activations=())
+    return Plan(**values, shards=shards(), activations=(), inputs=())
 
 
 def commit(shard: int = 0, bad: int = 0, **changes: Any) -> Commit:

@@ -85,7 +85,7 @@ def build_form(spec: ModelSpec) -> ModelForm:
         )
     if hasattr(built, "_flatten_layers"):  # of Keras 3 or 2
         return LayerForm(built)
-    return function_form(built, list(spec.inputs), f"model.build {spec.build!r}")
+    return function_form(built, f"model.build {spec.build!r}")
 
 
 @contextlib.contextmanager
