@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -555,3 +556,10 @@ def test_constants_that_the_optimizer_merges_are_found_by_parity(
     table = job.run(model=model, taps=[{"path": "", "column": "c"}])
     assert np.isinf(stacked(table["c"])).all()
     assert not parity_of(str(job.table), 3).columns["c"].passed
+
+
+def test_threads_that_build_at_once_get_one_model() -> None:
+    spec = ModelSpec(build="toolbox:picky_model")
+    with ThreadPoolExecutor(4) as pool:
+        built = pool.map(lambda _: load_model(spec, FEATURES).digest, range(48))
+        assert len(set(built)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from transforms.models.signatures import choose_signature, load_saved
 from transforms.models.trust import check_saved
 
 _SEED = 0
+_lock = threading.RLock()
 
 
 def load_form(spec: ModelSpec, path: Path) -> ModelForm:
@@ -57,6 +59,9 @@ def load_form(spec: ModelSpec, path: Path) -> ModelForm:
 def build_form(spec: ModelSpec) -> ModelForm:
     """Call the function that `model.build` names, and recognize what it returns.
 
+    Only one thread of the process builds at a time: names and random numbers are the
+    process's.
+
     Raises:
       ConfigError: there is no such function, it fails, or it returns no model.
     """
@@ -67,7 +72,7 @@ def build_form(spec: ModelSpec) -> ModelForm:
         )
     function = resolve(spec.build, {}, "model.build")
     try:
-        with _afresh(), whole_tracebacks(), warnings.catch_warnings():
+        with _lock, _afresh(), whole_tracebacks(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             built = function()
     except Exception as error:
