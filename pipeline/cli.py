@@ -19,6 +19,7 @@ from transforms.credentials import mask
 if TYPE_CHECKING:
     from pipeline.parity.certificate import Parity
     from pipeline.plan import Plan
+    from transforms.config import Config
 
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
@@ -56,6 +57,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=value", help="Override a key of the config."),
+]
+From = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from",
+        metavar="TABLE",
+        help="Take over from a finished table what it has; may be given again.",
+    ),
+]
+RetryErrors = Annotated[
+    bool,
+    typer.Option("--retry-errors", help="With --from: compute bad rows' shards again."),
 ]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")
@@ -99,14 +112,20 @@ def plan(
     as_json: Json = False,
     overrides: Set = None,
     limit: Limit = None,
+    earlier: From = None,
+    retry_errors: RetryErrors = False,
 ) -> None:
     """Show shards, columns, sizes and fingerprint; run nothing."""
     with _errors():
-        made = _make_plan(config, overrides, limit, compute=False)
+        checked = _load(config, overrides, limit)
+        made = _make_plan(checked, earlier, retry_errors, compute=False)
+        from pipeline.earlier import outlook
+
+        ahead = outlook(made, made.shards)
     if as_json:
-        show.print_json(show.plan_json(made))
+        show.print_json(show.plan_json(made, ahead))
     else:
-        show.print_plan(made)
+        show.print_plan(made, ahead)
 
 
 @app.command()
@@ -129,13 +148,17 @@ def run(
         int | None,
         typer.Option("--workers", min=1, metavar="N", help="Run N processes here."),
     ] = None,
+    earlier: From = None,
+    retry_errors: RetryErrors = False,
 ) -> None:
     """Extract the table; what an earlier run has committed is kept."""
     given = beam_args or []
     _check_run(given, workers, overwrite=overwrite, repair=repair)
     with _errors():
         threads = not workers and _works_here(given)
-        made = _make_plan(config, overrides, limit, compute=threads)
+        checked = _load(config, overrides, limit)
+        made = _make_plan(checked, earlier, retry_errors, compute=threads)
+        show.say_notes(made.notes)
         with quiet_import():
             from pipeline.attended import run_attended
 
@@ -250,16 +273,21 @@ def _works_here(beam_args: list[str]) -> bool:
     return works_here(beam_args)
 
 
-def _make_plan(
-    config: str, overrides: list[str] | None, limit: int | None, *, compute: bool
-) -> Plan:
+def _load(config: str, overrides: list[str] | None, limit: int | None) -> Config:
     from pipeline.config_file import load_config
 
-    checked = load_config(config, overrides or (), limit)
+    return load_config(config, overrides or (), limit)
+
+
+def _make_plan(
+    config: Config, earlier: list[str] | None, retry_errors: bool, *, compute: bool
+) -> Plan:
+    if retry_errors and not earlier:
+        _refuse("--retry-errors is for --from, got it without")
     start_tensorflow(compute=compute)
     from pipeline.plan import make_plan
 
-    return make_plan(checked)
+    return make_plan(config, earlier or (), retry_errors=retry_errors)
 
 
 @contextmanager

@@ -18,14 +18,17 @@ _UNKNOWN_BYTES = 32 << 20
 _MOST_SOURCE_BYTES = 1 << 30
 
 
-def cut_shards(files: Iterable[File], rows_per_part: int) -> Iterator[Shard]:
+def cut_shards(
+    files: Iterable[File], rows_per_part: int, first: int = 0
+) -> Iterator[Shard]:
     """Group the rows of files into shards, in order, each row exactly once.
 
     A shard never has more than `rows_per_part` rows where rows are known. Where they
     are not, files and spans of files are grouped up to 32 MiB, larger ones stand alone.
     Blocks that are better read whole are cut only if they alone exceed a shard.
+    Shards are numbered from `first`.
     """
-    for index, pieces in enumerate(_grouped(files, rows_per_part)):
+    for index, pieces in enumerate(_grouped(files, rows_per_part), first):
         yield Shard(index, tuple(pieces))
 
 

@@ -15,19 +15,22 @@ from transforms.table.plan_file import Claim, TablePlan, read_shards
 
 _NAMED_DIFFERENCES = 5
 _ABSENT = "nothing"
+_OTHER_TABLES = "  it takes rows over from other tables: give the same --from"
 
 
 def refusal(table: Table, plan: Plan, there: Claim) -> str:
     """Say what differs between two plans, with both values where they are short."""
     names = [
         name
-        for name, digest in plan.ingredients.items()
-        if there.ingredients.get(name) != digest
+        for name in {**plan.ingredients, **there.ingredients}
+        if there.ingredients.get(name) != plan.ingredients.get(name)
     ]
     changed = [*_changed_values(plan, there), *_changed_files(table, plan)]
     if len(changed) > _NAMED_DIFFERENCES:
         rest = len(changed) - _NAMED_DIFFERENCES
         changed = [*changed[:_NAMED_DIFFERENCES], f"  and {rest} differences more"]
+    if "earlier" in names:
+        changed.append(_OTHER_TABLES)
     return "\n".join(
         [
             f"table.path must hold a table of this plan, {table.uri!r} holds another"

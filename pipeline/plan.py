@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from pipeline.cut import cut_shards, default_rows_per_part, limit_shards
-from pipeline.fingerprint import digest_of, hash_ingredients
+from pipeline.earlier import TakenOver, take_over
+from pipeline.fingerprint import (
+    digest_of,
+    hash_columns,
+    hash_config,
+    hash_ingredients,
+    hash_rows,
+)
 from transforms import device, storage
 from transforms.config import Config
 from transforms.credentials import holds_credentials
@@ -41,16 +49,27 @@ class Plan(TablePlan):
     Attributes:
       shards: units of work, one part each.
       activations: everything that could be tapped.
+      notes: sentences that whoever runs the plan should read first.
     """
 
     shards: Shards
     activations: tuple[Activation, ...]
+    notes: tuple[str, ...] = ()
 
 
-def make_plan(config: Config) -> Plan:
+def make_plan(
+    config: Config, earlier: Sequence[str] = (), *, retry_errors: bool = False
+) -> Plan:
     """Plan a run: list the source, trace the model, cut shards; nothing is computed.
 
+    Args:
+      config: what is asked for.
+      earlier: URIs of finished tables, from which rows of files that have not changed
+        are taken over as far as they have the columns.
+      retry_errors: compute the shards of earlier tables that have bad rows again.
+
     Raises:
+      FileNotFoundError: an earlier table is not there.
       ConfigError: what is asked for cannot be done.
     """
     if not config.taps:
@@ -69,9 +88,16 @@ def make_plan(config: Config) -> Plan:
     features = needed_features(job.steps, job.table_features(made=False), used)
     files = list(job.source.files())
     _check_files(config.table.path, files)
-    shards = _cut(config, job.source, files, columns, features)
     digest = job.model.digest
-    ingredients = hash_ingredients(config, files, shards, digest)
+    made_by = hash_rows(config, columns, features)
+    inputs = needed_features(job.steps, features, [i.feature for i in job.model.inputs])
+    columns = hash_columns(config, columns, inputs, digest)
+    _check_earlier(config, earlier)
+    old = hash_config(config, digest)
+    old["versions"] = digest_of(versions())[:16]
+    taken = take_over(earlier, made_by, columns, old, files, retry_errors=retry_errors)
+    shards = _cut(config, job.source, files, taken, columns, features)
+    ingredients = hash_ingredients(config, files, shards, digest, taken.earlier)
     return Plan(
         config=config,
         fingerprint=digest_of(ingredients),
@@ -83,8 +109,11 @@ def make_plan(config: Config) -> Plan:
         columns=tuple(columns),
         taps=tuple(taps),
         features=features,
+        rows_made_by=made_by,
+        earlier=taken.earlier,
         shards=shards,
         activations=tuple(activations),
+        notes=taken.notes,
     )
 
 
@@ -172,22 +201,37 @@ def _cut(
     config: Config,
     source: Source,
     files: Sequence[File],
+    taken: TakenOver,
     columns: Sequence[Column],
     features: Mapping[str, Feature],
 ) -> Shards:
+    """Cut files that nothing is taken over of; behind what is, in its own cut."""
     rows_per_part = config.table.rows_per_part or default_rows_per_part(
-        files, bytes_per_row(columns), config.model.batch_rows
+        taken.files, bytes_per_row(columns), config.model.batch_rows
     )
-    cut = cut_shards(files, rows_per_part)
+    cut = cut_shards(taken.files, rows_per_part, first=len(taken.shards))
     if config.limit:
         cut = limit_shards(source, features, cut, config.limit)
-    shards = Shards.of(cut)
+    shards = Shards.of(chain(taken.shards, cut))
     if shards.rows == 0:
         raise ConfigError(
             f"the source must hold at least one row, got {len(files)} files without"
             " any; check source.path, source.split or source.filter"
         )
     return shards
+
+
+def _check_earlier(config: Config, earlier: Sequence[str]) -> None:
+    """Refuse what cannot go with earlier tables."""
+    if earlier and config.limit:
+        raise ConfigError("either --from or --limit, got both: --from is for all rows")
+    for uri in earlier:
+        if storage.filesystem(uri)[1] == storage.filesystem(config.table.path)[1]:
+            raise ConfigError(
+                f"table.path must not be a table that rows are taken over from, got"
+                f" {config.table.path!r} for both; a finished table never changes,"
+                " choose a new path"
+            )
 
 
 def _check_lengths(config: Config, model: Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,11 +15,13 @@ from transforms.credentials import mask
 from transforms.messages import plain, shape_text, shown
 
 if TYPE_CHECKING:
+    from pipeline.earlier import Outlook
     from pipeline.list_taps import TapListing
     from pipeline.parity.certificate import Parity
     from pipeline.plan import Plan
     from pipeline.status import Status
     from transforms.table.columns import Column
+    from transforms.table.commit_record import Made
     from transforms.taps.language import Activation
 
 
@@ -160,8 +163,15 @@ def print_json(document: Any) -> None:
     )
 
 
-def print_plan(made: Plan) -> None:
-    """Print the columns of a plan, its size and its fingerprint."""
+def say_notes(notes: Sequence[str]) -> None:
+    """Say what whoever runs a plan should know first."""
+    for note in notes:
+        say(f"featuretap: {note}", err=True)
+
+
+def print_plan(made: Plan, ahead: Mapping[Made, Outlook]) -> None:
+    """Print the columns of a plan, its size, its fingerprint, what is taken over."""
+    say_notes(made.notes)
     print_table(
         ("column", "role", "type", "shape", "a row", "from"),
         [
@@ -183,9 +193,13 @@ def print_plan(made: Plan) -> None:
         f" {made.bytes_per_row} bytes a row, {total} before compression"
         f"\nfingerprint {made.fingerprint}\ntable {made.config.table.path}"
     )
+    for how, some in ahead.items() if made.earlier else ():
+        count = "unknown" if some.rows is None else some.rows
+        saves = f", saves {some.seconds} s of workers" if some.seconds else ""
+        say(f"{how}: {some.shards} shards, {count} rows{saves}")
 
 
-def plan_json(made: Plan) -> dict[str, Any]:
+def plan_json(made: Plan, ahead: Mapping[Made, Outlook]) -> dict[str, Any]:
     """Give a plan as a JSON document."""
     rows = made.rows
     return {
@@ -199,6 +213,8 @@ def plan_json(made: Plan) -> dict[str, Any]:
             {**column.to_json(), "bytes_per_row": column.bytes_per_row}
             for column in made.columns
         ],
+        "notes": list(made.notes),
+        "made": {how: asdict(some) for how, some in ahead.items()},
     }
 
 
@@ -229,6 +245,17 @@ def print_summary(table: str, summary: Mapping[str, Any], *, finished: bool) -> 
         f"{summary['rows']} rows in {summary['parts']} parts,"
         f" {size_text(summary['bytes'])}{f', {bad} bad rows set apart' if bad else ''}"
     )
+    _say_made(summary["made"], summary["saved_seconds"], summary["saved_bytes"])
+
+
+def _say_made(
+    made: Mapping[Made, Mapping[str, int]], seconds: float, saved: int
+) -> None:
+    """Say what was taken over from earlier tables, if anything was."""
+    if set(made) <= {"computed"}:
+        return
+    counts = [f"{how} {some['rows']} rows" for how, some in made.items()]
+    say(f"{', '.join(counts)}; saved {seconds:.1f} s of workers, {size_text(saved)}")
 
 
 def print_status(found: Status) -> None:
@@ -240,6 +267,7 @@ def print_status(found: Status) -> None:
         f" {found.rows}{of} rows, {found.quarantined} bad rows,"
         f" {size_text(found.bytes)}"
     )
+    _say_made(found.made, found.saved_seconds, found.saved_bytes)
     if not found.committed:
         return
     total = found.seconds["total"] or 1.0

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from transforms.table.commit_record import Commit
+from transforms.table.commit_record import Commit, Made, Work
 from transforms.table.directory import Table
 from transforms.table.plan_file import TablePlan, read_plan
 
@@ -27,6 +27,9 @@ class Status:
       quarantined: rows in the errors table.
       bytes: size of the committed parts.
       seconds: of the workers, by phase, summed over shards.
+      made: shards and rows by how their parts came about.
+      saved_seconds: of workers that taking rows over has saved, at least.
+      saved_bytes: that it has not written.
     """
 
     table: str
@@ -38,6 +41,9 @@ class Status:
     quarantined: int
     bytes: int
     seconds: dict[str, float]
+    made: dict[Made, dict[str, int]]
+    saved_seconds: float
+    saved_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """The status as a JSON document."""
@@ -51,9 +57,7 @@ class Watch:
     table: Table
     _seen: set[int] = field(default_factory=set)
     _sums: Counter[str] = field(default_factory=Counter)
-    _seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(_PHASES, 0.0)
-    )
+    _work: Work = field(default_factory=Work)
     _plan: TablePlan | None = None
 
     def status(self) -> Status:
@@ -75,7 +79,10 @@ class Watch:
             planned_rows=plan.rows,
             quarantined=self._sums["quarantined"],
             bytes=self._sums["bytes"],
-            seconds={phase: round(self._seconds[phase], 3) for phase in _PHASES},
+            seconds={p: round(float(self._work.seconds[p]), 3) for p in _PHASES},
+            made=self._work.made,
+            saved_seconds=round(self._work.saved_seconds, 3),
+            saved_bytes=self._work.saved_bytes,
         )
 
     def _add(self, commit: Commit) -> None:
@@ -83,8 +90,7 @@ class Watch:
         self._sums["rows"] += commit.part.rows
         self._sums["quarantined"] += commit.quarantined
         self._sums["bytes"] += commit.part.bytes
-        for phase in _PHASES:
-            self._seconds[phase] += commit.seconds.get(phase, 0.0)
+        self._work.add(commit)
 
 
 def table_status(table: str) -> Status:

@@ -280,7 +280,8 @@ def test_columns_with_nan_are_warned_of(capsys: pytest.CaptureFixture[str]) -> N
 
 def status(**changes: Any) -> Status:
     seconds = {"read": 1.0, "compute": 2.0, "write": 0.5, "total": 4.0}
-    found = Status("t", False, 3, 1, 10, 30, 2, 2048, seconds)
+    made: Any = {"computed": {"shards": 1, "rows": 10}}
+    found = Status("t", False, 3, 1, 10, 30, 2, 2048, seconds, made, 0.0, 0)
     return replace(found, **changes)
 
 
@@ -297,6 +298,13 @@ def status(**changes: Any) -> Status:
             "t: finished, 1 of 3 shards, 10 rows, 2 bad rows, 2.0 KiB",
             "workers spent 1.0 s: waiting for the reader 0%, computing 0%,"
             " waiting for the writer 0%",
+        ]),
+        (status(made={"carried": {"shards": 2, "rows": 7}, "computed": {"shards": 1,
+            "rows": 3}}, saved_seconds=2.0, saved_bytes=1024), [
+            "t: not finished, 1 of 3 shards, 10 of 30 rows, 2 bad rows, 2.0 KiB",
+            "carried 7 rows, computed 3 rows; saved 2.0 s of workers, 1.0 KiB",
+            "workers spent 4.0 s: waiting for the reader 25%, computing 50%,"
+            " waiting for the writer 12%",
         ]),
         (status(committed=0), [
             "t: not finished, 0 of 3 shards, 10 of 30 rows, 2 bad rows, 2.0 KiB",

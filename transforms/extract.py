@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from transforms import storage
 from transforms.batch import Batch, Extracted
+from transforms.carry import extended, ignoring, only_missing, projected, without
 from transforms.clock import Clock
 from transforms.credentials import mask
 from transforms.errors.attempts import attempt, count_deaths
@@ -21,10 +23,13 @@ from transforms.errors.non_finite import non_finite_rows, set_apart
 from transforms.errors.quarantine import Quarantine
 from transforms.shard import Piece, Shard, position
 from transforms.sources.staging import local_copies, readable
+from transforms.table.columns import of_rows
 from transforms.table.commit_record import Commit
+from transforms.table.earlier import EarlierShard, earlier_shard
 from transforms.table.encode import encode
 from transforms.table.parquet_writer import (
     PartWriter,
+    carry_part,
     check_part,
     store_errors,
     store_part,
@@ -76,39 +81,65 @@ def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
     """Write a shard's part and errors, and say what a commit of them would be."""
     began = time.perf_counter()
     clock = Clock()
-    quarantine = _quarantine(worker, shard)
+    plan, quarantine = worker.plan, _quarantine(worker, shard)
+    isolates = deaths >= plan.config.errors.attempts
+    earlier = None if isolates else earlier_shard(plan, shard)
     non_finite: Counter[str] = Counter()
-    plan, layout = worker.plan, worker.layout
-    with (
-        unfinished_files(worker.table) as directory,
-        readable(worker.pipeline.source, shard.pieces) as pieces,
-    ):
-        path = directory / "part.parquet"
-        with PartWriter(path, layout.schema, layout.columns) as writer:
-            for made in _rows(worker, shard, pieces, deaths, quarantine, clock):
-                quarantine.passed(made.rows.num_rows, made.positions)
-                non_finite.update(made.non_finite)
-                with clock.during("write"):
-                    writer.write(made.rows)
-            with clock.during("write"):
-                writer.finish()
-        quarantine.close()
-        check_part(path, layout.schema, quarantine.sound)
-        worker.check_claim()
-        return Commit(
+    with unfinished_files(worker.table) as directory:
+        if earlier is not None:
+            known = earlier.bad_positions(shard)
+            quarantine.know(earlier.bad, known, rest_lost=earlier.rest_lost)
+        if earlier is not None and earlier.is_same:
+            part = carry_part(worker.table, shard, earlier.table, earlier.commit.part)
+            quarantine.passed(part.rows, earlier.last_positions())
+            non_finite.update(earlier.commit.non_finite)
+            quarantine.close()
+        else:
+            made = _rows(worker, shard, earlier, deaths, quarantine, clock)
+            path = directory / "part.parquet"
+            _write(worker, shard, path, made, quarantine, non_finite, clock)
+            part = store_part(worker.table, shard, path, quarantine.sound)
+        commit = Commit(
             shard=shard.index,
             fingerprint=plan.fingerprint,
             claim=plan.claim,
             versions=dict(plan.versions),
             planned_rows=quarantine.sound + len(quarantine.rows),
-            part=store_part(worker.table, shard, path, quarantine.sound),
+            part=part,
             errors=store_errors(worker.table, shard, directory, quarantine),
             rest_lost=quarantine.rest_lost,
             piece_rows=quarantine.piece_rows(),
             non_finite=dict(sorted(non_finite.items())),
             device_rows=worker.compiled.device_rows,
             seconds=clock.seconds(time.perf_counter() - began),
+            rows_key=plan.rows_key(shard),
+            column_keys=plan.column_keys,
         )
+    return commit if earlier is None else earlier.credited(commit)
+
+
+def _write(
+    worker: Worker,
+    shard: Shard,
+    path: Path,
+    made: Iterator[Extracted],
+    quarantine: Quarantine,
+    non_finite: Counter[str],
+    clock: Clock,
+) -> None:
+    """Write a shard's rows to a local file, and check it."""
+    schema = of_rows(worker.layout.schema, worker.plan.rows_key(shard))
+    with PartWriter(path, schema, worker.layout.columns) as writer:
+        for some in made:
+            quarantine.passed(some.rows.num_rows, some.positions)
+            non_finite.update(some.non_finite)
+            with clock.during("write"):
+                writer.write(some.rows)
+        with clock.during("write"):
+            writer.finish()
+    quarantine.close()
+    check_part(path, schema, quarantine.sound)
+    worker.check_claim()
 
 
 def _quarantine(worker: Worker, shard: Shard) -> Quarantine:
@@ -122,6 +153,30 @@ def _quarantine(worker: Worker, shard: Shard) -> Quarantine:
 
 
 def _rows(
+    worker: Worker,
+    shard: Shard,
+    earlier: EarlierShard | None,
+    deaths: int,
+    quarantine: Quarantine,
+    clock: Clock,
+) -> Iterator[Extracted]:
+    """Take rows over from an earlier table as far as it has them, compute the rest."""
+    if earlier is not None and not earlier.missing:
+        yield from clock.timed("read", projected(worker, earlier))
+        return
+    with readable(worker.pipeline.source, shard.pieces) as pieces:
+        if earlier is None:
+            yield from _computed(worker, shard, pieces, deaths, quarantine, clock)
+            return
+        known = earlier.bad_positions(shard)
+        on_failure = ignoring(known, quarantine.add)
+        batches = without(worker.pipeline.batches(pieces, on_failure), known)
+        some = only_missing(worker, earlier)
+        computed = compute_rows(some, shard, batches, on_failure, clock)
+        yield from extended(worker, shard, earlier, computed)
+
+
+def _computed(
     worker: Worker,
     shard: Shard,
     pieces: Sequence[Piece],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ ERROR_SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
-_DAMAGE = ("DataLossError", "EOFError")
+DAMAGE = ("DataLossError", "EOFError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,21 @@ class Quarantine:
         if len(self.rows) == self._batch_rows:
             self._stop_if_alike()
 
+    def know(
+        self, bad: Iterable[BadRow], positions: Iterable[int], *, rest_lost: bool
+    ) -> None:
+        """Take rows that are known to be bad before any is read.
+
+        Args:
+          bad: the rows.
+          positions: theirs.
+          rest_lost: whether a file of unknown length had broken off.
+        """
+        self.rows.extend(bad)
+        self._saw(np.array(list(positions), np.int64))
+        self.rest_lost = self.rest_lost or rest_lost
+        self._judges = False  # the config has been judged before
+
     def passed(self, rows: int, positions: np.ndarray) -> None:
         """Count rows that came through, of those at some positions."""
         self.sound += rows
@@ -129,7 +145,7 @@ class Quarantine:
         if self.sound or len(self.rows) < 2 or len(kinds) > 1:
             return
         ((stage, exception),) = kinds
-        if stage == "crash" or exception in _DAMAGE or not self._judges:
+        if stage == "crash" or exception in DAMAGE or not self._judges:
             return
         first = self.rows[0]
         raise RuntimeError(

@@ -19,6 +19,7 @@ from transforms.taps.compile import Output
 from transforms.taps.language import RESERVED, Tap, snake
 
 METADATA_KEY = b"featuretap"
+ROWS_KEY = b"featuretap.rows_key"
 _OPEN_LENGTH = 128
 
 
@@ -37,6 +38,9 @@ class Column:
       reduce: reductions, left to right.
       unit: of a timestamp that is stored as a number: `s`, `ms` or `us`.
       nullable: whether rows may have no value; only of kept features.
+      made_by: hash of all that makes the values of a computed column, 16 hex digits;
+        columns of two tables with the same hash hold the same values for the same
+        rows. Empty for others, which `TablePlan.rows_made_by` covers.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Column:
     reduce: tuple[str, ...] = ()
     unit: str = ""
     nullable: bool = False
+    made_by: str = ""
 
     @property
     def family(self) -> str:
@@ -187,6 +192,11 @@ def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, Any]) -> pa.S
         [pa.field(c.name, c.arrow_type, nullable=c.nullable) for c in columns],
         metadata={METADATA_KEY: json.dumps(document, sort_keys=True).encode()},
     )
+
+
+def of_rows(schema: pa.Schema, rows_key: str) -> pa.Schema:
+    """Give the schema of one part, which also says what its rows are."""
+    return schema.with_metadata({**schema.metadata, ROWS_KEY: rows_key.encode()})
 
 
 def bytes_per_row(columns: Sequence[Column]) -> int:

@@ -42,6 +42,9 @@ FORMAT_VERSION = 2
 SUMMARY: dict[str, type] = {
     **dict.fromkeys(("rows", "quarantined", "parts", "bytes"), int),
     "non_finite": dict,
+    "made": dict,
+    **dict.fromkeys(("seconds", "saved_seconds"), float),
+    "saved_bytes": int,
     "format_version": int,
     "fingerprint": str,
     "versions": dict,
