@@ -9,7 +9,7 @@ from typing import Any, TextIO, cast
 
 from pipeline.interrupt import InterruptedRunError, interruptible, progress_text
 from pipeline.plan import Plan
-from pipeline.progress import progress_bar
+from pipeline.progress import shown_progress
 from pipeline.quiet import Discreet
 from pipeline.run import check_engine, prepare_table, repair_table, run_plan
 from pipeline.show import say
@@ -51,8 +51,8 @@ def run_attended(
     discreet = cast(TextIO, Discreet(sys.stderr))
     with (
         redirect_stderr(discreet),
-        interruptible(table, again, in_order=in_order) as signals,
-        progress_bar(plan),
+        shown_progress(table) as give_back,
+        interruptible(table, again, give_back, in_order=in_order) as signals,
     ):
         try:
             summary = run_plan(plan, beam_args=beam_args, workers=workers)

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -19,9 +20,11 @@ from transforms.credentials import mask
 if TYPE_CHECKING:
     from pipeline.parity.certificate import Parity
     from pipeline.plan import Plan
+    from transforms.config import Config
 
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
+_TAKEN = "--out must name a new file, {!r} exists; remove it or give another name"
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -57,9 +60,60 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=value", help="Override a key of the config."),
 ]
+From = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from",
+        metavar="TABLE",
+        help="Take over from a finished table what it has; may be given again.",
+    ),
+]
+RetryErrors = Annotated[
+    bool,
+    typer.Option("--retry-errors", help="With --from: compute bad rows' shards again."),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")
 ]
+
+
+@app.command()
+def init(
+    data: Annotated[
+        str, typer.Option("--data", metavar="PATH", help="Files, directory or glob.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="PATH", help="A model, or package.module:make"),
+    ],
+    out: Annotated[
+        str, typer.Option("--out", metavar="CONFIG", help="The file to write.")
+    ] = "job.toml",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Never ask: take what is likeliest.")
+    ] = False,
+    as_json: Json = False,
+    overrides: Set = None,
+) -> None:
+    """Look at data and a model, and write a config that runs."""
+    with _errors():
+        from transforms import storage
+
+        if storage.exists(out):
+            _refuse(_TAKEN.format(out))
+        start_tensorflow(compute=False)
+        from pipeline.init.draft import draft_config
+        from pipeline.init.questions import Questions
+
+        asks = sys.stdin.isatty() and not yes and not as_json
+        table = f"out/{PurePath(out).stem}"
+        made = draft_config(data, model, table, overrides or (), Questions(asks))
+        if not storage.create(out, made.text.encode()):
+            _refuse(_TAKEN.format(out))
+    if as_json:
+        show.print_json(show.draft_json(out, made))
+    else:
+        show.print_draft(out, made)
 
 
 @app.command()
@@ -99,14 +153,20 @@ def plan(
     as_json: Json = False,
     overrides: Set = None,
     limit: Limit = None,
+    earlier: From = None,
+    retry_errors: RetryErrors = False,
 ) -> None:
     """Show shards, columns, sizes and fingerprint; run nothing."""
     with _errors():
-        made = _make_plan(config, overrides, limit, compute=False)
+        checked = _load(config, overrides, limit)
+        made = _make_plan(checked, earlier, retry_errors, compute=False)
+        from pipeline.earlier import outlook
+
+        ahead = outlook(made, made.shards)
     if as_json:
-        show.print_json(show.plan_json(made))
+        show.print_json(show.plan_json(made, ahead))
     else:
-        show.print_plan(made)
+        show.print_plan(made, ahead)
 
 
 @app.command()
@@ -129,13 +189,17 @@ def run(
         int | None,
         typer.Option("--workers", min=1, metavar="N", help="Run N processes here."),
     ] = None,
+    earlier: From = None,
+    retry_errors: RetryErrors = False,
 ) -> None:
     """Extract the table; what an earlier run has committed is kept."""
     given = beam_args or []
     _check_run(given, workers, overwrite=overwrite, repair=repair)
     with _errors():
         threads = not workers and _works_here(given)
-        made = _make_plan(config, overrides, limit, compute=threads)
+        checked = _load(config, overrides, limit)
+        made = _make_plan(checked, earlier, retry_errors, compute=threads)
+        show.say_notes(made)
         with quiet_import():
             from pipeline.attended import run_attended
 
@@ -144,7 +208,8 @@ def run(
         )
     show.warn_of_non_finite(summary)
     if as_json:
-        show.print_json({"table": made.config.table.path, **summary})
+        notes = {"notes": list(made.notes)}
+        show.print_json({"table": made.config.table.path, **summary, **notes})
     else:
         show.print_summary(made.config.table.path, summary, finished=finished)
 
@@ -250,16 +315,21 @@ def _works_here(beam_args: list[str]) -> bool:
     return works_here(beam_args)
 
 
-def _make_plan(
-    config: str, overrides: list[str] | None, limit: int | None, *, compute: bool
-) -> Plan:
+def _load(config: str, overrides: list[str] | None, limit: int | None) -> Config:
     from pipeline.config_file import load_config
 
-    checked = load_config(config, overrides or (), limit)
+    return load_config(config, overrides or (), limit)
+
+
+def _make_plan(
+    config: Config, earlier: list[str] | None, retry_errors: bool, *, compute: bool
+) -> Plan:
+    if retry_errors and not earlier:
+        _refuse("--retry-errors is for --from, got it without")
     start_tensorflow(compute=compute)
     from pipeline.plan import make_plan
 
-    return make_plan(checked)
+    return make_plan(config, earlier or (), retry_errors=retry_errors)
 
 
 @contextmanager

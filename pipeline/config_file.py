@@ -40,7 +40,7 @@ def load_config(
     """
     document = _read(str(path))
     for override in overrides:
-        _set(document, override)
+        set_key(document, override)
     if limit is not None:
         document["limit"] = limit
     return parse_config(document)
@@ -134,8 +134,12 @@ def _known_keys(place: Sequence[str | int]) -> list[str]:
     return list(section.model_fields)
 
 
-def _set(document: dict[str, Any], override: str) -> None:
-    """Apply one `a.b=value`."""
+def set_key(document: dict[str, Any], override: str) -> None:
+    """Apply one `a.b=value`.
+
+    Raises:
+      ConfigError: it has no value, or names no key of a section.
+    """
     place, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"--set must be a.b=value, got {override!r}")

@@ -16,16 +16,21 @@ _SMALLEST_PART_BYTES = 8 << 20
 _WANTED_PARTS = 32
 _UNKNOWN_BYTES = 32 << 20
 _MOST_SOURCE_BYTES = 1 << 30
+_PART_FLOPS = 1 << 40  # some seconds of one core
+_MOST_PARTS_BY_WORK = 256
 
 
-def cut_shards(files: Iterable[File], rows_per_part: int) -> Iterator[Shard]:
+def cut_shards(
+    files: Iterable[File], rows_per_part: int, first: int = 0
+) -> Iterator[Shard]:
     """Group the rows of files into shards, in order, each row exactly once.
 
     A shard never has more than `rows_per_part` rows where rows are known. Where they
     are not, files and spans of files are grouped up to 32 MiB, larger ones stand alone.
     Blocks that are better read whole are cut only if they alone exceed a shard.
+    Shards are numbered from `first`.
     """
-    for index, pieces in enumerate(_grouped(files, rows_per_part)):
+    for index, pieces in enumerate(_grouped(files, rows_per_part), first):
         yield Shard(index, tuple(pieces))
 
 
@@ -94,6 +99,31 @@ def default_rows_per_part(
         part_bytes // max(row_bytes, 1), _MOST_SOURCE_BYTES // max(source_bytes, 1)
     )
     return max(most // batch_rows, 1) * batch_rows
+
+
+def cut_by_work(rows_per_part: int, rows: int, row_flops: int, batch_rows: int) -> int:
+    """Bound the rows of a part by the arithmetic that they need.
+
+    Heavy models have small rows, so that bytes alone would leave one part for one core
+    where there are many. The bound is the same on every machine, however many cores it
+    has: the parts are the table's.
+
+    Args:
+      rows_per_part: the bound so far.
+      rows: of the whole run, as far as they are known.
+      row_flops: arithmetic operations that a row's activations need.
+      batch_rows: rows in a batch.
+
+    Returns:
+      Rows of at most 2^40 operations, in whole batches, or of one batch if that alone
+      needs more; but so many that they make at most 256 parts.
+
+    >>> cut_by_work(16_384, 600, 8_000_000_000, 64)
+    128
+    """
+    batches = _PART_FLOPS // max(row_flops * batch_rows, 1)
+    fewest = -(-rows // (_MOST_PARTS_BY_WORK * batch_rows))
+    return min(rows_per_part, max(batches, fewest, 1) * batch_rows)
 
 
 def limit_shards(

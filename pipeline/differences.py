@@ -10,24 +10,31 @@ from pipeline.fingerprint import changes_bytes, hash_config
 from pipeline.plan import Plan
 from transforms.config import Config
 from transforms.lookup import ConfigError, TableError
+from transforms.models.inputs import agree
+from transforms.shard import Shards
 from transforms.table.directory import Table
 from transforms.table.plan_file import Claim, TablePlan, read_shards
 
 _NAMED_DIFFERENCES = 5
 _ABSENT = "nothing"
+_OTHER_TABLES = "  it takes rows over from other tables: give the same --from"
 
 
 def refusal(table: Table, plan: Plan, there: Claim) -> str:
     """Say what differs between two plans, with both values where they are short."""
     names = [
         name
-        for name, digest in plan.ingredients.items()
-        if there.ingredients.get(name) != digest
+        for name in {**plan.ingredients, **there.ingredients}
+        if there.ingredients.get(name) != plan.ingredients.get(name)
     ]
     changed = [*_changed_values(plan, there), *_changed_files(table, plan)]
+    if names == ["parts"]:
+        changed += _changed_parts(table, plan)
     if len(changed) > _NAMED_DIFFERENCES:
         rest = len(changed) - _NAMED_DIFFERENCES
         changed = [*changed[:_NAMED_DIFFERENCES], f"  and {rest} differences more"]
+    if "earlier" in names:
+        changed.append(_OTHER_TABLES)
     return "\n".join(
         [
             f"table.path must hold a table of this plan, {table.uri!r} holds another"
@@ -41,8 +48,22 @@ def refusal(table: Table, plan: Plan, there: Claim) -> str:
     )
 
 
+def with_wiring(config: Config, there: TablePlan) -> Config:
+    """Give a config the wiring of a table's plan, if it may have come of the config."""
+    wired = there.config.model
+    if not agree(config.model, wired):
+        return config
+    model = config.model.model_copy(update={"inputs": wired.inputs})
+    return config.model_copy(update={"model": model})
+
+
 def check_config(table: Table, config: Config, there: TablePlan) -> None:
     """See that a table was made by a config, whatever part of the rows it holds.
+
+    Args:
+      table: the table.
+      config: with the wiring that `with_wiring` gives.
+      there: plan of the table.
 
     Raises:
       ConfigError: it was made by another one.
@@ -123,3 +144,20 @@ def _changed_files(table: Table, plan: Plan) -> list[str]:
             if there.get(uri, here[uri]) != here[uri]
         ),
     ]
+
+
+def _changed_parts(table: Table, plan: Plan) -> list[str]:
+    """Say how the rows are cut, and how to go on with parts of the size there."""
+    try:
+        there = read_shards(table)
+    except (FileNotFoundError, TableError):
+        return []
+    lines = [f"  parts\n    there: {_parts(there)}\n    here:  {_parts(plan.shards)}"]
+    if (rows := there.most_rows) is not None:
+        lines.append(f"  table.rows_per_part = {rows} would go on with what is there")
+    return lines
+
+
+def _parts(shards: Shards) -> str:
+    rows = shards.most_rows
+    return f"{len(shards)}" + ("" if rows is None else f" of at most {rows} rows")

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -29,11 +29,14 @@ class InterruptedRunError(Exception):
 
 
 @contextmanager
-def interruptible(table: str, again: str, *, in_order: bool) -> Iterator[list[int]]:
+def interruptible(
+    table: str, again: str, give_back: Callable[[], None], *, in_order: bool
+) -> Iterator[list[int]]:
     """Let Ctrl-C and SIGTERM end a run: once in order, twice at once.
 
-    In order means that shards at work are finished, and no other begun. At once is safe
-    as well: commits are atomic, nothing has to be put right.
+    In order means that no shard is begun, and that those at work are finished if they
+    take a few seconds more, and else left after the batch at hand. At once is safe as
+    well: commits are atomic, nothing has to be put right.
 
     A thread of its own waits for signals, since Python's handlers wait for the main
     thread, which may be inside an operation of TensorFlow.
@@ -41,6 +44,7 @@ def interruptible(table: str, again: str, *, in_order: bool) -> Iterator[list[in
     Args:
       table: that is being made.
       again: how to go on, for the message.
+      give_back: gives the terminal back, before the process is ended at once.
       in_order: whether shards can be finished; else the first signal ends the run.
 
     Yields:
@@ -50,7 +54,7 @@ def interruptible(table: str, again: str, *, in_order: bool) -> Iterator[list[in
 
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    listener = _Listener(receiver, table, again, in_order=in_order)
+    listener = _Listener(receiver, table, again, give_back, in_order=in_order)
     waiting = threading.Thread(target=listener.wait, daemon=True)
     waiting.start()
     handlers = {n: signal.signal(n, lambda *_: None) for n in _ENDING}
@@ -75,12 +79,19 @@ class _Listener:
     """
 
     def __init__(
-        self, receiver: socket.socket, table: str, again: str, *, in_order: bool
+        self,
+        receiver: socket.socket,
+        table: str,
+        again: str,
+        give_back: Callable[[], None],
+        *,
+        in_order: bool,
     ) -> None:
         self.signals: list[int] = []
         self._receiver = receiver
         self._table = table
         self._again = again
+        self._give_back = give_back
         self._in_order = in_order
 
     def wait(self) -> None:
@@ -95,15 +106,13 @@ class _Listener:
                 self._stop()
             stopping.set()
             sys.stderr.write(
-                "\nfeaturetap: finishing the shards at work; once more to stop at"
+                "\nfeaturetap: ending after the batch at hand; once more to stop at"
                 " once\n"
             )
 
     def _stop(self) -> NoReturn:
         """End this process now, but for a word on how far it came."""
         try:
-            visible = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor
-            sys.stderr.write(f"{visible}\n")
             reporting = threading.Thread(target=self._report, daemon=True)
             reporting.start()
             reporting.join(_REPORT_SECONDS)
@@ -115,6 +124,7 @@ class _Listener:
         from transforms.errors.attempts import forget_attempts
 
         with suppress(Exception):  # what cannot be reached must not keep us
+            self._give_back()
             forget_attempts()
         sys.stderr.write(progress_text(self._table, self._again))
 

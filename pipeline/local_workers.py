@@ -7,6 +7,7 @@ shards are computed again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -14,8 +15,8 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from multiprocessing.connection import wait
 
-from transforms import child_process
-from transforms.programs.local_worker import Done, Job, Ready
+from transforms import child_process, progress
+from transforms.programs.local_worker import At, Done, Job, Ready, Stop
 from transforms.shard import Shard
 from transforms.stop import stopping
 from transforms.table.plan_file import TablePlan
@@ -33,11 +34,18 @@ class _Worker:
       child: the process.
       room: how many shards it computes at a time; 0 until it is ready for the first.
       at: the shards that it is computing, by index.
+      stops: whether it has been told that the run is to end.
     """
 
     child: child_process.Child
     room: int = 0
     at: dict[int, Shard] = field(default_factory=dict)
+    stops: bool = False
+
+    def no_longer_at(self, index: int) -> None:
+        """Take note that it is done with a shard, or has failed at it."""
+        del self.at[index]
+        progress.forget(index)
 
 
 @dataclass(slots=True)
@@ -71,6 +79,8 @@ class _Pool:
         """Send out shards until all are done, or the run has failed or is stopping."""
         while self.workers:
             exhausted = self._hand_out()
+            if stopping.is_set():
+                self._tell_to_stop()
             if exhausted and not any(worker.at for worker in self.workers):
                 return
             pipes = {worker.child.pipe: worker for worker in self.workers}
@@ -93,6 +103,13 @@ class _Pool:
                     break
         return bool(self.failure) or stopping.is_set()
 
+    def _tell_to_stop(self) -> None:
+        for worker in self.workers:
+            if not worker.stops:
+                worker.stops = True
+                with contextlib.suppress(OSError):  # it has died
+                    worker.child.pipe.send(Stop())
+
     def _next(self) -> Shard | None:
         if self.failure or stopping.is_set():
             return None
@@ -107,14 +124,17 @@ class _Pool:
             return
         if isinstance(message, Ready):
             worker.room = message.shards
+        elif isinstance(message, At):
+            for index in worker.at.keys() & message.shards:
+                progress.report(index, message.shards[index])
         elif isinstance(message, Done):
-            del worker.at[message.shard]
+            worker.no_longer_at(message.shard)
         elif message.shard is None:
             self.workers.remove(worker)
             worker.child.close()
             self._do_without(message.message)
         else:
-            del worker.at[message.shard]
+            worker.no_longer_at(message.shard)
             self.failure = self.failure or message.message
 
     def _replace_dead(self, worker: _Worker) -> None:
@@ -127,9 +147,12 @@ class _Pool:
                 f"a worker {death} before it could start; its output is above"
             )
             return
-        self.deaths.update(list(worker.at))
-        self.again.extend(worker.at.values())
-        deadly = [i for i in worker.at if self.deaths[i] > self.most_deaths]
+        lost = dict(worker.at)
+        for index in lost:
+            worker.no_longer_at(index)
+        self.deaths.update(list(lost))
+        self.again.extend(lost.values())
+        deadly = [i for i in lost if self.deaths[i] > self.most_deaths]
         if deadly:
             self.failure = self.failure or (
                 f"{self.deaths[deadly[0]]} workers died at shard {deadly[0]}, the last"

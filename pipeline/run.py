@@ -20,7 +20,7 @@ from transforms.shard import Shard
 from transforms.stop import stopping
 from transforms.table.commit import commit_table
 from transforms.table.directory import Table
-from transforms.table.names import DATA
+from transforms.table.names import DATA, NOTICE
 from transforms.table.plan_file import (
     claim_table,
     pending_shards,
@@ -70,6 +70,7 @@ def run_plan(
         else _beam_runner(plan, beam_args, replacing=overwrite)
     )
     prepare_table(plan, overwrite=overwrite)
+    storage.remove(table.internal(NOTICE))
     pending = pending_shards(table.uri)
     first = next(pending, None)
     if first is None:

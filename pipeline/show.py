@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,11 +16,14 @@ from transforms.credentials import mask
 from transforms.messages import plain, shape_text, shown
 
 if TYPE_CHECKING:
+    from pipeline.earlier import Outlook
+    from pipeline.init.draft import Draft
     from pipeline.list_taps import TapListing
     from pipeline.parity.certificate import Parity
     from pipeline.plan import Plan
     from pipeline.status import Status
     from transforms.table.columns import Column
+    from transforms.table.commit_record import Made
     from transforms.taps.language import Activation
 
 
@@ -160,8 +165,35 @@ def print_json(document: Any) -> None:
     )
 
 
-def print_plan(made: Plan) -> None:
-    """Print the columns of a plan, its size and its fingerprint."""
+def print_draft(path: str, made: Draft) -> None:
+    """Say what was guessed in a config that was written, and what to do next."""
+    for what, texts in (("guessed", made.guessed), ("not known", made.unknown)):
+        for text in texts:
+            say(f"{what}: {text}")
+    if made.problem:
+        say(f"{path} was written, but cannot be planned yet: {made.problem}")
+        return
+    say(
+        f"{path} was written; look at it, then\n"
+        f"  featuretap run {shlex.quote(path)} --limit 100 --set table.path=out/trial\n"
+        f"  featuretap run {shlex.quote(path)}"
+    )
+
+
+def draft_json(path: str, made: Draft) -> dict[str, Any]:
+    """Give what was written, and what was guessed, as a JSON document."""
+    return {
+        "config": path,
+        "guessed": list(made.guessed),
+        "unknown": list(made.unknown),
+        "problem": made.problem or None,
+    }
+
+
+def print_plan(made: Plan, ahead: Mapping[Made, Outlook]) -> None:
+    """Print the columns of a plan, its inputs and size, what it takes over."""
+    from transforms.models.inputs import input_text
+
     print_table(
         ("column", "role", "type", "shape", "a row", "from"),
         [
@@ -176,6 +208,9 @@ def print_plan(made: Plan) -> None:
             for c in made.columns
         ],
     )
+    say("")
+    for one in made.inputs:
+        say(f"model {input_text(one.name)} takes feature {one.feature!r}")
     rows = made.rows
     total = "unknown" if rows is None else size_text(rows * made.bytes_per_row)
     say(
@@ -183,9 +218,15 @@ def print_plan(made: Plan) -> None:
         f" {made.bytes_per_row} bytes a row, {total} before compression"
         f"\nfingerprint {made.fingerprint}\ntable {made.config.table.path}"
     )
+    for how, some in ahead.items() if made.earlier else ():
+        count = "unknown" if some.rows is None else some.rows
+        saves = f", saves {some.seconds} s of workers" if some.seconds else ""
+        say(f"{how}: {some.shards} shards, {count} rows{saves}")
+    for note in made.notes:
+        say(f"note: {note}")
 
 
-def plan_json(made: Plan) -> dict[str, Any]:
+def plan_json(made: Plan, ahead: Mapping[Made, Outlook]) -> dict[str, Any]:
     """Give a plan as a JSON document."""
     rows = made.rows
     return {
@@ -193,13 +234,22 @@ def plan_json(made: Plan) -> dict[str, Any]:
         "fingerprint": made.fingerprint,
         "shards": len(made.shards),
         "rows": rows,
+        "inputs": {one.name: one.feature for one in made.inputs},
         "bytes_per_row": made.bytes_per_row,
         "bytes": None if rows is None else rows * made.bytes_per_row,
         "columns": [
             {**column.to_json(), "bytes_per_row": column.bytes_per_row}
             for column in made.columns
         ],
+        "notes": list(made.notes),
+        "made": {how: asdict(some) for how, some in ahead.items()},
     }
+
+
+def say_notes(made: Plan) -> None:
+    """Say beside a run what its plan has to say."""
+    for note in made.notes:
+        say(f"featuretap: {note}", err=True)
 
 
 def warn_of_non_finite(summary: Mapping[str, Any]) -> None:
@@ -229,6 +279,17 @@ def print_summary(table: str, summary: Mapping[str, Any], *, finished: bool) -> 
         f"{summary['rows']} rows in {summary['parts']} parts,"
         f" {size_text(summary['bytes'])}{f', {bad} bad rows set apart' if bad else ''}"
     )
+    _say_made(summary["made"], summary["saved_seconds"], summary["saved_bytes"])
+
+
+def _say_made(
+    made: Mapping[Made, Mapping[str, int]], seconds: float, saved: int
+) -> None:
+    """Say what was taken over from earlier tables, if anything was."""
+    if set(made) <= {"computed"}:
+        return
+    counts = [f"{how} {some['rows']} rows" for how, some in made.items()]
+    say(f"{', '.join(counts)}; saved {seconds:.1f} s of workers, {size_text(saved)}")
 
 
 def print_status(found: Status) -> None:
@@ -240,6 +301,7 @@ def print_status(found: Status) -> None:
         f" {found.rows}{of} rows, {found.quarantined} bad rows,"
         f" {size_text(found.bytes)}"
     )
+    _say_made(found.made, found.saved_seconds, found.saved_bytes)
     if not found.committed:
         return
     total = found.seconds["total"] or 1.0

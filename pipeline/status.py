@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from transforms.table.commit_record import Commit
+from transforms.table.commit_record import Commit, Made, Work
 from transforms.table.directory import Table
 from transforms.table.plan_file import TablePlan, read_plan
 
@@ -27,6 +27,9 @@ class Status:
       quarantined: rows in the errors table.
       bytes: size of the committed parts.
       seconds: of the workers, by phase, summed over shards.
+      made: shards and rows by how their parts came about.
+      saved_seconds: of workers that taking rows over has saved, at least.
+      saved_bytes: that it has not written.
     """
 
     table: str
@@ -38,6 +41,9 @@ class Status:
     quarantined: int
     bytes: int
     seconds: dict[str, float]
+    made: dict[Made, dict[str, int]]
+    saved_seconds: float
+    saved_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """The status as a JSON document."""
@@ -46,14 +52,17 @@ class Status:
 
 @dataclass(slots=True)
 class Watch:
-    """Follows one table; each commit record is read once."""
+    """Follows one table; each commit record is read once.
+
+    Attributes:
+      table: the table.
+      committed: indexes of the shards that were done when it last looked.
+    """
 
     table: Table
-    _seen: set[int] = field(default_factory=set)
+    committed: set[int] = field(default_factory=set)
     _sums: Counter[str] = field(default_factory=Counter)
-    _seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(_PHASES, 0.0)
-    )
+    _work: Work = field(default_factory=Work)
     _plan: TablePlan | None = None
 
     def status(self) -> Status:
@@ -63,28 +72,30 @@ class Watch:
           FileNotFoundError: there is no table, or no plan for one.
         """
         self._plan = plan = self._plan or read_plan(self.table)
-        new = [i for i in self.table.committed() if i not in self._seen]
+        new = [i for i in self.table.committed() if i not in self.committed]
         for commit in self.table.read_commits(new):
             self._add(commit)
         return Status(
             table=self.table.uri,
             finished=self.table.read_success() is not None,
             shards=plan.shard_count,
-            committed=len(self._seen),
+            committed=len(self.committed),
             rows=self._sums["rows"],
             planned_rows=plan.rows,
             quarantined=self._sums["quarantined"],
             bytes=self._sums["bytes"],
-            seconds={phase: round(self._seconds[phase], 3) for phase in _PHASES},
+            seconds={p: round(float(self._work.seconds[p]), 3) for p in _PHASES},
+            made=self._work.made,
+            saved_seconds=round(self._work.saved_seconds, 3),
+            saved_bytes=self._work.saved_bytes,
         )
 
     def _add(self, commit: Commit) -> None:
-        self._seen.add(commit.shard)
+        self.committed.add(commit.shard)
         self._sums["rows"] += commit.part.rows
         self._sums["quarantined"] += commit.quarantined
         self._sums["bytes"] += commit.part.bytes
-        for phase in _PHASES:
-            self._seconds[phase] += commit.seconds.get(phase, 0.0)
+        self._work.add(commit)
 
 
 def table_status(table: str) -> Status:

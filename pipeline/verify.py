@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from transforms import storage
 from transforms.lookup import TableError
 from transforms.shard import Shard
-from transforms.table.columns import Column
+from transforms.table.columns import Column, of_rows
 from transforms.table.commit_record import Commit, StoredFile
 from transforms.table.directory import Table, open_parquet
 from transforms.table.manifest import (
@@ -109,9 +109,13 @@ def _look(
         return None, [f"the commit record of shard {shard.index} is missing"]
     return commit, [
         *_accounts(plan, shard, commit),
-        *_part(table, commit.part, plan.schema, plan.columns),
+        *_part(table, commit.part, _schema(plan, shard), plan.columns),
         *_errors(table, commit),
     ]
+
+
+def _schema(plan: TablePlan, shard: Shard) -> pa.Schema:
+    return of_rows(plan.schema, plan.rows_key(shard))
 
 
 def _accounts(plan: TablePlan, shard: Shard, commit: Commit) -> Iterator[str]:
@@ -123,6 +127,11 @@ def _accounts(plan: TablePlan, shard: Shard, commit: Commit) -> Iterator[str]:
         yield f"{record} is of table {commit.claim}, not of {plan.claim}"
     if commit.versions != plan.versions:
         yield f"{record} has versions {commit.versions}, the plan {dict(plan.versions)}"
+    if commit.rows_key != plan.rows_key(shard):
+        yield f"{record} has rows {commit.rows_key}, the plan {plan.rows_key(shard)}"
+    if commit.column_keys != plan.column_keys:
+        found, wanted = commit.column_keys, plan.column_keys
+        yield f"{record} has columns {found}, the plan {wanted}"
     accounted = commit.part.rows + commit.quarantined
     if accounted != commit.planned_rows or shard.rows not in (None, accounted):
         planned = commit.planned_rows if shard.rows is None else shard.rows

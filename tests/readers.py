@@ -7,7 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,12 @@ import pyarrow.parquet as pq
 import soundfile
 import tensorflow as tf
 from array_record.python import array_record_module
+
+from pipeline.cut import cut_shards
+from transforms.config import SourceSpec
+from transforms.shard import split_position
+from transforms.sources.readers import make_source
+from transforms.sources.staging import readable
 
 ROWS = 100
 PARTS = (range(0, 30), range(30, 75), range(75, ROWS))
@@ -59,6 +65,48 @@ class Case:
     number: Callable[[str], int] | None = None
     feature: str = "vec"
     text: str | None = "text"
+
+
+def everything(
+    batch: int | None = None, **source: Any
+) -> tuple[list[dict[str, Any]], set]:
+    """Everything a source holds, and its keys."""
+    made = make_source(SourceSpec(**source))
+    features = {n: replace(f, nullable=False) for n, f in made.describe().items()}
+    found, keys = [], set()
+    for shard in cut_shards(made.files(), 1000):
+        # the last piece first: none may need what stands before it
+        with readable(made, shard.pieces[::-1]) as pieces:
+            elements = made.read(pieces, features, batch)
+            placed = [
+                (split_position(at), dict(one))
+                for at, one in elements.as_numpy_iterator()
+            ]
+        for _, one in sorted(placed, key=lambda row: (-row[0][0], row[0][1])):
+            found.append(one)
+            keys.add(one.pop("row_id"))
+    return found, keys
+
+
+def outcomes(feature: str, **source: Any) -> list[Any]:
+    """What each row of a source has for a feature: its value, or what is wrong."""
+    made = make_source(SourceSpec(**source))
+    features = {feature: made.describe()[feature]}
+    found: list[Any] = []
+    for shard in cut_shards(made.files(), 1000):
+        with readable(made, shard.pieces) as pieces:
+            rows = iter(made.read(pieces, features, None))
+            while True:
+                try:
+                    element = next(rows, None)
+                except tf.errors.InvalidArgumentError as error:
+                    found.append(str(error))
+                    continue
+                if element is None:
+                    break
+                value = element[1][feature].numpy()
+                found.append(value.decode() if isinstance(value, bytes) else value)
+    return found
 
 
 def example(row: Row) -> bytes:

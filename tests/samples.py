@@ -12,7 +12,7 @@ from transforms.shard import Piece, Shard, Shards
 from transforms.table.columns import Column
 from transforms.table.commit_record import Commit, StoredFile
 from transforms.table.names import errors_name, part_name
-from transforms.table.plan_file import TablePlan
+from transforms.table.plan_file import Earlier, TablePlan
 from transforms.taps.language import Tap
 
 ROOTS = ("local", "memory")
@@ -72,6 +72,8 @@ def table_plan(**changes: Any) -> TablePlan:
             "Word": Feature("string", nullable=True),
             "tokens": Feature("uint8", (None, 3)),
         },
+        "rows_made_by": "2" * 16,
+        "earlier": (Earlier("before", "e" * 64, "b" * 32),),
     }
     return TablePlan(**{**values, **changes})
 
@@ -80,7 +82,7 @@ def planned(**changes: Any) -> Plan:
     """The same as it is before it is written."""
     made = table_plan(**changes)
     values = {field.name: getattr(made, field.name) for field in fields(made)}
-    return Plan(**values, shards=shards(), activations=())
+    return Plan(**values, shards=shards(), activations=(), inputs=())
 
 
 def commit(shard: int = 0, bad: int = 0, **changes: Any) -> Commit:

@@ -288,9 +288,13 @@ def test_precision_changes_compute_and_not_columns() -> None:
         (
             {"build": "toolbox:dict_model", "inputs": {"vec": "vek"}},
             FEATURES,
-            "must name a feature, got 'vek'; nearest is 'vec'",
+            "must name a feature, got 'vek' for input 'vec'; nearest is 'vec'",
         ),
-        ({"build": "toolbox:Subclassed"}, FEATURES, "does not declare its inputs"),
+        (
+            {"build": "toolbox:Subclassed"},
+            {"a": ((6,), "float32"), "b": ((6,), "float32")},
+            "into 'inputs': more than one way fits .* give inputs = \"a\"",
+        ),
         (
             {"build": "toolbox:Subclassed", "inputs": {"inputs": "vec"}},
             {"vec": ((), "float32")},

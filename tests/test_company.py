@@ -209,7 +209,7 @@ def test_large_activations_are_computed_a_few_at_a_time(
     def body(x: Any) -> dict[str, Any]:
         return {"a": x, "b": x - tf.reduce_mean(x, 0), "c": x, "d": x + 1}
 
-    model = Model(FunctionForm(body, ["x"]), (wired,), None)
+    model = Model(FunctionForm(body), (wired,), None)
     found = refuse_mixing(model, list_activations(model))
     assert [a.address for a in found if a.refusal] == [":b"]
 
@@ -261,7 +261,7 @@ def test_a_listing_says_what_mixes_rows(
 def test_a_fixed_batch_size_hides_nothing(rows: int) -> None:
     def listed(function: Callable[[Any], Any]) -> dict[str, str | None]:
         model = Model(
-            FunctionForm(function, ["x"]),
+            FunctionForm(function),
             (Input("x", "x", (6,), "float32", "float32"),),
             rows,
         )
@@ -311,7 +311,7 @@ def test_without_these_checks_the_cut_decides_the_values(
 ) -> None:
     """The planted fault: what the checks are for."""
     monkeypatch.setattr("pipeline.plan.mixing_taps", lambda *args: {})
-    monkeypatch.setattr("transforms.extract.check_company", lambda _, parts: parts)
+    monkeypatch.setattr("transforms.taps.ahead.check_company", lambda _, parts: parts)
     found = []
     for batch_rows in (4, 5):
         (tmp_path / str(batch_rows)).mkdir()
@@ -329,7 +329,7 @@ def test_without_these_checks_the_cut_decides_the_values(
 
 def compiled_of(function: Callable[[Any], Any], rows: int = 4) -> FittingTaps:
     wired = Input("x", "x", (6,), "float32", "float32")
-    model = Model(FunctionForm(function, ["x"]), (wired,), None)
+    model = Model(FunctionForm(function), (wired,), None)
     compile_for = functools.partial(
         compile_taps, model, [Tap("", (), "c", None, "taps[0]")]
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import config
 
-from pipeline.config_file import _set, load_config, parse_config
+from pipeline.config_file import load_config, parse_config, set_key
 from transforms import storage
 from transforms.config import TableSpec
 from transforms.lookup import ConfigError
@@ -142,7 +142,7 @@ values = st.integers() | st.booleans() | st.text("xyz/:* ", max_size=5)
 def test_any_place_of_sections_can_be_set(place: list[str], value: Any) -> None:
     document: dict[str, Any] = {}
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    _set(document, f"{'.'.join(place)}={text}")
+    set_key(document, f"{'.'.join(place)}={text}")
     found: Any = document
     for part in place:
         assert list(found) == [part]

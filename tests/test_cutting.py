@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cut import _grouped, _runs, cut_shards, default_rows_per_part
+from pipeline.cut import (
+    _grouped,
+    _runs,
+    cut_by_work,
+    cut_shards,
+    default_rows_per_part,
+)
 from transforms.shard import Piece, Shard
 from transforms.sources.source import File
 
@@ -244,3 +250,40 @@ def test_default_parts_are_whole_batches_within_their_bounds(
     more = found + batch_rows
     if more * (size // max(rows, 1)) <= 1 << 30:
         assert more * row_bytes > 8 * MIB
+
+
+@pytest.mark.parametrize(
+    ("rows_per_part", "rows", "row_flops", "batch_rows", "expected"),
+    [
+        (16_384, 600, 8_000_000_000, 64, 128),  # ResNet50: 2^40 are 137 rows
+        (16_384, 600, 8_000_000_000, 256, 256),  # at least a batch
+        (16_384, 2_000_000, 8_000_000_000, 64, 7_872),  # 256 parts are not exceeded
+        (16_384, 10_000_000, 8_000_000_000, 64, 16_384),  # nor made by work alone
+        (16_384, 600, 1_000_000, 64, 16_384),  # light models as before
+        (16_384, 600, 0, 64, 16_384),  # nothing is known of the model
+        (16_384, 0, 8_000_000_000, 64, 128),  # nothing is known of the rows
+    ],
+)
+def test_heavy_rows_make_small_parts(
+    rows_per_part: int, rows: int, row_flops: int, batch_rows: int, expected: int
+) -> None:
+    assert cut_by_work(rows_per_part, rows, row_flops, batch_rows) == expected
+
+
+@given(
+    st.integers(1, 10**4),
+    st.integers(0, 10**9),
+    st.integers(0, 10**14),
+    st.integers(1, 4096),
+)
+def test_parts_by_work_are_whole_batches_of_bounded_work(
+    batches: int, rows: int, row_flops: int, batch_rows: int
+) -> None:
+    found = cut_by_work(batches * batch_rows, rows, row_flops, batch_rows)
+    assert found % batch_rows == 0
+    assert batch_rows <= found <= batches * batch_rows
+    if found * row_flops > 1 << 40 and found > batch_rows:  # a batch less
+        assert -(-rows // (found - batch_rows)) > 256  # would make too many parts
+    if found < batches * batch_rows:
+        assert (found + batch_rows) * row_flops > 1 << 40  # no smaller than it must be
+        assert rows <= 256 * found

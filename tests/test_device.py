@@ -31,6 +31,22 @@ def test_cores_are_shared_between_the_shards_in_flight(
     assert device.reader_threads() == threads
 
 
+def test_a_shard_that_is_alone_gets_the_cores_of_those_that_are_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "cores", lambda: 6)
+    monkeypatch.setattr(device, "_gpus", list)
+    with device.at_shard():
+        assert device.batches_at_once() == 6
+        with device.at_shard():
+            assert device.batches_at_once() == 3
+            with device.at_shard(), device.at_shard(), device.at_shard():
+                assert device.batches_at_once() == 1
+        assert device.batches_at_once() == 6
+        monkeypatch.setattr(device, "_gpus", lambda: ["gpu"])
+        assert device.batches_at_once() == 1
+
+
 def test_tensorflow_gets_the_threads_that_are_left() -> None:
     code = (
         "from transforms import device; device.cores = lambda: 16; device.configure();"

@@ -28,6 +28,16 @@ def write_tokens(directory: Path) -> None:
     (directory / "rows.jsonl").write_text(text)
 
 
+def write_holes(directory: Path) -> None:
+    """JSON Lines that lack a value here and there."""
+    rows: list[dict[str, Any]] = [
+        {"id": i, "vec": [0.5, None, 1.0, 1.5, None, i]} for i in range(ROWS)
+    ]
+    rows[3] = {"id": 3, "group": 7}
+    text = "\n".join(map(json.dumps, rows))
+    (directory / "rows.jsonl").write_text(text)
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "tfds": CASES["tfds, tfrecord"].write,
     "tfrecord": CASES["tfrecord"].write,
@@ -44,6 +54,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "windows": CASES["audio, windows"].write,
     "user": CASES["user"].write,
     "tokens": write_tokens,
+    "holes": write_holes,
 }
 # rows where it is not all of them
 ROWS_LEFT = {"train[:50%]": 70, "even_split": 34, "filter": 45, "tokens": ROWS}

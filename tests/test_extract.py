@@ -235,7 +235,7 @@ def test_an_event_timestamp_can_be_a_constant_or_text(job: Job, tmp_path: Path) 
     assert {t.isoformat() for t in constant["event_timestamp"].to_pylist()} == {
         "2026-01-31T11:00:00+00:00"
     }
-    times = ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00", "soon"]
+    times = ["2026-01-01T00:00:00Z", "today", "soon"]
     table = pa.table(
         {
             "id": [0, 1, 2],
@@ -404,6 +404,7 @@ def test_too_many_bad_rows_fail_the_run_and_a_higher_limit_finishes_at_once(
     status = table_status(str(job.table))
     assert (status.committed, status.quarantined) == (status.shards, 1)
     before = contents(job.table)
+    del before["_featuretap/first_bad_row.json"]  # of a run that is not finished
     job.run(source=bad, errors={"max_fraction": 0.01})
     with pytest.raises(RuntimeError, match="1 of 100 are"):
         job.run(source=bad)

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from samples import ROOTS, root_of
 
 from transforms import scratch, storage
+from transforms.config import SourceSpec
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources import staging
-from transforms.sources.files import check_unchanged, find_file, identity_of, list_files
+from transforms.sources.files import (
+    check_unchanged,
+    find_file,
+    identity_of,
+    list_files,
+)
+from transforms.sources.left_out import LeftOut
+from transforms.sources.readers import make_source
 from transforms.sources.staging import copy_range, local_copies, use_copies
 
 TREE = (
@@ -22,7 +32,11 @@ TREE = (
     "b.bin",
     "b.txt",
     "c1.BIN",
-    "_hidden.bin",
+    "_d.bin",
+    "_SUCCESS",
+    "_metadata",
+    "_common_metadata",
+    "_committed_123",
     ".hidden.bin",
     "sub/a.bin",
     "sub/deep/x.bin",
@@ -30,6 +44,8 @@ TREE = (
     "_sub/z.bin",
     ".sub/z.bin",
 )
+
+ALL = ["_d.bin", "a.bin", "b.bin", "b.txt", "c1.BIN", "sub/a.bin", "sub/deep/x.bin"]
 
 
 @pytest.fixture(params=ROOTS)
@@ -44,17 +60,20 @@ def root(request: Any, tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
-        ("", ["a.bin", "b.bin", "b.txt", "c1.BIN", "sub/a.bin", "sub/deep/x.bin"]),
-        ("/", ["a.bin", "b.bin", "b.txt", "c1.BIN", "sub/a.bin", "sub/deep/x.bin"]),
+        ("", ALL),
+        ("/", ALL),
         ("/sub", ["a.bin", "deep/x.bin"]),
-        ("/*.bin", ["a.bin", "b.bin"]),
+        ("/*.bin", ["_d.bin", "a.bin", "b.bin"]),
+        ("/_*", ["_d.bin"]),
         ("/?.*", ["a.bin", "b.bin", "b.txt"]),
         ("/[ac]*", ["a.bin", "c1.BIN"]),
         ("/[!a].bin", ["b.bin"]),
+        ("/.hidden.bin", [".hidden.bin"]),
+        ("/_SUCCESS", ["_SUCCESS"]),
         ("/*/*.bin", ["sub/a.bin"]),
         ("/sub/*/*.bin", ["deep/x.bin"]),
         ("/s*/deep/x.bin", ["sub/deep/x.bin"]),
-        ("/**/*.bin", ["a.bin", "b.bin", "sub/a.bin", "sub/deep/x.bin"]),
+        ("/**/*.bin", ["_d.bin", "a.bin", "b.bin", "sub/a.bin", "sub/deep/x.bin"]),
         ("/sub/**", ["a.bin", "deep/x.bin"]),
         ("/a.bin", ["a.bin"]),
         ("/sub/deep/x.bin", ["x.bin"]),
@@ -90,7 +109,7 @@ def test_uris_open_where_they_were_found(root: str) -> None:
 
 def test_suffixes_choose_among_matches_in_any_case(root: str) -> None:
     found = [file.name for file in list_files(f"{root}/*", suffixes=(".bin",))]
-    assert found == ["a.bin", "b.bin", "c1.BIN"]
+    assert found == ["_d.bin", "a.bin", "b.bin", "c1.BIN"]
     assert [f.name for f in list_files(f"{root}/b.txt", suffixes=(".bin",))] == [
         "b.txt"
     ]
@@ -101,9 +120,7 @@ def test_several_patterns_keep_their_order(root: str) -> None:
     assert [file.name for file in found] == ["b.bin", "b.txt", "x.bin", "a.bin"]
 
 
-@pytest.mark.parametrize(
-    "pattern", ["/*.none", "/none", "/_hidden.bin", "/_*", "/*/none/*"]
-)
+@pytest.mark.parametrize("pattern", ["/*.none", "/none", "/_S*", "/.h*", "/*/none/*"])
 def test_a_pattern_that_matches_nothing_is_named(root: str, pattern: str) -> None:
     with pytest.raises(ConfigError) as caught:
         list_files(root + pattern, "source.index")
@@ -117,8 +134,90 @@ def test_who_names_a_hidden_directory_gets_it(root: str, pattern: str) -> None:
 
 
 def test_what_suffixes_leave_nothing_of_is_named_with_them(root: str) -> None:
-    with pytest.raises(ConfigError, match=r"one file ending in \.csv, \.tsv, got"):
+    with pytest.raises(ConfigError, match=r"one file ending in \.csv, \.tsv, got") as e:
         list_files(root, suffixes=(".csv", ".tsv"))
+    assert "which holds 6 .bin, 1 .txt" in str(e.value)
+
+
+def test_what_is_left_out_is_counted_by_its_reason(root: str) -> None:
+    found = list_files(root, suffixes=(".TXT",)).left_out
+    assert (found.suffixes, +found.folders, found.dotted) == ({".bin": 6}, {}, 0)
+    found = list_files(root, suffixes=(".bin",)).left_out
+    assert (found.suffixes, found.dotted) == ({".txt": 1}, 1)
+    assert +found.folders == {"_sub": 1, "_tmp": 1}
+    found = list_files(f"{root}/*.bin", suffixes=(".bin",)).left_out
+    assert (found.suffixes, +found.folders, found.dotted) == ({}, {}, 1)
+    assert list_files(f"{root}/sub/deep").left_out == LeftOut()
+
+
+def test_notes_say_how_many_files_are_left_out_why_and_what_to_do() -> None:
+    suffixes = Counter({f".{n}": n for n in range(1, 9)}) + Counter({"": 9})
+    one, two, three = LeftOut(suffixes, Counter({"_a": 2}), 1).notes("do so")
+    counts = "9 without a suffix, 8 .8, 7 .7, 6 .6, 5 .5, 4 .4, 6 others"
+    assert one == f"45 files are left out for the suffix ({counts}); do so"
+    assert two.startswith("2 files are left out because of folders whose")
+    assert "(2 in _a); name such a folder in source.path" in two
+    assert three.startswith("1 file is left out because the name begins with a dot")
+    assert LeftOut().notes("do so") == []
+
+
+@pytest.mark.parametrize(
+    ("reader", "suffix"),
+    [
+        ("array_record", "array_record"),
+        ("csv", "csv"),
+        ("images", "png"),
+        ("jsonl", "jsonl"),
+        ("numpy", "npy"),
+        ("parquet", "parquet"),
+        ("tfrecord", "tfrecord"),
+        ("webdataset", "tar"),
+    ],
+)
+def test_every_reader_of_a_directory_says_what_it_leaves_out(
+    tmp_path: Path, reader: str, suffix: str
+) -> None:
+    (tmp_path / "_old").mkdir()
+    for name in (f"a.{suffix}", f"_old/b.{suffix}", f"_old/c.{suffix}"):
+        (tmp_path / name).touch()
+    source: Any = make_source(SourceSpec(reader=reader, path=str(tmp_path)))
+    (note,) = source.notes()
+    assert "2 files are left out because of folders" in note
+    assert "(2 in _old)" in note
+
+
+def test_numpy_says_which_files_are_no_arrays(tmp_path: Path) -> None:
+    for name in ("a.npy", "README.md", "b.txt"):
+        (tmp_path / name).touch()
+    source: Any = make_source(SourceSpec(reader="numpy", path=str(tmp_path)))
+    (note,) = source.notes()
+    assert note.endswith("(1 .md, 1 .txt); numpy reads .npy and .npz")
+    fields = {"a": str(tmp_path / "a.npy")}
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    source = make_source(SourceSpec(reader="numpy", path=fields))
+    assert source.notes() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("a/b.TIF", ".tif"),
+        ("README", ""),
+        ("a.b c d e f g h i j", ""),
+        ("_x.db", ".db"),
+    ],
+)
+def test_suffixes_are_counted_in_lower_case(name: str, suffix: str) -> None:
+    found = LeftOut()
+    assert not found.takes(name, (".jpg",))
+    assert found.suffixes == {suffix: 1}
+
+
+@pytest.mark.parametrize("name", ["._a.jpg", ".DS_Store", ".git/a.jpg", "_SUCCESS"])
+def test_what_systems_leave_beside_files_is_not_worth_a_word(name: str) -> None:
+    found = LeftOut()
+    assert not found.takes(name, (".jpg",))
+    assert found.notes("") == []
 
 
 @pytest.mark.parametrize("patterns", [("/a.bin", "/sub/a.bin"), ("/a.bin", "/*.bin")])

@@ -80,6 +80,7 @@ CHANGES: dict[str, tuple[dict[str, Any], ...]] = {
     "model.weights": ({"weights": "w.h5"},),
     "model.build": ({"build": "nowhere:other"},),
     "model.signature": ({"signature": "embed"},),
+    "model.tags": ({"tags": []}, {"tags": ["serve"]}),
     "model.imports": ({"imports": ["m"]},),
     "model.inputs": ({"inputs": {"a": "b"}}, {"inputs": {"a": "c"}}),
     "model.batch_rows": ({"batch_rows": 8},),

@@ -80,6 +80,7 @@ TIMES: dict[str, tuple[Any, str | None]] = {
     "microseconds": (int(SECONDS * 10**6), "us"),
     "RFC 3339": ("2026-01-31T12:30:15.250Z", None),
     "RFC 3339 elsewhere": ("2026-01-31T14:30:15.25+02:00", None),
+    "RFC 3339 without an offset": ("2026-01-31 12:30:15.25", None),
     "datetime": (MOMENT, None),
     "naive datetime, UTC": (MOMENT.replace(tzinfo=None), None),
 }

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -428,6 +429,8 @@ def test_the_sequential_of_the_articles_is_explained(kind: str, known: str) -> N
         ({"path": "notes.txt"}, "must be a .keras or .h5 file or a SavedModel"),
         ({"path": "model.keras", "signature": "a"}, "signature is for SavedModel"),
         ({"build": "forms:module", "signature": "a"}, "signature is for SavedModel"),
+        ({"path": "model.keras", "tags": []}, "tags is for SavedModel"),
+        ({"build": "forms:module", "tags": ["a"]}, "tags is for SavedModel"),
         ({"build": "forms:module", "precision": "float16"}, "functions compute in"),
         ({"path": "exported", "precision": "bfloat16"}, "SavedModels compute in"),
         ({"build": "forms:module", "precision": "float32"}, "functions compute in"),
@@ -555,3 +558,10 @@ def test_constants_that_the_optimizer_merges_are_found_by_parity(
     table = job.run(model=model, taps=[{"path": "", "column": "c"}])
     assert np.isinf(stacked(table["c"])).all()
     assert not parity_of(str(job.table), 3).columns["c"].passed
+
+
+def test_threads_that_build_at_once_get_one_model() -> None:
+    spec = ModelSpec(build="toolbox:picky_model")
+    with ThreadPoolExecutor(4) as pool:
+        built = pool.map(lambda _: load_model(spec, FEATURES).digest, range(48))
+        assert len(set(built)) == 1

@@ -144,7 +144,7 @@ def test_a_flag_that_is_none_is_named(tmp_path: Path) -> None:
             member.size = len(data)
             archive.addfile(member, BytesIO(data))
     source = WebDataset(path=str(tmp_path / "a.tar"), features={"ok": "bool"})
-    rows = list(source._examples(str(tmp_path / "a.tar")))
+    rows = list(source._examples(str(tmp_path / "a.tar"), {"ok"}))
     block = _block(rows, 0, {"ok": source.describe()["ok"]})
     assert block.values["ok"].tolist() == [True, False, False]
     assert block.faults.tolist() == [

@@ -359,7 +359,7 @@ def test_the_certificate_catches(
             lambda _, tensors: [None] * len(tensors),
         )
         patch.setattr("pipeline.plan.mixing_taps", lambda *args: {})
-        patch.setattr("transforms.extract.check_company", lambda _, parts: parts)
+        patch.setattr("transforms.taps.ahead.check_company", lambda _, parts: parts)
         job.run(**sections)
     broken = parity_of(str(job.table), 20)
     assert not broken.passed

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transforms.dtypes import Feature
 from transforms.shard import Piece
 from transforms.sources.arrow import feature_of, list_lengths
 from transforms.sources.ipc_messages import messages
@@ -130,9 +131,7 @@ def test_lengths_of_lists_of_lists() -> None:
     lengths = list_lengths(table)
     assert lengths == {"even": (2, 2), "open": (None, 2), "uneven": (2, None)}
     kind = table.schema.field("even").type
-    assert str(feature_of(kind, lengths["even"])) == (
-        "Feature(dtype='int64', shape=(2, 2), nullable=False)"
-    )
+    assert feature_of(kind, lengths["even"]) == Feature("int64", (2, 2))
     assert feature_of(kind, lengths["uneven"]) is None
 
 

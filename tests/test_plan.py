@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from conftest import Job, write_parquet
+from conftest import ROWS, Job, write_parquet
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,6 +160,38 @@ def test_a_table_is_not_read_as_its_own_source(tmp_path: Path) -> None:
 def test_default_parts_are_whole_batches_of_a_sensible_size(job: Job) -> None:
     plan = job.plan(table={"rows_per_part": None})
     assert len(plan.shards) == 1
+
+
+def test_a_heavy_model_has_smaller_parts_on_every_machine(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_default: dict[str, Any] = {"table": {"rows_per_part": None}}
+    light = job.plan(**by_default)
+    needed = {a.address: a.flops or 0 for a in light.activations}
+    costliest = max(needed[tap.address] for tap in light.taps)
+    monkeypatch.setattr("pipeline.cut._PART_FLOPS", 32 * costliest)
+    heavy = job.plan(**by_default)
+    assert (light.shards.most_rows, heavy.shards.most_rows) == (ROWS, 32)
+    assert job.plan(table={"rows_per_part": ROWS}).shards.most_rows == ROWS  # as asked
+    assert len(job.plan(**by_default, limit=40).shards) == 2
+    monkeypatch.setattr("transforms.device.cores", lambda: 64)
+    assert job.plan(**by_default).fingerprint == heavy.fingerprint
+
+
+def test_another_cut_is_refused_with_both_and_the_size_that_goes_on(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import prepare_table
+
+    by_default: dict[str, Any] = {"table": {"rows_per_part": None}}
+    prepare_table(job.plan(**by_default))
+    monkeypatch.setattr("pipeline.cut._PART_FLOPS", 1)
+    with pytest.raises(ConfigError, match=r"\(different: parts\)") as refused:
+        prepare_table(job.plan(**by_default))
+    said = str(refused.value)
+    assert f"there: 1 of at most {ROWS} rows\n    here:  7 of at most 16 rows" in said
+    assert f"table.rows_per_part = {ROWS} would go on with what is there" in said
+    prepare_table(job.plan(table={"rows_per_part": ROWS}))
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str | None]] = {

@@ -17,7 +17,7 @@ from samples import ROOTS, commit, config, root_of, shards, table_plan
 from transforms import storage
 from transforms.dtypes import DTYPES, Feature
 from transforms.lookup import ConfigError
-from transforms.shard import Piece, Shard, Shards
+from transforms.shard import Origin, Piece, Shard, Shards
 from transforms.table.columns import METADATA_KEY, Column
 from transforms.table.directory import FORMAT_VERSION, Table
 from transforms.table.plan_file import (
@@ -238,9 +238,12 @@ def test_pending_shards_come_with_their_pieces(table: Table) -> None:
         Piece("a", "a", 3, 4, version="v"),
         Piece("b", "b", span=(10, 20)),
     )
-    written(table, units=Shards.of([Shard(0, pieces), Shard(1, pieces[:1])]))
-    assert [s.pieces for s in pending_shards(table.uri)] == [pieces, pieces[:1]]
+    origin = Origin(0, 7, (1, 2), whole=False)
+    units = [Shard(0, pieces, origin), Shard(1, pieces[:1])]
+    written(table, units=Shards.of(units))
+    assert list(pending_shards(table.uri)) == units
+    assert Shards.of(units).origins() == [origin, None]
     stored = pq.read_schema(
         storage.filesystem(table.uri)[0].open(table.path("_featuretap/plan.parquet"))
     )
-    assert stored.names == ["shard", "rows", "pieces"]
+    assert stored.names == ["shard", "rows", "pieces", "origin"]

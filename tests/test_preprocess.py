@@ -38,6 +38,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), np.uint8)
 RGB = np.random.default_rng(1).integers(0, 256, (3, 5, 7, 3), np.uint8)
 TEXTS = np.array([" Ärger ", "A b\t", ""])
 ENCODED = np.array([text.encode() for text in TEXTS], object)
+HOLES = np.array([[1.5, np.nan], [np.nan, np.nan], [3, 4]], np.float32)
 MEAN, STD = [100.0, 110.0, 120.0], [50.0, 60.0, 70.0]
 
 
@@ -59,6 +60,7 @@ BATCHED = {
         PIXELS,
         PIXELS.astype(np.float32) / 255 - 0.5,
     ),
+    "fill": ({"value": 7, "nan": True}, HOLES, np.where(np.isnan(HOLES), 7, HOLES)),
     "cast": ({"dtype": "int32"}, PIXELS, PIXELS.astype(np.int32)),
     "standardize": ({"mean": MEAN, "std": STD}, RGB, normalized(RGB)),
     "standardize: each": ({}, RGB, tf.image.per_image_standardization(RGB).numpy()),
@@ -316,7 +318,8 @@ def test_images_are_decoded_and_resized_per_example() -> None:
 def test_every_built_in_is_tested() -> None:
     tested = {name.partition(":")[0] for name in BATCHED}
     others = {"decode_image", "resize", "center_crop", "pad", "stack"}
-    assert PREPROCESSORS.keys() == tested | others
+    elsewhere = {"decode_npy"}  # test_arrays.py
+    assert PREPROCESSORS.keys() == tested | others | elsewhere
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from samples import commit, planned, table_plan
 
 from pipeline import show
+from pipeline.earlier import Outlook
 from pipeline.list_taps import TapListing
 from pipeline.show import last_words, size_text, table_lines, tree_rows
 from pipeline.status import Status, Watch
 from transforms import storage
 from transforms.credentials import mask
+from transforms.table.commit_record import Made
 from transforms.table.directory import Table
 from transforms.table.plan_file import claim_table, read_claim, write_plan
 from transforms.taps.language import Activation
@@ -235,18 +237,31 @@ def test_a_plan_is_shown_with_its_size_if_it_is_known(
     rows: int | None, said: str, count: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = planned(rows=rows)
-    show.print_plan(plan)
+    ahead: dict[Made, Outlook] = {
+        "carried": Outlook(2, rows, 4.5),
+        "computed": Outlook(1, rows, 0),
+    }
+    show.print_plan(plan, ahead)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["column", "role", "type", "shape", "a", "row", "from"]
     assert lines[4].endswith("1.0 KiB  'head' | mean(axis=1) | n:f")
     assert f"3 shards, {said} compression" in "\n".join(lines)
-    assert lines[-2:] == [f"fingerprint {'f' * 64}", "table out"]
-    document = json.loads(json.dumps(show.plan_json(plan)))
+    assert lines[-4:-2] == [f"fingerprint {'f' * 64}", "table out"]
+    number = "unknown" if rows is None else rows
+    assert lines[-2:] == [
+        f"carried: 2 shards, {number} rows, saves 4.5 s of workers",
+        f"computed: 1 shards, {number} rows",
+    ]
+    document = json.loads(json.dumps(show.plan_json(plan, ahead)))
+    assert document["made"]["carried"] == {"shards": 2, "rows": rows, "seconds": 4.5}
     assert (document["rows"], document["bytes"], document["shards"]) == (rows, count, 3)
     assert [c["bytes_per_row"] for c in document["columns"]] == [8, 8, 32, 1024, 16]
 
 
-SUMMARY = {"rows": 7, "parts": 2, "bytes": 2048, "quarantined": 0}
+SUMMARY: Any = {
+    **{"rows": 7, "parts": 2, "bytes": 2048, "quarantined": 0},
+    **{"made": {}, "saved_seconds": 0.0, "saved_bytes": 0},
+}
 
 
 @pytest.mark.parametrize(
@@ -260,7 +275,7 @@ SUMMARY = {"rows": 7, "parts": 2, "bytes": 2048, "quarantined": 0}
     ],
 )  # fmt: skip
 def test_a_summary_is_one_line(
-    summary: dict[str, int],
+    summary: dict[str, Any],
     finished: bool,
     text: str,
     capsys: pytest.CaptureFixture[str],
@@ -280,7 +295,8 @@ def test_columns_with_nan_are_warned_of(capsys: pytest.CaptureFixture[str]) -> N
 
 def status(**changes: Any) -> Status:
     seconds = {"read": 1.0, "compute": 2.0, "write": 0.5, "total": 4.0}
-    found = Status("t", False, 3, 1, 10, 30, 2, 2048, seconds)
+    made: Any = {"computed": {"shards": 1, "rows": 10}}
+    found = Status("t", False, 3, 1, 10, 30, 2, 2048, seconds, made, 0.0, 0)
     return replace(found, **changes)
 
 
@@ -297,6 +313,13 @@ def status(**changes: Any) -> Status:
             "t: finished, 1 of 3 shards, 10 rows, 2 bad rows, 2.0 KiB",
             "workers spent 1.0 s: waiting for the reader 0%, computing 0%,"
             " waiting for the writer 0%",
+        ]),
+        (status(made={"carried": {"shards": 2, "rows": 7}, "computed": {"shards": 1,
+            "rows": 3}}, saved_seconds=2.0, saved_bytes=1024), [
+            "t: not finished, 1 of 3 shards, 10 of 30 rows, 2 bad rows, 2.0 KiB",
+            "carried 7 rows, computed 3 rows; saved 2.0 s of workers, 1.0 KiB",
+            "workers spent 4.0 s: waiting for the reader 25%, computing 50%,"
+            " waiting for the writer 12%",
         ]),
         (status(committed=0), [
             "t: not finished, 0 of 3 shards, 10 of 30 rows, 2 bad rows, 2.0 KiB",

@@ -290,9 +290,27 @@ def test_the_graph_for_serving_is_taken(
     np.testing.assert_allclose(table["out"].to_pylist(), vectors() + added, rtol=1e-6)
 
 
-def test_graphs_of_which_none_is_for_serving_are_named() -> None:
+@pytest.mark.parametrize(
+    ("tags", "added"), [([], 1), (["train"], 2), (["tpu", "serve"], 3), (["serve"], 4)]
+)
+def test_a_graph_can_be_chosen_by_its_tags(
+    tags: list[str], added: int, job: Job
+) -> None:
+    save_graphs([], ["train"], ["serve", "tpu"], ["serve"])
+    table = job.run(model={**MODEL, "tags": tags}, taps=[{"path": ":out"}])
+    np.testing.assert_allclose(table["out"].to_pylist(), vectors() + added, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [(None, "none of them is for serving"), (("serve",), r"got \['serve'\]")],
+)
+def test_graphs_that_cannot_be_meant_are_named(
+    tags: tuple[str, ...] | None, said: str
+) -> None:
     save_graphs(["train"], ["eval"])
     with pytest.raises(
-        ConfigError, match=r"are tagged \[\['train'\], \['eval'\]\]; exp"
+        ConfigError,
+        match=rf"by all its tags, {said}: .* tagged \[\['train'\], \['eval'\]\]",
     ):
-        load_model(ModelSpec(path="saved"), None)
+        load_model(ModelSpec(path="saved", tags=tags), None)

@@ -109,6 +109,7 @@ def test_tfrecord_features_are_inferred_from_the_first_record(
         "id": ("int64", ()),
         "vec": ("float32", (6,)),
         "text": ("string", ()),
+        "record": ("bytes", ()),
     }
 
 

@@ -24,7 +24,7 @@ from test_readers import (
     written,
 )
 
-from pipeline import prepare_table, run_plan, verify_table
+from pipeline import make_plan, prepare_table, run_plan, verify_table
 from transforms.extract import extract_shard
 
 __all__ = ["gcs", "local", "s3", "written"]  # fixtures
@@ -89,3 +89,39 @@ def test_an_object_that_changes_after_planning_is_refused_by_name(
         extract_shard(worker_of(job.table), plan.shards[0])
     with pytest.raises(ValueError, match=r"changed: .*1\.tfrecord"):
         run_plan(job.plan(**sections(case)))
+
+
+@pytest.mark.parametrize("store", ["s3", "gcs"])
+@pytest.mark.parametrize("where", ["same store", "from local", "to local"])
+def test_tables_grow_in_stores(
+    store: str, where: str, data: Path, tmp_path: Path, request: Any
+) -> None:
+    """Parts are carried by the store itself or through this machine; the old stay."""
+    bucket = request.getfixturevalue(store)
+    place = f"{bucket}/grow-{where.replace(' ', '-')}"
+    old = str(tmp_path / "old") if where == "from local" else f"{place}/old"
+    new = str(tmp_path / "new") if where == "to local" else f"{place}/new"
+    job = Job(tmp_path, {"reader": "parquet", "path": str(data / "parquet")})
+    head = [{"path": "head"}]
+    run_plan(job.plan(table={"path": old}, taps=head))
+
+    def versions(table: str) -> dict[str, Any]:
+        fs, path = fsspec.core.url_to_fs(table, use_listings_cache=False)
+        found = fs.find(f"{path}/data", detail=True)
+        names = ("ETag", "etag", "generation", "ino")
+        return {
+            name.rpartition("-")[2]: [info.get(n) for n in names]
+            for name, info in found.items()
+        }
+
+    before = versions(old)
+    summary = run_plan(make_plan(job.config(table={"path": new}, taps=head), [old]))
+    assert set(summary["made"]) == {"carried"}
+    assert versions(old) == before
+    assert set(versions(new)) == set(before)
+    assert verify_table(new) == []
+    more = [*head, {"path": "stem"}]
+    wider = f"{new}-wider"
+    summary = run_plan(make_plan(job.config(table={"path": wider}, taps=more), [new]))
+    assert set(summary["made"]) == {"extended"}
+    assert verify_table(wider) == []

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,13 @@ import pytest
 from conftest import Job
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from readers import STACK, rows, write_csv
+from readers import STACK, everything, rows, write_csv
 
 from pipeline.cut import cut_shards
 from transforms.config import SourceSpec
 from transforms.lookup import ConfigError
-from transforms.shard import split_position
 from transforms.sources import lines
 from transforms.sources.readers import make_source
-from transforms.sources.staging import readable
 
 NAMES = ["id", *(f"v{i}" for i in range(6)), "text"]
 words = st.text(
@@ -39,25 +36,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
-def read(batch: int | None = None, **source: Any) -> tuple[list[dict[str, Any]], set]:
-    """Everything a source holds, and its keys."""
-    made = make_source(SourceSpec(**source))
-    features = {n: replace(f, nullable=False) for n, f in made.describe().items()}
-    found, keys = [], set()
-    for shard in cut_shards(made.files(), 1000):
-        # the last piece first: none may need what stands before it
-        with readable(made, shard.pieces[::-1]) as pieces:
-            elements = made.read(pieces, features, batch)
-            placed = [
-                (split_position(at), dict(one))
-                for at, one in elements.as_numpy_iterator()
-            ]
-        for _, one in sorted(placed, key=lambda row: (-row[0][0], row[0][1])):
-            found.append(one)
-            keys.add(one.pop("row_id"))
-    return found, keys
-
-
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(-999, 999), words), min_size=1), st.booleans())
 @example([(1, ""), (2, ","), (3, "a" * 60)], False)
@@ -70,7 +48,7 @@ def test_any_csv_is_read_as_python_reads_it(
     path = tmp_path / "x.csv"
     path.write_text(stream.getvalue(), encoding="utf-8", newline="")
     features = {"n": "int64", "w": "string"}
-    found, keys = read(reader="csv", path=str(path), features=features)
+    found, keys = everything(reader="csv", path=str(path), features=features)
     assert [(row["n"], row["w"].decode()) for row in found] == given_rows
     assert len(keys) == len(given_rows)
     data = path.read_bytes()
@@ -90,7 +68,7 @@ def test_any_json_lines_are_read_as_python_reads_them(
     ]
     path.write_text("\n\n".join(lines), encoding="utf-8")
     features = {"l": {"dtype": "int64", "shape": [-1]}, "w": "string"}
-    found, keys = read(reader="jsonl", path=str(path), features=features)
+    found, keys = everything(reader="jsonl", path=str(path), features=features)
     assert [(r["l"].tolist(), r["w"].decode()) for r in found] == given_rows
     assert len(keys) == len(given_rows)
 
@@ -104,10 +82,10 @@ def test_spans_cover_a_file_and_keys_do_not_depend_on_them(
 ) -> None:
     write_csv(tmp_path)
     source = {"reader": "csv", "path": str(tmp_path)}
-    whole, keys = read(**source)
+    whole, keys = everything(**source)
     for size in (50, 777, 5000):
         monkeypatch.setattr(lines, "_SPAN_BYTES", size)
-        found, same = read(**source)
+        found, same = everything(**source)
         assert same == keys
         assert [row["id"] for row in found] == [row["id"] for row in whole]
     files = make_source(SourceSpec(**source)).files()
@@ -149,7 +127,7 @@ def test_encodings(encoding: str, small: None, tmp_path: Path) -> None:
     path.write_text("\n".join(lines), encoding=encoding)
     features = {"id": "int64", "text": "string"}
     source = {"reader": "csv", "path": str(path), "features": features}
-    found, _ = read(**source, encoding=encoding)
+    found, _ = everything(**source, encoding=encoding)
     assert [row["text"].decode() for row in found] == texts
 
 
@@ -176,7 +154,7 @@ def test_quoted_fields_may_hold_line_ends(small: None, tmp_path: Path) -> None:
     with (tmp_path / "x.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("id", "text"), *enumerate(texts)])
     source = {"reader": "csv", "path": str(tmp_path / "x.csv"), "multiline": True}
-    found, keys = read(**source, features={"id": "int64", "text": "string"})
+    found, keys = everything(**source, features={"id": "int64", "text": "string"})
     assert [row["text"].decode() for row in found] == texts
     assert len(keys) == 3
     assert make_source(SourceSpec(**source)).files()[0].spans == ()
@@ -218,6 +196,7 @@ def test_types_are_told_by_the_head(tmp_path: Path) -> None:
         "i": ("int64", ()),
         "f": ("float64", ()),
         "l": ("int64", (2,)),
+        "m": ("int64", (1, 1)),
         "v": ("float64", (None,)),
     }
 

@@ -242,6 +242,16 @@ def test_what_a_reader_raises_passes_and_counts(ticks: list[float]) -> None:
     assert clock.seconds(0)["read"] == 3
 
 
+def test_a_block_inside_of_another_counts_for_its_own_phase(
+    ticks: list[float],
+) -> None:
+    clock = Clock()
+    ticks += [0, 1, 4, 10]
+    with clock.during("compute"), clock.during("read"):
+        pass
+    assert clock.seconds(0) == {"read": 3, "compute": 7, "write": 0, "total": 0}
+
+
 def test_clocks_do_not_share_their_seconds(ticks: list[float]) -> None:
     ticks += [0, 0.00049, 1, 1.0006]
     first, second = Clock(), Clock()

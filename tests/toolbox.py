@@ -83,6 +83,23 @@ def dict_model() -> keras.Model:
     return keras.Model(vec, head(made["output"]), name="dict_model")
 
 
+def other_dict_model() -> keras.Model:
+    """The same as `dict_model`, with other weights."""
+    model = dict_model()
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.5)
+    return model
+
+
+def half_picky_model() -> keras.Model:
+    """vec [6] -> a head that is NaN for negative values, a stem that is not."""
+    keras.utils.set_random_seed(7)
+    vec = keras.Input((6,), name="vec")
+    stem = keras.layers.Dense(3, name="stem")(vec)
+    head = keras.layers.Dense(2, name="head")(keras.ops.log(vec))
+    return keras.Model(vec, [head, stem])
+
+
 def picky_model() -> keras.Model:
     """vec [6] -> a model that fails for rows with a negative first value."""
     vec = keras.Input((6,), name="vec")
@@ -626,3 +643,23 @@ class ForgetfulParquet(Parquet):
                 )
             )
         )
+
+
+class SlowReader(CountingReader):
+    """Takes `seconds` for each batch, until the file `go` is there."""
+
+    def __init__(self, sizes: list[int], go: str, seconds: float) -> None:
+        super().__init__(sizes)
+        self.go, self.seconds = Path(go), seconds
+
+    def read(self, pieces: Sequence[Piece], *args: Any) -> tf.data.Dataset:
+        def linger(at: np.ndarray) -> np.ndarray:
+            if not self.go.exists():
+                time.sleep(self.seconds)
+            return at
+
+        def slowly(at: Any, features: Any) -> Any:
+            late = tf.numpy_function(linger, [at], tf.int64)
+            return tf.ensure_shape(late, at.shape), features
+
+        return super().read(pieces, *args).map(slowly)

@@ -11,7 +11,7 @@ from apache_beam.metrics import Metrics
 from transforms.extract import extract_shard, shard_error
 from transforms.metrics import COUNTERS
 from transforms.shard import Shard
-from transforms.stop import stopping
+from transforms.stop import StoppedError, stopping
 from transforms.table.commit import commit_table
 from transforms.table.commit_record import Commit
 from transforms.table.directory import Table
@@ -75,6 +75,8 @@ class _ExtractShard(beam.DoFn):
             return
         try:
             commit = extract_shard(self._worker, shard)
+        except StoppedError:
+            return
         except Exception as error:
             raise shard_error(shard, error) from error
         for name, count in COUNTERS.items():

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from transforms.lookup import ConfigError
+
 
 def cast(values: Any, dtype: str, what: str) -> Any:
     """Cast a tensor, ragged or not, of any shape.
@@ -25,6 +27,9 @@ def cast(values: Any, dtype: str, what: str) -> Any:
       The tensor. Where `fitting` refuses a value, running it raises an
       InvalidArgumentError.
 
+    Raises:
+      ConfigError: the values are text.
+
     >>> cast(np.array([-3.0, 0.5, 1.5, 300.0]), "uint8", "feature 'x'").numpy()
     array([  0,   0,   2, 255], dtype=uint8)
     """
@@ -32,7 +37,14 @@ def cast(values: Any, dtype: str, what: str) -> Any:
 
     if isinstance(values, tf.RaggedTensor):
         return values.with_flat_values(cast(values.flat_values, dtype, what))
-    wanted, values = tf.as_dtype(dtype), fitting(values, dtype, what)
+    values = tf.convert_to_tensor(values)
+    wanted = tf.as_dtype(dtype)
+    if values.dtype == tf.string != wanted:
+        raise ConfigError(
+            f"{what} must be numbers to become {dtype}, got text; give its type in"
+            " source.features, and of CSV files with decimal commas source.decimal"
+        )
+    values = fitting(values, dtype, what)
     if values.dtype.is_floating and wanted.is_integer:
         return _rounded(values, wanted)
     return tf.cast(values, wanted)

@@ -28,12 +28,13 @@ class Clock:
 
     @contextlib.contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Count the time of a block."""
-        began = time.perf_counter()
+        """Count the time of a block, but for blocks of other phases inside of it."""
+        began, before = time.perf_counter(), sum(self._seconds.values())
         try:
             yield
         finally:
-            self._seconds[phase] += time.perf_counter() - began
+            inside = sum(self._seconds.values()) - before
+            self._seconds[phase] += time.perf_counter() - began - inside
 
     def seconds(self, total: float) -> dict[str, float]:
         """The sums, in seconds to the millisecond."""

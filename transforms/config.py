@@ -41,6 +41,18 @@ def _named(value: Any) -> Any:
     return named
 
 
+def _inputs(value: Any) -> Any:
+    value = _one_or_many(value)
+    named = isinstance(value, dict)
+    features = value.values() if named else value
+    listed = named or isinstance(value, list | tuple)
+    if not listed or not all(isinstance(one, str) for one in features):
+        raise ValueError(
+            'should be "feature", ["feature", ...] or { input = "feature" }'
+        )
+    return value
+
+
 def _time_text(value: Any) -> Any:
     """Write a time as TOML has it as the text that means the same."""
     if isinstance(value, datetime.date | datetime.time):
@@ -128,10 +140,16 @@ class ModelSpec(_Section):
         loaded into the model. If left out, the model keeps the weights it came with.
       signature: which signature of a SavedModel to run. If left out, the only one, or
         `serving_default` of several. Other forms of model refuse it.
+      tags: which graph of a SavedModel to run, by its tags. If left out, the only one,
+        or of several the one tagged `serve`, or not at all. An empty list names the one
+        without tags. Other forms of model refuse it.
       imports: modules to import before the model is loaded, such as those that register
         custom Keras layers. Their source code is part of the fingerprint.
-      inputs: `{model input: feature}`. An input that is left out takes the feature of
-        its own name, or the only feature there is if the model has one input.
+      inputs: `{model input: feature}`; or a list of features, in the order of the
+        model's inputs; or one feature, for a model of one input. An input that is left
+        out takes the feature of its own name, else the only feature left that is
+        neither key nor kept nor the event's time, else the only one whose shape and
+        type fit. Where there is more than one way, none is taken.
       batch_rows: rows that go through the model in one call. More is faster until the
         device is out of memory, where calls of fewer rows take over. A model of fixed
         batch size takes no other number.
@@ -149,8 +167,9 @@ class ModelSpec(_Section):
     build: str | None = None
     weights: str | None = None
     signature: str | None = None
+    tags: tuple[str, ...] | None = None
     imports: tuple[str, ...] = ()
-    inputs: dict[str, str] = {}
+    inputs: Annotated[dict[str, str] | tuple[str, ...], BeforeValidator(_inputs)] = {}
     batch_rows: Rows = 256
     precision: Literal["float32", "bfloat16", "float16"] | None = None
     trusted: bool = False
@@ -192,7 +211,8 @@ class TableSpec(_Section):
         file only if it is absent. A finished table of the same fingerprint is left as
         it is, an unfinished one is resumed.
       rows_per_part: most rows of a shard, and so of the Parquet file that it becomes.
-        If left out, as many rows as make parts of 8 to 128 MiB before compression.
+        If left out, as many rows as make parts of 8 to 128 MiB before compression,
+        and at most some seconds of work for one core where the model is heavy.
         Without effect where rows are known only after reading: there a shard is about
         32 MiB of stored data.
       event_timestamp: an RFC 3339 time for all rows, or the feature that holds each

@@ -5,6 +5,8 @@ The rules, measured in docs/performance.md:
 - On a CPU a worker computes as many shards at a time as it has cores, at most 8, and
   TensorFlow and tf.data get `cores // shards_in_flight` threads each. Shards do not
   wait for each other, but threads inside one operation do.
+- Where fewer shards are left than that, it computes several batches of a shard at a
+  time, so that as many are computed in all.
 - On a GPU a worker computes two shards at a time: one computes while the other reads
   and writes. Their readers share the cores; TensorFlow keeps its own number of threads.
 - A process that computes holds one GPU, which no other process of this user gets.
@@ -12,9 +14,11 @@ The rules, measured in docs/performance.md:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from transforms import scratch
@@ -28,6 +32,7 @@ _processes = 1
 _leases: dict[str, int] = {}
 _borrowed: str | None = None
 _configured = False
+_shards_at_work = 0
 
 
 def share_cores(processes: int) -> None:
@@ -61,6 +66,29 @@ def shards_in_flight() -> int:
 def reader_threads() -> int:
     """Tell how many threads should read and preprocess for one shard."""
     return max(1, cores() // shards_in_flight())
+
+
+@contextlib.contextmanager
+def at_shard() -> Iterator[None]:
+    """Count a shard among those that this process is computing, for a block."""
+    global _shards_at_work
+    with _lock:
+        _shards_at_work += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _shards_at_work -= 1
+
+
+def batches_at_once() -> int:
+    """Tell how many batches of each shard this process should compute at a time.
+
+    On a CPU shards that are not there leave cores idle; a GPU is filled by one batch.
+    """
+    if _gpus():
+        return 1
+    return max(1, shards_in_flight() // max(1, _shards_at_work))
 
 
 def configure(*, compute: bool = True) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -74,11 +74,14 @@ class Feature:
       nullable: whether rows may have no value. A reader that is asked for such a
         feature gives, beside it, a bool feature called `null_name(feature)`, true
         where there is none; the value there is zero, or empty text.
+      fill: what a reader gives where a row, or an element of its list, has no value.
+        None makes such a row a bad row, unless the feature is nullable.
     """
 
     dtype: str
     shape: tuple[int | None, ...] = ()
     nullable: bool = False
+    fill: int | float | str | None = None
 
     @property
     def tensor_dtype(self) -> str:
@@ -89,6 +92,32 @@ class Feature:
     def family(self) -> str:
         """The family of its dtype."""
         return DTYPES[self.dtype].family
+
+    @property
+    def nothing(self) -> Any:
+        """What stands where there is no value: its fill, or zero, or empty text.
+
+        Text is given as bytes, anything else as a scalar of the tensor's type.
+        """
+        if self.tensor_dtype == "string":
+            return str(self.fill or "").encode()
+        return np.dtype(self.tensor_dtype).type(self.fill or 0)
+
+
+def holds(dtype: str, value: int | float | str) -> bool:
+    """Whether a type has a value that a config gives.
+
+    >>> holds("int8", 300), holds("float16", 0.1), holds("string", 0)
+    (False, True, False)
+    """
+    family = DTYPES[dtype].family
+    if family == "text" or isinstance(value, str):
+        return family == "text" and isinstance(value, str)
+    with np.errstate(invalid="ignore", over="ignore"):
+        made = np.asarray(value).astype(DTYPES[dtype].tensor)
+    if family == "float":
+        return bool(np.isfinite(made) or not np.isfinite(value))
+    return bool(made == value)
 
 
 def null_name(feature: str) -> str:

@@ -8,30 +8,38 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
-from transforms import storage
-from transforms.batch import Batch, Extracted
+from transforms import device, progress, storage
+from transforms.batch import Extracted
+from transforms.carry import extended, only_missing, passing_over, projected
 from transforms.clock import Clock
 from transforms.credentials import mask
 from transforms.errors.attempts import attempt, count_deaths
 from transforms.errors.failure import Failure
 from transforms.errors.isolate import ProcessDiedError, Request, isolated_rows
 from transforms.errors.non_finite import non_finite_rows, set_apart
+from transforms.errors.notice import notice
 from transforms.errors.quarantine import Quarantine
 from transforms.shard import Piece, Shard, position
 from transforms.sources.staging import local_copies, readable
+from transforms.stop import leave_if_long
+from transforms.table.columns import of_rows
 from transforms.table.commit_record import Commit
+from transforms.table.earlier import EarlierShard, earlier_shard
 from transforms.table.encode import encode
+from transforms.table.names import NOTICE
 from transforms.table.parquet_writer import (
     PartWriter,
+    carry_part,
     check_part,
     store_errors,
     store_part,
     unfinished_files,
 )
-from transforms.taps.company import check_company
-from transforms.taps.infer import infer
+from transforms.taps.ahead import OnFailure, Read, infer_ahead
 from transforms.worker import Worker
 
 
@@ -45,13 +53,18 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
       RuntimeError: every row of a first batch failed in the same way, or workers keep
         dying at this shard, or the table has become another one.
       OSError, tf.errors.OpError: storage or device failed; try again.
+      StoppedError: the process is to end soon, and the shard would take longer.
     """
     table = worker.table
     committed = table.read_commit(shard.index)
     if committed is not None:
         return committed
     deaths = count_deaths(table.attempts(shard.index))
-    with attempt(table.internal("attempts"), shard.index):
+    with (
+        attempt(table.internal("attempts"), shard.index),
+        device.at_shard(),
+        progress.followed(shard.index),
+    ):
         try:
             commit = _compute(worker, shard, deaths)
         except OSError:
@@ -76,39 +89,75 @@ def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
     """Write a shard's part and errors, and say what a commit of them would be."""
     began = time.perf_counter()
     clock = Clock()
-    quarantine = _quarantine(worker, shard)
+    plan, quarantine = worker.plan, _quarantine(worker, shard)
+    isolates = deaths >= plan.config.errors.attempts
+    earlier = None if isolates else earlier_shard(plan, shard)
     non_finite: Counter[str] = Counter()
-    plan, layout = worker.plan, worker.layout
-    with (
-        unfinished_files(worker.table) as directory,
-        readable(worker.pipeline.source, shard.pieces) as pieces,
-    ):
-        path = directory / "part.parquet"
-        with PartWriter(path, layout.schema, layout.columns) as writer:
-            for made in _rows(worker, shard, pieces, deaths, quarantine, clock):
-                quarantine.passed(made.rows.num_rows, made.positions)
-                non_finite.update(made.non_finite)
-                with clock.during("write"):
-                    writer.write(made.rows)
-            with clock.during("write"):
-                writer.finish()
-        quarantine.close()
-        check_part(path, layout.schema, quarantine.sound)
-        worker.check_claim()
-        return Commit(
+    with unfinished_files(worker.table) as directory:
+        if earlier is not None:
+            known = earlier.bad_positions(shard)
+            quarantine.know(earlier.bad, known, rest_lost=earlier.rest_lost)
+        if earlier is not None and earlier.is_same:
+            part = carry_part(worker.table, shard, earlier.table, earlier.commit.part)
+            quarantine.passed(part.rows, earlier.last_positions())
+            non_finite.update(earlier.commit.non_finite)
+            quarantine.close()
+        else:
+            made = _rows(worker, shard, earlier, deaths, quarantine, clock)
+            path = directory / "part.parquet"
+            _write(worker, shard, path, made, quarantine, non_finite, clock, began)
+            part = store_part(worker.table, shard, path, quarantine.sound)
+        commit = Commit(
             shard=shard.index,
             fingerprint=plan.fingerprint,
             claim=plan.claim,
             versions=dict(plan.versions),
             planned_rows=quarantine.sound + len(quarantine.rows),
-            part=store_part(worker.table, shard, path, quarantine.sound),
+            part=part,
             errors=store_errors(worker.table, shard, directory, quarantine),
             rest_lost=quarantine.rest_lost,
             piece_rows=quarantine.piece_rows(),
             non_finite=dict(sorted(non_finite.items())),
             device_rows=worker.compiled.device_rows,
             seconds=clock.seconds(time.perf_counter() - began),
+            rows_key=plan.rows_key(shard),
+            column_keys=plan.column_keys,
         )
+    return commit if earlier is None else earlier.credited(commit)
+
+
+def _write(
+    worker: Worker,
+    shard: Shard,
+    path: Path,
+    made: Iterator[Extracted],
+    quarantine: Quarantine,
+    non_finite: Counter[str],
+    clock: Clock,
+    began: float,
+) -> None:
+    """Write a shard's rows to a local file, and check it."""
+    schema = of_rows(worker.layout.schema, worker.plan.rows_key(shard))
+    with PartWriter(path, schema, worker.layout.columns) as writer:
+        for some in made:
+            quarantine.passed(some.rows.num_rows, some.positions)
+            non_finite.update(some.non_finite)
+            with clock.during("write"):
+                writer.write(some.rows)
+            _say(shard, quarantine, time.perf_counter() - began)
+        with clock.during("write"):
+            writer.finish()
+    quarantine.close()
+    check_part(path, schema, quarantine.sound)
+    worker.check_claim()
+
+
+def _say(shard: Shard, quarantine: Quarantine, seconds: float) -> None:
+    """Say between two batches how far a shard is, and end there if it takes long."""
+    bad = len(quarantine.rows)
+    done = quarantine.sound + bad
+    progress.report(shard.index, progress.Progress(done, bad))
+    leave_if_long(seconds, done, shard.rows)
 
 
 def _quarantine(worker: Worker, shard: Shard) -> Quarantine:
@@ -117,11 +166,44 @@ def _quarantine(worker: Worker, shard: Shard) -> Quarantine:
     It judges by nothing else, such as what others have committed meanwhile, so that the
     same data always have the same verdict.
     """
-    key = worker.layout.columns[0].source
-    return Quarantine(shard, key, worker.compiled.batch_rows, judges=shard.index == 0)
+    plan = worker.plan
+    key, place = worker.layout.columns[0].source, worker.table.internal(NOTICE)
+    return Quarantine(
+        shard,
+        key,
+        worker.compiled.batch_rows,
+        judges=shard.index == 0,
+        notice=lambda bad: notice(
+            place, bad, plan.config.errors.max_fraction, plan.rows
+        ),
+    )
 
 
 def _rows(
+    worker: Worker,
+    shard: Shard,
+    earlier: EarlierShard | None,
+    deaths: int,
+    quarantine: Quarantine,
+    clock: Clock,
+) -> Iterator[Extracted]:
+    """Take rows over from an earlier table as far as it has them, compute the rest."""
+    if earlier is not None and not earlier.missing:
+        yield from clock.timed("read", projected(worker, earlier))
+        return
+    with readable(worker.pipeline.source, shard.pieces) as pieces:
+        if earlier is None:
+            yield from _computed(worker, shard, pieces, deaths, quarantine, clock)
+            return
+        read = passing_over(
+            earlier.bad_positions(shard), partial(worker.pipeline.batches, pieces)
+        )
+        some = only_missing(worker, earlier)
+        computed = compute_rows(some, shard, read, quarantine.add, clock)
+        yield from extended(worker, shard, earlier, computed)
+
+
+def _computed(
     worker: Worker,
     shard: Shard,
     pieces: Sequence[Piece],
@@ -132,8 +214,8 @@ def _rows(
     """Compute here, unless too many workers have died of it."""
     policy = worker.plan.config.errors
     if deaths < policy.attempts:
-        batches = worker.pipeline.batches(pieces, quarantine.add)
-        yield from compute_rows(worker, shard, batches, quarantine.add, clock)
+        read = partial(worker.pipeline.batches, pieces)
+        yield from compute_rows(worker, shard, read, quarantine.add, clock)
     elif policy.crash == "isolate":
         with local_copies(worker.plan.config.model.files) as files:
             copies = {uri: str(path) for uri, path in files.items()}
@@ -163,8 +245,8 @@ def _give_up(pieces: Sequence[Piece], deaths: int, quarantine: Quarantine) -> No
 def compute_rows(
     worker: Worker,
     shard: Shard,
-    batches: Iterator[Batch],
-    on_failure: Callable[[Failure], None],
+    read: Read,
+    on_failure: OnFailure,
     clock: Clock | None = None,
 ) -> Iterator[Extracted]:
     """Turn batches of model inputs into rows of the table, in this process.
@@ -172,26 +254,27 @@ def compute_rows(
     Args:
       worker: of this process.
       shard: whose rows.
-      batches: of its rows.
+      read: reads batches of its rows.
       on_failure: called with each row that does not come through.
       clock: counts the time.
     """
     clock = clock or Clock()
     policy = worker.plan.config.errors.non_finite
-    unchecked = shard.index == 0  # the first batch of a run stands for all
-    for batch in clock.timed("read", batches):
-        computed = infer(worker.compiled, batch, on_failure)
-        if unchecked:
-            computed = check_company(worker.compiled, computed)
-            unchecked = False
-        for rows, values in clock.timed("compute", computed):
-            marked = {} if policy == "allow" else non_finite_rows(values)
-            if marked and policy == "quarantine":
-                rows, values = set_apart(rows, values, marked, on_failure)
-                marked = {}
-            encoded = encode(worker.layout, shard, rows, values, on_failure)
-            counts = {name: int(found.sum()) for name, found in marked.items()}
-            yield Extracted(encoded, rows.positions, counts)
+    first = shard.index == 0  # the first batch of a run stands for all
+    computed = infer_ahead(
+        worker.compiled,
+        lambda failed: clock.timed("read", read(failed)),
+        on_failure,
+        check_first=first,
+    )
+    for rows, values in clock.timed("compute", computed):
+        marked = {} if policy == "allow" else non_finite_rows(values)
+        if marked and policy == "quarantine":
+            rows, values = set_apart(rows, values, marked, on_failure)
+            marked = {}
+        encoded = encode(worker.layout, shard, rows, values, on_failure)
+        counts = {name: int(found.sum()) for name, found in marked.items()}
+        yield Extracted(encoded, rows.positions, counts)
 
 
 def shard_error(shard: Shard, error: BaseException) -> RuntimeError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, overload
 
 import numpy as np
@@ -63,16 +64,35 @@ def split_positions(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """A shard of an earlier table that holds the rows of a shard.
+
+    Attributes:
+      table: which of the plan's earlier tables (`TablePlan.earlier`).
+      shard: its index there.
+      pieces: indexes of its pieces, there, that are still wanted, in order.
+      whole: whether these are all of them.
+    """
+
+    table: int
+    shard: int
+    pieces: tuple[int, ...]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Shard:
     """Contiguous rows that are read, computed and written as one unit.
 
     Attributes:
       index: position of the shard in the plan, and of its part in the table.
       pieces: where the rows lie, in order.
+      origin: where these rows have been computed before; None if nowhere.
     """
 
     index: int
     pieces: tuple[Piece, ...]
+    origin: Origin | None = None
 
     @property
     def rows(self) -> int | None:
@@ -109,6 +129,17 @@ SHARD_SCHEMA = pa.schema(
                 )
             ),
         ),
+        (
+            "origin",
+            pa.struct(
+                [
+                    ("table", pa.int64()),
+                    ("shard", pa.int64()),
+                    ("pieces", pa.list_(pa.int64())),
+                    ("whole", pa.bool_()),
+                ]
+            ),
+        ),
     ]
 )
 
@@ -138,6 +169,12 @@ class Shards(Sequence[Shard]):
         rows = self.table["rows"]
         return None if rows.null_count else pc.sum(rows, min_count=0).as_py()
 
+    @property
+    def most_rows(self) -> int | None:
+        """Rows of the largest shard; None if a source tells only when it is read."""
+        rows = self.table["rows"]
+        return None if rows.null_count else pc.max(rows).as_py()
+
     def digest(self) -> str:
         """Hash how the rows are cut: 64 hex digits."""
         digest = hashlib.sha256()
@@ -151,6 +188,11 @@ class Shards(Sequence[Shard]):
         for numbers in starts:
             digest.update(numbers.to_numpy().astype("<i8").tobytes())
         return digest.hexdigest()
+
+    def origins(self) -> list[Origin | None]:
+        """Where the rows of each shard have been computed before."""
+        found = self.table["origin"].to_pylist()
+        return [one and origin_from_json(one) for one in found]
 
     def files(self) -> dict[str, str]:
         """Versions of the files by name."""
@@ -190,7 +232,13 @@ def _record_batch(shards: Sequence[Shard]) -> pa.RecordBatch:
     lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=kind)
     indexes = pa.array([shard.index for shard in shards], pa.int64())
     rows = pa.array([shard.rows for shard in shards], pa.int64())
-    return pa.RecordBatch.from_arrays([indexes, rows, lists], schema=SHARD_SCHEMA)
+    origins = pa.array(
+        [shard.origin and asdict(shard.origin) for shard in shards],
+        SHARD_SCHEMA.field("origin").type,
+    )
+    return pa.RecordBatch.from_arrays(
+        [indexes, rows, lists, origins], schema=SHARD_SCHEMA
+    )
 
 
 def piece_from_json(document: dict[str, Any]) -> Piece:
@@ -199,5 +247,27 @@ def piece_from_json(document: dict[str, Any]) -> Piece:
     return Piece(**{**document, "span": span and tuple(span)})
 
 
+def origin_from_json(document: dict[str, Any]) -> Origin:
+    """Undo `asdict`, also where it has been through JSON or Arrow."""
+    return Origin(**{**document, "pieces": tuple(document["pieces"])})
+
+
+def rows_key(made_by: str, pieces: Iterable[Piece]) -> str:
+    """Hash what the rows of a shard are: 16 hex digits.
+
+    Args:
+      made_by: hash of what makes rows of stored ones (`TablePlan.rows_made_by`).
+      pieces: of the shard, with the versions of their files.
+    """
+    digest = hashlib.sha256(made_by.encode())
+    for piece in pieces:
+        digest.update(json.dumps(asdict(piece), sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
 def _shard(row: dict[str, Any]) -> Shard:
-    return Shard(row["shard"], tuple(map(piece_from_json, row["pieces"])))
+    return Shard(
+        row["shard"],
+        tuple(map(piece_from_json, row["pieces"])),
+        row["origin"] and origin_from_json(row["origin"]),
+    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from transforms.models.inputs import input_types
 from transforms.models.load import cached_model
@@ -38,6 +38,7 @@ class Worker:
       pipeline: from stored rows to model inputs.
       compiled: from model inputs to columns.
       layout: how rows of the table look.
+      compile_columns: compiles some of the computed columns alone, by name.
     """
 
     table: Table
@@ -45,6 +46,7 @@ class Worker:
     pipeline: InputPipeline
     compiled: FittingTaps
     layout: Layout
+    compile_columns: Callable[[tuple[str, ...]], FittingTaps]
 
     def check_claim(self) -> None:
         """See that the table is still the one that this worker was made for.
@@ -106,18 +108,22 @@ def _make_worker(table: Table, plan: TablePlan) -> Worker:
     source = make_source(config.source)
     pipeline = InputPipeline(source, preparation, config.model.batch_rows)
     layout = Layout(plan.columns, plan.schema, _timestamp(plan))
-    return Worker(table, plan, pipeline, _compile(model, plan), layout)
+    compile_columns = cache(partial(_compile, model, plan))
+    everything = tuple(c.name for c in plan.columns if c.is_computed)
+    compiled = compile_columns(everything)
+    return Worker(table, plan, pipeline, compiled, layout, compile_columns)
 
 
-def _compile(model: Model, plan: TablePlan) -> FittingTaps:
-    """Compile the planned taps.
+def _compile(model: Model, plan: TablePlan, columns: tuple[str, ...]) -> FittingTaps:
+    """Compile the planned taps of some computed columns.
 
     Raises:
       RuntimeError: they come out differently here.
     """
-    compile_for = partial(compile_taps, model, plan.taps)
+    taps = [tap for tap in plan.taps if tap.column in columns]
+    compile_for = partial(compile_taps, model, taps)
     compiled = compile_for(plan.config.model.batch_rows)
-    planned = [(c.name, c.shape, c.dtype) for c in plan.columns if c.is_computed]
+    planned = [(c.name, c.shape, c.dtype) for c in plan.columns if c.name in columns]
     found = [(o.column, o.shape, o.dtype) for o in compiled.outputs]
     if planned != found:
         raise RuntimeError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.differences import check_config
+from pipeline.differences import check_config, with_wiring
 from pipeline.parity.deviations import TOLERANCES, ColumnParity, Tally
 from pipeline.parity.draw import draw_rows
 from pipeline.parity.reference import Reference
@@ -69,6 +69,7 @@ def check_parity(table: str, config: Config, rows: int, seed: int = 0) -> Parity
     """
     place = Table(table)
     plan = read_plan(place)
+    config = with_wiring(config, plan)
     check_config(place, config, plan)
     _check_reductions(place, config, plan)
     summary = place.read_success()

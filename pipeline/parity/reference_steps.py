@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,14 +43,67 @@ def run_step(
 
 
 def _decode_image(
-    data: Any, channels: int = 0, max_pixels: int | None = None
+    data: Any,
+    channels: int = 0,
+    dtype: str = "uint8",
+    orient: bool = False,
+    max_pixels: int | None = None,
 ) -> np.ndarray:
+    data = data if isinstance(data, bytes) else np.asarray(data).item()
+    if data[:4] == b"\x89PNG":
+        image = _decoded_png(data, channels, dtype)
+    else:
+        image = _decoded(data, channels)
+        if dtype == "uint16":
+            image = np.uint16(257) * image
+    return _TURNED[_orientation(data) if orient else 1](image)
+
+
+_TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: np.fliplr(np.rot90(image, -1)),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.fliplr(np.rot90(image)),
+    8: np.rot90,
+}
+
+
+def _orientation(data: bytes) -> int:
+    """Find the entry of the orientation in EXIF data, wherever these lie."""
+    exif = re.search(
+        rb"(?:Exif\0\0|eXIf|EXIF....)(II\*\0|MM\0\*)(.{4})", data, re.DOTALL
+    )
+    if not exif:
+        return 1
+    order = "<" if exif[1][:2] == b"II" else ">"
+    start = exif.start(1) + struct.unpack(f"{order}I", exif[2])[0]
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    entries = np.frombuffer(data, np.uint8, 12 * count, start + 2).reshape(-1, 12)
+    for entry in entries.tolist():
+        tag, kind = struct.unpack(f"{order}HH", bytes(entry[:4]))
+        if tag == 0x0112:
+            size = {3: "H", 4: "I"}[kind]
+            (value,) = struct.unpack_from(f"{order}{size}", bytes(entry[8:]))
+            return int(value) if value in _TURNED else 1
+    return 1
+
+
+def _decoded_png(data: bytes, channels: int, dtype: str) -> np.ndarray:
     import tensorflow as tf
 
-    data = data if isinstance(data, bytes) else np.asarray(data).item()
-    if data[:4] == b"\x89PNG" or (data[:2] == b"\xff\xd8" and channels != 4):
-        decoded = tf.io.decode_image(data, channels, expand_animations=False)
-        return np.asarray(decoded)
+    return np.asarray(tf.io.decode_image(data, channels, tf.as_dtype(dtype)))
+
+
+def _decoded(data: bytes, channels: int) -> np.ndarray:
+    import tensorflow as tf
+
+    is_jpeg = data[:2] == b"\xff\xd8"
+    is_cmyk = is_jpeg and int(tf.io.extract_jpeg_shape(data)[2]) == 4
+    if is_jpeg and channels != 4 and not (is_cmyk and channels == 1):
+        return np.asarray(tf.io.decode_image(data, channels))
     image = np.asarray(tf.io.decode_image(data, expand_animations=False))
     if channels in (3, 4) and image.shape[-1] < 3:
         image = np.repeat(image[..., :1], 3, -1)
@@ -155,6 +211,12 @@ def _decode_raw(data: Any, dtype: str, shape: Sequence[int]) -> np.ndarray:
     return np.frombuffer(data, kind).reshape(shape)
 
 
+def _decode_npy(data: Any, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
+    data = data if isinstance(data, bytes) else np.asarray(data).item()
+    found = np.load(io.BytesIO(data), allow_pickle=False)
+    return np.ascontiguousarray(found, dtype).reshape(found.shape)
+
+
 def _cast(value: Any, dtype: str) -> np.ndarray:
     import tensorflow as tf
 
@@ -166,6 +228,13 @@ def _cast(value: Any, dtype: str) -> np.ndarray:
     return np.asarray(value.astype(kind))
 
 
+def _fill(given: Any, value: Any, nan: bool = False) -> np.ndarray:
+    made = np.array(given)
+    if nan and made.dtype.kind == "f":
+        made[np.isnan(made)] = value
+    return made
+
+
 def _rescale(value: Any, scale: float, offset: float = 0.0) -> np.ndarray:
     return np.float32(offset) + np.float32(scale) * np.asarray(value, np.float32)
 
@@ -174,7 +243,9 @@ STEPS: dict[str, Callable[..., Any]] = {
     "cast": _cast,
     "center_crop": _center_crop,
     "decode_image": _decode_image,
+    "decode_npy": _decode_npy,
     "decode_raw": _decode_raw,
+    "fill": _fill,
     "keras_application": _keras_application,
     "lower": _text(str.lower),
     "one_hot": lambda value, depth: np.eye(depth, dtype=np.float32)[np.asarray(value)],

@@ -267,7 +267,7 @@ def signalled(
         time.sleep(0.01)
     for number in numbers:
         os.kill(pid, number)
-        while "finishing the shards at work; once more" not in log.read_text():
+        while "ending after the batch at hand; once more" not in log.read_text():
             time.sleep(0.01)
     if len(numbers) == 1:
         go.touch()

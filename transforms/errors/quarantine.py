@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ ERROR_SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
-_DAMAGE = ("DataLossError", "EOFError")
+DAMAGE = ("DataLossError", "EOFError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,13 @@ class Quarantine:
     """
 
     def __init__(
-        self, shard: Shard, key: str, batch_rows: int, *, judges: bool
+        self,
+        shard: Shard,
+        key: str,
+        batch_rows: int,
+        *,
+        judges: bool,
+        notice: Callable[[BadRow], None] = lambda _: None,
     ) -> None:
         """Start with nothing.
 
@@ -69,6 +76,8 @@ class Quarantine:
           batch_rows: so many rows that fail alike before any is sound may speak of
             the config and not of the data.
           judges: whether they do: then they stop the run.
+          notice: called with the first bad row, once it is clear that it does not stop
+            the run.
         """
         self.rows: list[BadRow] = []
         self.sound = 0
@@ -77,6 +86,8 @@ class Quarantine:
         self._key = key
         self._batch_rows = batch_rows
         self._judges = judges
+        self._notice = notice
+        self._has_noticed = False
         self._ends = np.zeros(len(shard.pieces), np.int64)
 
     def add(self, failure: Failure) -> None:
@@ -90,10 +101,28 @@ class Quarantine:
         self.rest_lost = self.rest_lost or failure.rest_lost
         if len(self.rows) == self._batch_rows:
             self._stop_if_alike()
+        if self.sound or not self._judges:
+            self._notice_first()
+
+    def know(
+        self, bad: Iterable[BadRow], positions: Iterable[int], *, rest_lost: bool
+    ) -> None:
+        """Take rows that are known to be bad before any is read.
+
+        Args:
+          bad: the rows.
+          positions: theirs.
+          rest_lost: whether a file of unknown length had broken off.
+        """
+        self.rows.extend(bad)
+        self._saw(np.array(list(positions), np.int64))
+        self.rest_lost = self.rest_lost or rest_lost
+        self._judges = False  # the config has been judged before
 
     def passed(self, rows: int, positions: np.ndarray) -> None:
         """Count rows that came through, of those at some positions."""
         self.sound += rows
+        self._notice_first()
         self._saw(positions)
 
     def piece_rows(self) -> tuple[int, ...] | None:
@@ -107,6 +136,7 @@ class Quarantine:
           RuntimeError: all rows failed alike, or they are not the planned ones.
         """
         self._stop_if_alike()
+        self._notice_first()
         found = self.sound + len(self.rows)
         if self._shard.rows not in (None, found):
             raise RuntimeError(
@@ -120,6 +150,11 @@ class Quarantine:
         ordered = sorted(self.rows, key=lambda bad: (bad.file, bad.row))
         return pa.Table.from_pylist([asdict(bad) for bad in ordered], ERROR_SCHEMA)
 
+    def _notice_first(self) -> None:
+        if self.rows and not self._has_noticed:
+            self._has_noticed = True
+            self._notice(self.rows[0])
+
     def _saw(self, positions: np.ndarray) -> None:
         pieces, rows = split_positions(positions)
         np.maximum.at(self._ends, pieces, rows + 1)
@@ -129,7 +164,7 @@ class Quarantine:
         if self.sound or len(self.rows) < 2 or len(kinds) > 1:
             return
         ((stage, exception),) = kinds
-        if stage == "crash" or exception in _DAMAGE or not self._judges:
+        if stage == "crash" or exception in DAMAGE or not self._judges:
             return
         first = self.rows[0]
         raise RuntimeError(

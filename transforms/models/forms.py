@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from transforms.models.signatures import choose_signature, load_saved
 from transforms.models.trust import check_saved
 
 _SEED = 0
+_lock = threading.RLock()
 
 
 def load_form(spec: ModelSpec, path: Path) -> ModelForm:
@@ -39,12 +41,8 @@ def load_form(spec: ModelSpec, path: Path) -> ModelForm:
     if (path / "saved_model.pb").exists():
         if not spec.trusted:
             check_saved(path, spec.signature, uri)
-        return load_saved(path, spec.signature, uri)
-    if spec.signature:
-        raise ConfigError(
-            f"model.signature is for SavedModel directories, {uri!r} is none;"
-            " leave it out"
-        )
+        return load_saved(path, spec.signature, spec.tags, uri)
+    _refuse(spec, ("signature", "tags"), f"SavedModel directories, {uri!r} is none")
     if (path / "config.json").exists() or path.suffix in (".keras", ".h5", ".hdf5"):
         return load_layers(path, uri, spec)
     raise ConfigError(
@@ -57,6 +55,9 @@ def load_form(spec: ModelSpec, path: Path) -> ModelForm:
 def build_form(spec: ModelSpec) -> ModelForm:
     """Call the function that `model.build` names, and recognize what it returns.
 
+    Only one thread of the process builds at a time: names and random numbers are the
+    process's.
+
     Raises:
       ConfigError: there is no such function, it fails, or it returns no model.
     """
@@ -67,7 +68,7 @@ def build_form(spec: ModelSpec) -> ModelForm:
         )
     function = resolve(spec.build, {}, "model.build")
     try:
-        with _afresh(), whole_tracebacks(), warnings.catch_warnings():
+        with _lock, _afresh(), whole_tracebacks(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             built = function()
     except Exception as error:
@@ -77,15 +78,25 @@ def build_form(spec: ModelSpec) -> ModelForm:
             f" {type(error).__name__}: {error}"
         ) from error
     if hasattr(built, "signatures"):
+        _refuse(spec, ("tags",), f"model.path, {spec.build!r} has loaded its graph")
         return choose_signature(built, spec.signature, spec.build)
-    if spec.signature:
-        raise ConfigError(
-            f"model.signature is for SavedModels, {spec.build!r} returned a"
-            f" {type(built).__name__}; leave it out"
-        )
+    kind = type(built).__name__
+    what = f"SavedModels, {spec.build!r} returned a {kind}"
+    _refuse(spec, ("signature", "tags"), what)
     if hasattr(built, "_flatten_layers"):  # of Keras 3 or 2
         return LayerForm(built)
-    return function_form(built, list(spec.inputs), f"model.build {spec.build!r}")
+    return function_form(built, f"model.build {spec.build!r}")
+
+
+def _refuse(spec: ModelSpec, options: Sequence[str], what: str) -> None:
+    """Refuse options that other forms of model have.
+
+    Raises:
+      ConfigError: one is given.
+    """
+    for option in options:
+        if getattr(spec, option) is not None:
+            raise ConfigError(f"model.{option} is for {what}; leave it out")
 
 
 @contextlib.contextmanager

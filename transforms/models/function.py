@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transforms.lookup import ConfigError
-from transforms.models.inputs import Declared, Input
-from transforms.models.model import Recorded, leaves, misfit, trace_once
+from transforms.models.inputs import Declared, Input, parameters
+from transforms.models.model import Recorded, gathered, leaves, misfit, trace_once
 
 
 class FunctionForm:
     """A function of tensors, such as a `tf.function` or a `tf.Module`.
 
     Its inputs are its parameters without a default, and of the others those that
-    `model.inputs` names. A function of one parameter gets a dict if `model.inputs`
-    names several inputs, some of other names than the parameter's. A parameter
+    `model.inputs` names. A function of one parameter gets a dict or a list if
+    `model.inputs` has several inputs, or its `input_signature` is one. A parameter
     `training` is always False.
 
     Args:
       model: the function.
-      wired: names of the inputs in `model.inputs`.
 
     Attributes:
       model: the function.
@@ -30,27 +30,29 @@ class FunctionForm:
 
     stock = False
 
-    def __init__(self, model: Callable[..., Any], wired: Sequence[str]) -> None:
+    def __init__(self, model: Callable[..., Any]) -> None:
         self.model = model
         self._function = model
-        required, optional = _parameters(model)
-        self._fixed = {n: False for n in ("training",) if n in {*required, *optional}}
-        required = [name for name in required if name not in self._fixed]
-        others = set(wired) - {*required, *optional}
-        self._takes_dict = len(required) == 1 and len(wired) > 1 and bool(others)
-        self._names = required + [name for name in wired if name in optional]
-        if self._takes_dict:
-            self._names = list(wired)
+        python = getattr(model, "python_function", model)
+        takes_training = "training" in inspect.signature(python).parameters
+        self._fixed = {"training": False} if takes_training else {}
+        self._parameters = parameters(python)
+        specs = getattr(model, "input_signature", None) or ()
+        self._specs = () if takes_training else tuple(specs)
+        self._is_structured = len(self._specs) == 1 and isinstance(
+            self._specs[0], Mapping | list | tuple
+        )
 
     def declared(self) -> list[Declared]:
         """Give the parameters; shapes and types if a `tf.function` declares them."""
-        specs = getattr(self.model, "input_signature", None) or ()
-        if len(specs) != len(self._names):
-            return [Declared(name, None, "") for name in self._names]
-        return [
-            Declared(name, tuple(spec.shape), spec.dtype.name)
-            for name, spec in zip(self._names, specs, strict=True)
+        specs = self._specs
+        if self._is_structured:
+            return [_declared(name, spec) for name, spec in leaves(specs[0])]
+        known = [
+            replace(_declared(one.name, spec), optional=one.optional)
+            for one, spec in zip(self._parameters, specs, strict=False)
         ]
+        return known + self._parameters[len(known) :]
 
     def build(self, inputs: Sequence[Input]) -> None:
         """Trace the function once, since a module may make its variables only then.
@@ -91,32 +93,24 @@ class FunctionForm:
         return self._call(self.model, tensors)
 
     def _call(self, function: Callable[..., Any], tensors: Mapping[str, Any]) -> Any:
-        if self._takes_dict:
-            return function(dict(tensors), **self._fixed)
+        known = {one.name for one in self._parameters}
+        if self._is_structured or not set(tensors) <= known:
+            return function(gathered(tensors), **self._fixed)
         if len(tensors) == 1 and not self._fixed:
             return function(next(iter(tensors.values())))
         return function(**tensors, **self._fixed)
 
 
-def _parameters(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
-    """Name the parameters without a default, and those with one."""
-    python = getattr(function, "python_function", function)
-    parameters = [
-        parameter
-        for parameter in inspect.signature(python).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and parameter.name != "self"
-    ]
-    required = [p.name for p in parameters if p.default is p.empty]
-    return required, [p.name for p in parameters if p.name not in required]
+def _declared(name: str, spec: Any) -> Declared:
+    shape = None if spec.shape.rank is None else tuple(spec.shape)
+    return Declared(name, shape, spec.dtype.name)
 
 
-def function_form(built: Any, wired: Sequence[str], where: str) -> FunctionForm:
+def function_form(built: Any, where: str) -> FunctionForm:
     """Make a model of the function that `model.build` has returned.
 
     Args:
       built: what was returned.
-      wired: names of the inputs in `model.inputs`.
       where: place in the config, for error messages.
 
     Raises:
@@ -127,7 +121,7 @@ def function_form(built: Any, wired: Sequence[str], where: str) -> FunctionForm:
             f"{where} must return a Keras model, a tf.Module with __call__, or a"
             f" function of tensors, it returned a {type(built).__name__}"
         )
-    form = FunctionForm(built, wired)
+    form = FunctionForm(built)
     if not form.declared():
         raise ConfigError(
             f"{where} must return a function with a parameter for each input, it"

@@ -17,10 +17,18 @@ from typing import Any
 
 from transforms.lookup import ConfigError
 from transforms.models.explain import explain_sequential, whole_tracebacks
-from transforms.models.inputs import Declared, Input
-from transforms.models.model import INSIDE, Recorded, leaves, misfit, trace_once
+from transforms.models.inputs import Declared, Input, automatic_number, parameters
+from transforms.models.model import (
+    INSIDE,
+    Recorded,
+    gathered,
+    leaves,
+    misfit,
+    trace_once,
+)
 from transforms.models.stock import is_stock
 
+_ANYTHING = Declared("inputs", None, "", is_open=True)
 _UNCLEAR = "stands for more than one activation; name the layers apart"
 
 
@@ -33,12 +41,13 @@ class LayerForm:
       stock: whether all its layers are Keras's own.
 
     Raises:
-      ConfigError: a layer keeps state from batch to batch.
+      ConfigError: the inputs are nested, or a layer keeps state from batch to batch.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.keras3 = hasattr(model, "_layers")
+        self._symbolic = self._symbolic_inputs()  # building adds names made by Keras
         self.stock = all(map(is_stock, [model, *(one for _, one in _layers(model))]))
         for path, layer in _layers(model):
             if getattr(layer, "stateful", False) is True:
@@ -48,11 +57,11 @@ class LayerForm:
                 )
 
     def declared(self) -> list[Declared]:
-        """Give the model's inputs; a subclassed model declares none.
+        """Give the inputs; of a subclassed model the parameters of its `call`."""
+        return self._symbolic or parameters(self.model.call) or [_ANYTHING]
 
-        Raises:
-          ConfigError: the inputs are nested.
-        """
+    def _symbolic_inputs(self) -> list[Declared]:
+        """Give the inputs of a functional or built sequential model; none of others."""
         try:
             tensors = self.model.inputs
         except (AttributeError, ValueError):
@@ -67,7 +76,10 @@ class LayerForm:
                     " in one with flat inputs"
                 )
         elif self.keras3:
-            named = {tensor.name: tensor for tensor in tensors or []}
+            named = {
+                str(at) if automatic_number(one.name) is not None else one.name: one
+                for at, one in enumerate(tensors or [])
+            }
         else:
             names = self.model.input_names if tensors else []
             named = dict(zip(names, tensors or [], strict=True))
@@ -85,7 +97,7 @@ class LayerForm:
         Raises:
           ConfigError: the model does not take these inputs.
         """
-        if self.declared():
+        if self._symbolic:
             return
         try:
             with whole_tracebacks():
@@ -143,19 +155,19 @@ class LayerForm:
     def arrange(self, tensors: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Put inputs into the model's arguments: `(positional, by keyword)`.
 
-        A model that declares no inputs gets several by keyword if its `call` has
-        parameters of those names, else as a dict.
+        A subclassed model gets several by keyword if its `call` has parameters of those
+        names, else as a dict, or as a list if they go by position.
         """
-        declared = self.declared()
-        if isinstance(getattr(self.model, "input", None) if declared else None, dict):
+        symbolic = self._symbolic
+        if symbolic and isinstance(getattr(self.model, "input", None), dict):
             return [dict(tensors)], {}
         if len(tensors) == 1:
             return list(tensors.values()), {}
-        if declared:
-            return [[tensors[one.name] for one in declared]], {}
+        if symbolic:
+            return [[tensors[one.name] for one in symbolic]], {}
         if set(tensors) <= set(inspect.signature(self.model.call).parameters):
             return [], dict(tensors)
-        return [dict(tensors)], {}
+        return [gathered(tensors)], {}
 
     def _call(self, tensors: Mapping[str, Any]) -> Any:
         """Call the model for inference, with `training=False`."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from transforms import device
 from transforms.config import ModelSpec
 from transforms.lookup import ConfigError, import_module, source_digest
 from transforms.models.forms import build_form, load_form
-from transforms.models.inputs import Shape, declared_features, wire
+from transforms.models.inputs import Shape, declared_features, wire, wired_spec
 from transforms.models.model import Model, ModelForm
 from transforms.models.weights import load_weights, set_precision
 from transforms.sources.staging import local_copies
@@ -19,7 +19,9 @@ _models: dict[str, Model] = {}
 
 
 def load_model(
-    spec: ModelSpec, features: Mapping[str, tuple[Shape, str]] | None
+    spec: ModelSpec,
+    features: Mapping[str, tuple[Shape, str]] | None,
+    apart: Collection[str] = (),
 ) -> Model:
     """Load or build the model, wire its inputs to features, and set its precision.
 
@@ -27,6 +29,7 @@ def load_model(
       spec: the config's `[model]`.
       features: features after preprocessing, `{name: (shape without batch, dtype)}`;
         None takes the features that the model declares.
+      apart: features that are not for the model unless `model.inputs` names them.
 
     Raises:
       ConfigError: the model cannot be loaded as the config asks for, or does not fit
@@ -45,7 +48,7 @@ def load_model(
         declared = form.declared()
         if features is None:
             features = declared_features(spec, declared)
-        inputs = wire(spec, declared, features)
+        inputs = wire(spec, declared, features, apart)
         form.build(inputs)
         if spec.weights:
             load_weights(form, files[spec.weights], spec)
@@ -60,6 +63,7 @@ def cached_model(
     spec: ModelSpec,
     features: Mapping[str, tuple[Shape, str]],
     digest: str | None = None,
+    apart: Collection[str] = (),
 ) -> Model:
     """Load a model, or give the one that this process holds already.
 
@@ -67,6 +71,7 @@ def cached_model(
       spec: the config's `[model]`.
       features: features after preprocessing, `{name: (shape without batch, dtype)}`.
       digest: the planned model's digest; None takes any model.
+      apart: features that are not for the model unless `model.inputs` names them.
 
     Raises:
       ConfigError: the model cannot be loaded, or does not fit the features.
@@ -75,7 +80,7 @@ def cached_model(
     held = _models.get(f"{digest} {spec.model_dump_json()}")
     if held is not None and wire(spec, held.form.declared(), features) == held.inputs:
         return held
-    model = load_model(spec, features)
+    model = load_model(spec, features, apart)
     if digest not in (None, model.digest):
         raise RuntimeError(
             "this worker must load the planned model\n"
@@ -84,7 +89,8 @@ def cached_model(
             " must give the same weights each time, or take them from model.weights"
         )
     _models.clear()
-    _models[f"{model.digest} {spec.model_dump_json()}"] = model
+    wired = wired_spec(spec, model.inputs)
+    _models[f"{model.digest} {wired.model_dump_json()}"] = model
     return model
 
 
@@ -97,7 +103,7 @@ def _digest(spec: ModelSpec, form: ModelForm, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     names = list(spec.imports) + ([spec.build] if spec.build else [])
     digest.update(source_digest(names).encode())
-    digest.update(f"{spec.build} {spec.signature}".encode())
+    digest.update(f"{spec.build} {spec.signature} {spec.tags}".encode())
     for path in files:
         for file in _stored(path):
             digest.update(f"{str(file)[len(str(path)) :]}\0".encode())

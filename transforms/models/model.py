@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from transforms.messages import shape_text
-from transforms.models.inputs import Declared, Input
+from transforms.models.inputs import Declared, Input, input_text
 
 INSIDE = "is computed inside a loop, a branch or a function of its own"
 
@@ -41,7 +41,7 @@ class ModelForm(Protocol):
     stock: bool
 
     def declared(self) -> list[Declared]:
-        """Give the inputs in the model's own order; empty if it declares none."""
+        """Give the inputs in the model's own order."""
 
     def build(self, inputs: Sequence[Input]) -> None:
         """Make the variables and layers that the model makes only on its first call.
@@ -84,11 +84,22 @@ def trace_once(call: Callable[[dict[str, Any]], Any], inputs: Sequence[Input]) -
     tf.function(body).get_concrete_function(specs)
 
 
+def gathered(tensors: Mapping[str, Any]) -> list[Any] | dict[str, Any]:
+    """Make one structure of several inputs: a list if all go by their position."""
+    if all(name.isdigit() for name in tensors):
+        return [tensors[name] for name in sorted(tensors, key=int)]
+    return dict(tensors)
+
+
 def misfit(what: str, inputs: Sequence[Input], error: Exception) -> str:
     """Write the message for a model that does not take its inputs."""
-    shapes = {i.name: shape_text(("batch", *i.shape)) for i in inputs}
+    shapes = ", ".join(
+        f"{input_text(i.name)} {i.dtype} {shape_text(('batch', *i.shape))} from feature"
+        f" {i.feature!r}"
+        for i in inputs
+    )
     return (
-        f"the {what} must take its inputs {shapes}: {type(error).__name__}: {error};"
+        f"the {what} must take its inputs ({shapes}): {type(error).__name__}: {error};"
         " change model.inputs or source.preprocess"
     )
 

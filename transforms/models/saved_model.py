@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from transforms.models.inputs import Declared, Input
+from transforms.models.inputs import Declared, Input, automatic_number
 from transforms.models.model import INSIDE, Recorded
 from transforms.models.nodes import ancestors, dependents, node_of, split_tensor
 from transforms.models.signature_parts import output_parts, put_together
@@ -58,7 +58,7 @@ class SavedForm:
                 None if spec.shape.rank is None else tuple(spec.shape),
                 spec.dtype.name,
             )
-            for name, spec in specs.items()
+            for name, spec in sorted(specs.items(), key=_number)
         ]
 
     def build(self, inputs: Sequence[Input]) -> None:
@@ -303,6 +303,12 @@ class SavedForm:
             for name, operation in zip(wanted, operations, strict=True)
         }
         return {name: found.get(name) or [fed[name]] for name in fetched}
+
+
+def _number(named: tuple[str, Any]) -> int:
+    """Sort inputs that Keras has named by its count, which their names are not."""
+    number = automatic_number(named[0])
+    return -1 if number is None else number
 
 
 def _without_calls(name: str) -> str:

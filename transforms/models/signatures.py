@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,25 @@ from transforms.models.saved_runs import DEFAULT_SIGNATURE
 from transforms.models.signature_parts import check_inputs
 
 
-def load_saved(path: Path, signature: str | None, uri: str) -> SavedForm:
+def load_saved(
+    path: Path, signature: str | None, tags: Sequence[str] | None, uri: str
+) -> SavedForm:
     """Load a SavedModel and choose its signature.
 
     Args:
       path: local path of the directory.
       signature: name of the signature, or None as for `choose_signature`.
+      tags: those of the graph; None chooses the only one, or the one for serving.
       uri: the directory as the config names it, for errors.
 
     Raises:
       ConfigError: TensorFlow cannot load it, several graphs could be meant, or there
-        is no such signature.
+        is no such graph or signature.
     """
     import tensorflow as tf
 
     try:
-        loaded = tf.saved_model.load(str(path), _tags(path, uri))
+        loaded = tf.saved_model.load(str(path), _tags(path, tags, uri))
     except ConfigError:
         raise
     except Exception as error:
@@ -77,19 +81,21 @@ def choose_signature(loaded: Any, signature: str | None, uri: str) -> SavedForm:
     return SavedForm(loaded, chosen)
 
 
-def _tags(path: Path, uri: str) -> list[str] | None:
-    """Choose the graph for serving among several, by its tags; None if there is one."""
+def _tags(path: Path, wanted: Sequence[str] | None, uri: str) -> list[str] | None:
+    """Choose a graph by its tags, by default the one for serving; None if only one."""
     from tensorflow.python.saved_model import loader_impl
 
     stored = loader_impl.parse_saved_model(str(path)).meta_graphs
     kinds = [sorted(graph.meta_info_def.tags) for graph in stored]
-    if len(kinds) == 1:
+    if wanted is None and len(kinds) == 1:
         return None
-    for tags in (["serve"], []):  # what TensorFlow Serving takes; a module of TF Hub
+    # What TensorFlow Serving takes; a module of TF Hub.
+    choices = [["serve"], []] if wanted is None else [sorted(wanted)]
+    for tags in choices:
         if tags in kinds:
             return tags
+    said = "none of them is for serving" if wanted is None else f"got {[*wanted]}"
     raise ConfigError(
-        "model.path must be a SavedModel with one graph, or one for serving (tagged"
-        f" 'serve', or not at all), the graphs of {uri!r} are tagged {kinds}; export"
-        " the one that you want alone"
+        f"model.tags must name one of several graphs by all its tags, {said}: those of"
+        f" {uri!r} are tagged {kinds}"
     )

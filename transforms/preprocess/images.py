@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from transforms import casts
+from transforms.preprocess.orientation import upright
 
 ResizeMethod = Literal[
     "bilinear",
@@ -21,14 +22,26 @@ ResizeMethod = Literal[
 _JPEG = b"\xff\xd8"
 
 
-def decode_image(image: Any, *, channels: int = 0, max_pixels: int = 1 << 28) -> Any:
-    """Decode JPEG, PNG, GIF (first frame), BMP or WebP to uint8 `[h, w, c]`.
+def decode_image(
+    image: Any,
+    *,
+    channels: int = 0,
+    dtype: Literal["uint8", "uint16"] = "uint8",
+    orient: bool = False,
+    max_pixels: int = 1 << 28,
+) -> Any:
+    """Decode JPEG, PNG, GIF (first frame), BMP or WebP to `[h, w, c]`.
 
     Args:
       image: one encoded image, string `[]`.
       channels: 1 for grey, 3 for RGB, 4 for RGBA. 0 keeps the channels of the file,
         which may differ between files and so seldom fit a model. Grey is computed from
         colors as `tf.image.rgb_to_grayscale` does it.
+      dtype: `uint16` keeps all of PNG images of 16 bits, of which `uint8` keeps the
+        upper 8; values of 8 bits become 257 times as much, so that white is 65535.
+      orient: whether to turn the image upright, or mirror it, as the EXIF data of a
+        JPEG, PNG or WebP file say. Phones store photos as the sensor saw them; browsers
+        and viewers turn them, Keras, TensorFlow and PIL's `Image.open` do not.
       max_pixels: an image whose header claims more pixels makes its row a bad row and
         is not decoded, since a few bytes can claim to be gigabytes.
     """
@@ -42,32 +55,51 @@ def decode_image(image: Any, *, channels: int = 0, max_pixels: int = 1 << 28) ->
             return tf.identity(image)
 
     def jpeg() -> Any:
-        data = checked(_jpeg_size(image))
-        if channels == 4:
-            return _with_channels(tf.io.decode_jpeg(data, 3), 4)
-        return tf.io.decode_jpeg(data, channels)
+        height, width, stored = _jpeg_shape(image)
+        decoded = _decode_jpeg(checked((height, width)), stored, channels)
+        return _with_dtype(decoded, dtype)
 
     def other() -> Any:
         data = checked(_other_size(image))
+
+        def neither() -> Any:
+            decoded = tf.io.decode_image(data, expand_animations=False)
+            return _with_dtype(_with_channels(decoded, channels), dtype)
+
         return tf.cond(
             _starts(image, b"\x89PNG"),
-            lambda: tf.io.decode_png(data, channels),
-            lambda: _with_channels(
-                tf.io.decode_image(data, expand_animations=False), channels
-            ),
+            lambda: tf.io.decode_png(data, channels, tf.as_dtype(dtype)),
+            neither,
         )
 
     decoded = tf.cond(_starts(image, _JPEG), jpeg, other)
+    if orient:
+        decoded = upright(decoded, image)
     decoded.set_shape([None, None, channels or None])
     return decoded
 
 
-def _jpeg_size(image: Any) -> tuple[Any, Any]:
+def _jpeg_shape(image: Any) -> tuple[Any, Any, Any]:
+    """Read height, width and stored channels out of the header of a JPEG image."""
     import tensorflow as tf
 
     shape = tf.image.extract_jpeg_shape(image, tf.int32)
-    height, width, _ = tf.unstack(tf.cast(shape, tf.int64))
-    return height, width
+    height, width, stored = tf.unstack(tf.cast(shape, tf.int64))
+    return height, width, stored
+
+
+def _decode_jpeg(data: Any, stored: Any, channels: int) -> Any:
+    import tensorflow as tf
+
+    def by_way_of_colors() -> Any:
+        return _with_channels(tf.io.decode_jpeg(data, 3), channels)
+
+    if channels == 4:
+        return by_way_of_colors()
+    if channels == 1:  # libjpeg makes no grey of the four channels of printers
+        is_cmyk = stored == 4
+        return tf.cond(is_cmyk, by_way_of_colors, lambda: tf.io.decode_jpeg(data, 1))
+    return tf.io.decode_jpeg(data, channels)
 
 
 def _other_size(image: Any) -> tuple[Any, Any]:
@@ -115,6 +147,11 @@ def image_size(data: bytes) -> tuple[int, int]:
     if data[:4] == b"RIFF" and data[12:16] == b"VP8X":
         return number(27, 3) + 1, number(24, 3) + 1
     return 0, 0
+
+
+def has_16_bits(data: bytes) -> bool:
+    """Tell whether an image is a PNG of 16 bits a channel, by its header."""
+    return data[:4] == b"\x89PNG" and data[24:25] == b"\x10"
 
 
 def resize(
@@ -180,6 +217,13 @@ def _starts(text: Any, head: bytes) -> Any:
     import tensorflow as tf
 
     return tf.strings.substr(text, 0, len(head)) == head
+
+
+def _with_dtype(image: Any, dtype: str) -> Any:
+    """Spread uint8 over the range of `dtype`."""
+    import tensorflow as tf
+
+    return image if dtype == "uint8" else tf.cast(image, tf.uint16) * 257
 
 
 def _with_channels(image: Any, channels: int) -> Any:

@@ -10,11 +10,13 @@ from typing import Any
 from transforms.config import StepSpec
 from transforms.dtypes import Feature, tensor_specs
 from transforms.lookup import ConfigError, bind, nearest, resolve
+from transforms.preprocess.arrays import decode_npy
 from transforms.preprocess.images import center_crop, decode_image, resize
 from transforms.preprocess.tensors import (
     Features,
     cast,
     decode_raw,
+    fill,
     keras_application,
     lower,
     one_hot,
@@ -37,22 +39,26 @@ class Step:
       function: turns features into features, `{name: tensor}` both times.
       batched: whether the function takes a batch; if False, one example.
       reads: names of the features that the function needs; None if it may need any.
+      fill: what it puts in place of nulls; None if it has no say in them.
     """
 
     function: Callable[[Features], Features]
     batched: bool
     reads: frozenset[str] | None
+    fill: int | float | str | None = None
 
 
 EXAMPLE_STEPS: dict[str, Callable[..., Any]] = {
     "center_crop": center_crop,
     "decode_image": decode_image,
+    "decode_npy": decode_npy,
     "pad": pad,
     "resize": resize,
 }
 BATCH_STEPS: dict[str, Callable[..., Any]] = {
     "cast": cast,
     "decode_raw": decode_raw,
+    "fill": fill,
     "keras_application": keras_application,
     "lower": lower,
     "one_hot": one_hot,
@@ -155,6 +161,22 @@ def needed_features(
     return {name: feature for name, feature in features.items() if name in wanted}
 
 
+def fills(steps: Sequence[Step]) -> dict[str, int | float | str]:
+    """Give what the reader puts in place of nulls, by feature.
+
+    It does so for the features that a step fills before any other step reads them.
+    """
+    found: dict[str, int | float | str] = {}
+    seen: set[str] = set()
+    for step in steps:
+        if step.reads is None:
+            break
+        if step.fill is not None:
+            found |= dict.fromkeys(step.reads - seen, step.fill)
+        seen |= step.reads
+    return found
+
+
 def apply_to_example(steps: Sequence[Step], features: Features) -> Features:
     """Run steps on one example; a batched step sees a batch of one."""
     import tensorflow as tf
@@ -208,7 +230,8 @@ def _step(spec: StepSpec, where: str) -> Step:
             return dict(function(features, feature, **checked))
         return {**features, feature: function(features[feature], **checked)}
 
-    return Step(on_features, spec.step in BATCH_STEPS, reads)
+    value = checked["value"] if spec.step == "fill" else None
+    return Step(on_features, spec.step in BATCH_STEPS, reads, value)
 
 
 def _traced(function: Any, options: dict[str, Any]) -> Callable[[Features], Features]:

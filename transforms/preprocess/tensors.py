@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from transforms import casts
+from transforms.dtypes import DTYPES, holds
 from transforms.lookup import ConfigError, nearest
 
 Features = dict[str, Any]
@@ -142,6 +143,25 @@ def keras_application(values: Any, *, name: str) -> Any:
     return function(values, data_format="channels_last")
 
 
+def fill(values: Any, *, value: int | float | str, nan: bool = False) -> Any:
+    """Put a value where rows, or elements of their lists, have none.
+
+    The reader does so where this is the first step for the feature, since tensors have
+    no place for nulls; this step puts it where NaN stands.
+
+    Args:
+      values: `[batch, ...]`.
+      value: what to put there, of the type of the feature.
+      nan: whether NaN is no value, too.
+    """
+    import tensorflow as tf
+
+    made = _fitting_value("fill", value, values.dtype)
+    if nan and values.dtype.is_floating:
+        return tf.where(tf.math.is_nan(values), made, values)
+    return values
+
+
 def lower(text: Any) -> Any:
     """Turn UTF-8 text `[batch, ...]` into lower case."""
     import tensorflow as tf
@@ -203,7 +223,8 @@ def pad(
 
     def filled(what: Any, value: Any) -> Any:
         margins = [margin, *([0, 0] for _ in what.shape[1:])]
-        made = tf.pad(what, margins, constant_values=_fill(value, what.dtype))
+        put = _fitting_value("pad", value, what.dtype)
+        made = tf.pad(what, margins, constant_values=put)
         return tf.ensure_shape(made, [*shape, *what.shape[1:]])
 
     made = {feature: filled(values, value)}
@@ -213,26 +234,23 @@ def pad(
     return {**features, **made}
 
 
-def _fill(value: float | str, dtype: Any) -> Any:
-    """Make the value that `pad` fills up with.
+def _fitting_value(step: str, value: float | str, dtype: Any) -> Any:
+    """Make the value that a step puts into a feature.
 
     Raises:
       ConfigError: the type of the feature cannot hold it.
     """
     import tensorflow as tf
 
-    if dtype == tf.string:
-        return tf.constant(value)
-    with np.errstate(invalid="ignore", over="ignore"):
-        made = np.asarray(value).astype(dtype.as_numpy_dtype)
-    held = made == value if dtype.is_integer or dtype.is_bool else np.isfinite(made)
-    if not held and np.isfinite(value):
+    if dtype.name in DTYPES and not holds(dtype.name, value):
         raise ConfigError(
-            f"step pad must fill up with a value that fits into {dtype.name}, the type"
-            f" of its feature, got {value!r}; cast the feature before, or give another"
-            " value"
+            f"step {step} must fill up with a value that fits into {dtype.name}, the"
+            f" type of its feature, got {value!r}; cast the feature before, or give"
+            " another value"
         )
-    return tf.constant(made)
+    if isinstance(value, str):
+        return tf.constant(value)
+    return tf.constant(np.asarray(value).astype(dtype.as_numpy_dtype))
 
 
 def stack(features: Features, feature: str, *, of: tuple[str, ...]) -> Features:

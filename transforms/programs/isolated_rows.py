@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 
 from transforms import child_process
@@ -19,6 +20,7 @@ from transforms.extract import compute_rows
 from transforms.sources import staging
 from transforms.sources.positions import next_position
 from transforms.table.directory import Table
+from transforms.taps.ahead import OnFailure
 from transforms.worker import Worker, worker_for
 
 
@@ -67,7 +69,8 @@ class _Computation:
     def _compute(self, batches: Iterator[Batch]) -> None:
         shard = self._request.shard
         for batch in batches:
-            made = tuple(compute_rows(self._worker, shard, iter([batch]), self._fail))
+            read = partial(_only, batch)
+            made = tuple(compute_rows(self._worker, shard, read, self._fail))
             self._next = max(self._next, int(batch.positions[-1]) + 1)
             self._send(made)
 
@@ -78,3 +81,8 @@ class _Computation:
     def _send(self, made: tuple[Extracted, ...]) -> None:
         self._pipe.send(Made(made, tuple(self._failures), self._next))
         self._failures.clear()
+
+
+def _only(batch: Batch, _: OnFailure) -> Iterator[Batch]:
+    """Read one batch that is there already."""
+    yield batch

@@ -1,8 +1,9 @@
 """The program of a local worker: extracts the shards that its parent sends.
 
 Its parent is `pipeline.local_workers`. It gets a `Job` and sends `Ready`; then it gets
-one `Shard` after the other, and sends `Done` or `Failed` for each. Each of several
-threads computes a shard of its own.
+one `Shard` after the other, and sends `Done` or `Failed` for each, and about once a
+second `At`. Each of several threads computes a shard of its own. After a `Stop` the
+shards that would take long are left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import signal
 import threading
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,12 +20,21 @@ from transforms import child_process, device
 from transforms.errors.attempts import forget_attempts
 from transforms.extract import extract_shard, shard_error
 from transforms.lookup import ConfigError
+from transforms.progress import Progress, at_work
 from transforms.shard import Shard
+from transforms.stop import StoppedError, stopping
 from transforms.table.directory import Table
 from transforms.worker import Worker, worker_for
 
 _PAUSES_SECONDS = (1, 5)  # between the attempts at a shard, which are one more
-_FINAL = (ConfigError, RuntimeError, FileNotFoundError, PermissionError)
+_FINAL = (
+    ConfigError,
+    RuntimeError,
+    FileNotFoundError,
+    PermissionError,
+    StoppedError,
+)
+_TELLING_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +64,24 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class At:
+    """How far the worker is with its shards.
+
+    Attributes:
+      shards: `{index: progress}` of those of which a batch is done.
+    """
+
+    shards: Mapping[int, Progress]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The run is to end: the worker gets no more shards."""
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
-    """The worker has committed a shard.
+    """The worker has committed a shard, or has left it after `Stop`.
 
     Attributes:
       shard: index of the shard.
@@ -83,14 +110,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     lock = threading.Lock()
 
-    def answer(message: Ready | Done | Failed) -> None:
+    def answer(message: Ready | At | Done | Failed) -> None:
         # A parent that has ended needs no answer.
         with lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             pipe.send(message)
 
     def extract(shard: Shard) -> None:
         try:
-            _extract_patiently(worker, shard)
+            with contextlib.suppress(StoppedError):
+                _extract_patiently(worker, shard)
         except BaseException as error:  # the parent waits for an answer
             text = f"shard {shard.index} failed: {type(error).__name__}"
             with contextlib.suppress(Exception):  # its own text may raise an error
@@ -107,9 +135,25 @@ def main() -> None:
         return
     shards = device.shards_in_flight()
     answer(Ready(shards))
+    threading.Thread(target=_tell, args=(answer,), daemon=True).start()
     with ThreadPoolExecutor(shards) as pool, contextlib.suppress(EOFError):
         while True:
-            pool.submit(extract, pipe.recv())
+            message = pipe.recv()
+            if isinstance(message, Stop):
+                stopping.set()
+            else:
+                pool.submit(extract, message)
+
+
+def _tell(answer: Callable[[At], None]) -> None:
+    """Tell the parent again and again how far the shards at work are."""
+    told: dict[int, Progress] = {}
+    while True:
+        time.sleep(_TELLING_SECONDS)
+        now = at_work()
+        if now != told:
+            answer(At(now))
+            told = now
 
 
 def _extract_patiently(worker: Worker, shard: Shard) -> None:

@@ -17,7 +17,7 @@ from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.examples import FIRST_RECORDS, Examples
-from transforms.sources.files import list_files
+from transforms.sources.files import Listing, list_files
 from transforms.sources.source import File
 from transforms.sources.staging import copied, readable_copy
 
@@ -51,6 +51,10 @@ class ArrayRecord(Examples):
         with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
             return list(pool.map(_counted, self._files))
 
+    def notes(self) -> list[str]:
+        """Say which files of the listing are not read."""
+        return self._files.left_out.notes()
+
     def read(
         self,
         pieces: Sequence[Piece],
@@ -71,7 +75,7 @@ class ArrayRecord(Examples):
         return []
 
     @cached_property
-    def _files(self) -> list[File]:
+    def _files(self) -> Listing:
         return list_files(self.path)
 
 

@@ -198,6 +198,8 @@ def _values(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Convert a column; put zeros into rows that are null or of another length.
 
+    Where the feature has a fill, this stands in place of nulls, and they are not wrong.
+
     Returns:
       Values `[rows, *shape]`, where an open length is filled up to the longest row;
       lengths of the rows' first axis, int64 `[rows]`; and what is wrong with each row,
@@ -209,6 +211,7 @@ def _values(
     sizes = pc.list_value_length(array).fill_null(-1).to_numpy(zero_copy_only=False)
     sizes = sizes.astype(np.int64)
     whole: np.ndarray = sizes >= 0 if shape[0] is None else sizes == shape[0]
+    sound = whole if feature.fill is None else whole | (sizes < 0)
     kept = array.filter(pa.array(whole)).flatten()
     inner, _, wrong = _values(kept, shape[1:], feature)
     lengths = np.where(whole, sizes, 0)
@@ -217,31 +220,31 @@ def _values(
         filled = inner.reshape(-1, longest, *inner.shape[1:])
         mask = np.ones([len(array), longest], bool)
     else:
-        filled = nothing(len(array), Feature(feature.dtype, shape), longest)
+        filled = nothing(len(array), replace(feature, shape=shape), longest)
         mask = np.arange(longest) < lengths[:, None]
         filled[mask] = inner
-    return filled, lengths, _first_faults(whole, mask, wrong)
+    return filled, lengths, _first_faults(sound, mask, wrong)
 
 
 def _first_faults(
-    whole: np.ndarray, mask: np.ndarray, wrong: np.ndarray | None
+    sound: np.ndarray, mask: np.ndarray, wrong: np.ndarray | None
 ) -> np.ndarray | None:
     """Give the fault of each row: its own, or that of the first of its elements.
 
     Args:
-      whole: which rows are there and of the planned length, bool `[rows]`.
+      sound: which rows are of the planned length, or filled, bool `[rows]`.
       mask: where each row has elements, bool `[rows, longest]`.
       wrong: what is wrong with each element; None if nothing is.
     """
-    if wrong is None and whole.all():
+    if wrong is None and sound.all():
         return None
-    faults = np.where(whole, "", _ABSENT).astype(object)
+    faults = np.where(sound, "", _ABSENT).astype(object)
     if wrong is not None:
         elements = np.full(mask.shape, "", object)
         elements[mask] = wrong
         first = (elements != "").argmax(axis=1)
         found = elements[np.arange(len(first)), first]
-        faults[whole] = found[whole]
+        faults[sound] = found[sound]
     return faults
 
 
@@ -254,6 +257,8 @@ def _scalars(array: pa.Array, feature: Feature) -> tuple[np.ndarray, np.ndarray 
         zero = pa.scalar(b"" if feature.family == "text" else 0)
         array = array.fill_null(zero.cast(array.type))
     made, changed = _planned(array, feature)
+    if nulls is not None and feature.fill is not None:
+        made, nulls = np.where(nulls, feature.nothing, made), None
     if nulls is None and changed is None:
         return made, None
     wrong = np.full(len(array), "", object)

@@ -1,10 +1,12 @@
-"""Read WAV and FLAC files as waveforms, whole or in windows."""
+"""Read audio files as waveforms, whole or in windows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,21 +15,42 @@ from transforms import device, storage
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError
 from transforms.shard import Piece, position
-from transforms.sources.files import list_files
+from transforms.sources.files import Listing, list_files
 from transforms.sources.images import folder_of
+from transforms.sources.left_out import suffix_remedy
+from transforms.sources.sound_length import length_fault
 from transforms.sources.source import File
 from transforms.sources.staging import copied
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_SUFFIXES = (".wav", ".flac")
+SUFFIXES = (
+    ".wav",
+    ".wave",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".aiff",
+    ".aif",
+    ".aifc",
+    ".au",
+    ".snd",
+    ".caf",
+    ".w64",
+    ".rf64",
+)
+"""Of files that are read unless the config says otherwise."""
 _PARALLEL_HEADERS = 16
+_MOST_FRAMES_IN_A_BYTE = 8192  # twice what FLAC makes of silence
+_UNKNOWN = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
 class Audio:
-    """WAV and FLAC files as float32 waveforms from -1 to 1.
+    """Audio files, as libsndfile reads them, as float32 waveforms from -1 to 1.
 
     Features are `waveform` (float32 `[frames]`, `[frames, channels]` for several
     channels), `path` (relative), `start_seconds` of the row in its file and, if asked
@@ -35,15 +58,22 @@ class Audio:
     rate or number of channels is a bad row, and a rest of a file that is shorter than
     a window is left out.
 
+    A file that does not hold what its header promises, since it was cut short or its
+    recorder died, is a bad row. Of windows it is the last row of its file that is bad,
+    after all those that lie wholly in what is there.
+
     Attributes:
       path: directory or glob, one or a list; on any filesystem. A directory stands for
-        all WAV and FLAC files below it, by their suffix.
+        all WAV, FLAC, Ogg, MP3, AIFF, AU, CAF, W64 and RF64 files below it, by their
+        suffix.
       sample_rate: frames per second (Hz) that all files must have.
       channels: number of channels that all files must have.
       window_frames: length of a window; each row is a window. If absent, each row is a
         whole file.
       hop_frames: frames from the start of one window to the start of the next. If
         absent, each window begins where the one before it ends.
+      suffixes: of the files to read, in place of those of these formats; an empty list
+        stands for all files.
       label: `folder` adds the feature `label`, the name of the directory that a file
         lies in. If absent, there is no such feature.
       max_frames: a row that would be longer, by the file's header, is a bad row and is
@@ -55,6 +85,7 @@ class Audio:
     channels: int = 1
     window_frames: int | None = None
     hop_frames: int | None = None
+    suffixes: list[str] | None = None
     label: Literal["folder"] | None = None
     max_frames: int = 1 << 27
 
@@ -79,11 +110,22 @@ class Audio:
                 raise ConfigError(f"source.{name} must be at least 1, got {value}")
         if self.hop_frames and not self.window_frames:
             raise ConfigError("source.hop_frames needs source.window_frames, got none")
-        files = list_files(self.path, suffixes=_SUFFIXES)
         if self.window_frames is None:
-            return [replace(file, blocks=(1,)) for file in files]
-        with ThreadPoolExecutor(_PARALLEL_HEADERS) as pool:
-            return list(pool.map(self._with_windows, files))
+            return [replace(file, blocks=(1,)) for file in self._files]
+        if short := [] if any(rows for _, rows, _ in self._windows) else self._short:
+            raise ConfigError(
+                f"source.window_frames must be at most the frames of a recording;"
+                f" {short[0]}"
+            )
+        return [replace(file, blocks=(rows,)) for file, rows, _ in self._windows]
+
+    def notes(self) -> list[str]:
+        """Say which files are not read, and which recordings give no window."""
+        said = self._files.left_out.notes(
+            f"{suffix_remedy(self._suffixes)}; other formats than those of libsndfile,"
+            " such as AAC, must be converted first"
+        )
+        return said + self._short
 
     def describe(self) -> Mapping[str, Feature]:
         """Give the features; no file is opened."""
@@ -146,45 +188,101 @@ class Audio:
         soundfile = _soundfile()
         try:
             with soundfile.SoundFile(file.decode()) as sound:
-                found = (sound.samplerate, sound.channels)
-                if found != (self.sample_rate, self.channels):
-                    raise ValueError(
-                        f"audio must have {self.sample_rate} Hz and {self.channels}"
-                        f" channel(s), got {found[0]} Hz and {found[1]}; convert the"
-                        " file, or correct source.sample_rate or source.channels"
-                    )
-                expected = self.window_frames or sound.frames
-                if expected > self.max_frames:
-                    raise ValueError(
-                        f"audio must have at most source.max_frames ="
-                        f" {self.max_frames} frames, its header says {expected}"
-                    )
+                expected = self._frames(sound)
                 sound.seek(int(start))
                 wave = sound.read(expected, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise ValueError(f"audio cannot be decoded: {error}") from None
-        if len(wave) != expected:
             raise ValueError(
-                f"audio must have {expected} frames as its header says, got {len(wave)}"
-            )
+                f"audio cannot be decoded, it is damaged or cut short: {error}"
+            ) from None
+        if self.window_frames is None or len(wave) != expected:
+            _check_length(Path(file.decode()), len(wave), expected)
         return np.ascontiguousarray(wave[:, 0] if self.channels == 1 else wave)
 
-    def _with_windows(self, file: File) -> File:
-        """Count the windows that lie wholly in a file."""
+    def _frames(self, sound: Any) -> int:
+        """Check that a file is of the planned kind; give the frames of a row of it."""
+        found = (sound.samplerate, sound.channels)
+        if found != (self.sample_rate, self.channels):
+            raise ValueError(
+                f"audio must have {self.sample_rate} Hz and {self.channels}"
+                f" channel(s), got {found[0]} Hz and {found[1]}; convert the"
+                " file, or correct source.sample_rate or source.channels"
+            )
+        frames: int = self.window_frames or sound.frames
+        if frames > self.max_frames:
+            says = "does not say how many" if frames == _UNKNOWN else f"says {frames}"
+            raise ValueError(
+                f"audio must have at most source.max_frames = {self.max_frames} frames,"
+                f" its header {says}"
+            )
+        return frames
+
+    @property
+    def _suffixes(self) -> Sequence[str]:
+        return SUFFIXES if self.suffixes is None else self.suffixes
+
+    @cached_property
+    def _files(self) -> Listing:
+        return list_files(self.path, suffixes=self._suffixes)
+
+    @cached_property
+    def _windows(self) -> list[tuple[File, int, int]]:
+        """Each file with its number of rows and of frames."""
+        with ThreadPoolExecutor(_PARALLEL_HEADERS) as pool:
+            return list(pool.map(self._with_windows, self._files))
+
+    @property
+    def _short(self) -> list[str]:
+        """Name recordings that are shorter than a window; empty if there is none."""
+        if self.window_frames is None:
+            return []
+        short = [(file.name, frames) for file, n, frames in self._windows if not n]
+        if not short:
+            return []
+        name, frames = short[0]
+        count = "1 recording is" if len(short) == 1 else f"{len(short)} recordings are"
+        return [
+            f"{count} shorter than a window of {self.window_frames} frames and so no"
+            f" row, such as {name!r} with {frames} ({frames / self.sample_rate:g} s);"
+            " choose shorter windows, or leave out source.window_frames and fill up"
+            ' with { step = "pad", feature = "waveform", lengths = […] }'
+        ]
+
+    def _with_windows(self, file: File) -> tuple[File, int, int]:
+        """Count the windows that lie wholly in a file, and a row for what is lost."""
         assert self.window_frames is not None
         soundfile = _soundfile()
         fs, path = storage.filesystem(file.uri)
         try:
             with fs.open(path, "rb") as stream:
                 frames = soundfile.info(stream).frames
+                fault = length_fault(stream, file.bytes)
         except soundfile.LibsndfileError as error:
             raise ConfigError(
-                f"source.path must hold WAV or FLAC files, cannot read the header of"
+                f"source.path must hold audio files, cannot read the header of"
                 f" {file.uri!r}: {error}; remove or replace the file"
             ) from None
+        if frames > file.bytes * _MOST_FRAMES_IN_A_BYTE:
+            raise ConfigError(
+                f"source.path must hold files whose headers give their length,"
+                f" {file.uri!r} claims {frames} frames in {file.bytes} bytes; write"
+                " the file anew with a tool such as sox or ffmpeg"
+            )
         hop = self.hop_frames or self.window_frames
         windows = max(0, (frames - self.window_frames) // hop + 1)
-        return replace(file, blocks=(windows,))
+        return file, windows + bool(fault), frames
+
+
+def _check_length(path: Path, frames: int, expected: int) -> None:
+    """Refuse a row if its file does not hold what its header promises."""
+    with path.open("rb") as stream:
+        fault = length_fault(stream, path.stat().st_size)
+    if frames != expected:
+        fault = fault or f"audio is cut short: of {expected} frames {frames} are there"
+    if fault:
+        raise ValueError(
+            f"{fault}; a tool such as sox or ffmpeg writes a file of what is there"
+        )
 
 
 def _soundfile() -> Any:

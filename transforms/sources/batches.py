@@ -1,24 +1,29 @@
 """Turn the pieces of a shard into batches of model inputs, fast.
 
-Batches normally come from a fast tf.data pipeline. When it fails, the next batch of
-rows is read and preprocessed row by row (`transforms.sources.rows`), and a new fast
-pipeline takes over after it. So a bad row costs time around it, and never its
-neighbours.
+Batches normally come from a fast tf.data pipeline. Rows that are bad in their block are
+left out of it, which costs nothing. When it fails, the next batch of rows is read and
+preprocessed row by row (`transforms.sources.rows`), and a new fast pipeline takes over
+after it; where this soon fails again, after twice as many batches. So a bad row costs
+time around it at most, and never its neighbours.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from transforms.batch import Batch, Uneven
-from transforms.errors.failure import Failure
+from transforms.errors.failure import Failure, loses_rest
 from transforms.errors.stages import preprocess_errors
-from transforms.shard import Piece, position
+from transforms.shard import Piece, position, split_position
+from transforms.sources.blocks import leaving_out
 from transforms.sources.positions import (
     are_gapless,
+    next_position,
     nothing_between,
     piece_and_row,
     pieces_from,
@@ -64,11 +69,13 @@ class InputPipeline:
         Raises:
           OSError, tf.errors.OpError: the storage failed, rather than a row.
         """
+        careful = 1
         while True:
-            at, finished = yield from self._fast(pieces, at)
+            at, finished, fast = yield from self._fast(pieces, at, on_failure)
             if finished:
                 return
-            at, finished = yield from self._careful(pieces, at, on_failure)
+            careful = 1 if fast > careful else 2 * careful
+            at, finished = yield from self._careful(pieces, at, on_failure, careful)
             if finished:
                 return
 
@@ -82,50 +89,96 @@ class InputPipeline:
         return read_rows(self.source, self.preparation, pieces, at, about_to)
 
     def _fast(
-        self, pieces: Sequence[Piece], at: int
-    ) -> Generator[Batch, None, tuple[int, bool]]:
-        """Yield batches up to the first that fails or leaves out a row.
+        self, pieces: Sequence[Piece], at: int, on_failure: Callable[[Failure], None]
+    ) -> Generator[Batch, None, tuple[int, bool, int]]:
+        """Yield batches up to the first that fails or loses a row.
 
         Returns:
-          The position at which to go on, and whether the pieces are finished.
+          The position at which to go on, whether the pieces are finished, and how many
+          batches there were.
         """
-        rest = pieces_from(pieces, at)
-        if not rest:
-            return at, True
-        first = at = position(*piece_and_row(pieces, at))
-        iterator = iter(self._dataset(rest))
-        while True:
-            try:
-                element = next(iterator, None)
-            except preprocess_errors():
-                return at, False
-            if element is None:
-                return at, nothing_between(pieces, at, position(len(pieces)))
-            batch = _batch(element, first)
-            if not are_gapless(pieces, at, batch.positions):
-                return at, False
-            yield batch
-            at = int(batch.positions[-1]) + 1
+        most, count = self.batch_rows, 0
+        while rest := pieces_from(pieces, at):
+            with leaving_out(most) as faults:
+                iterator = iter(self._dataset(rest))
+            first = at = position(*piece_and_row(pieces, at))
+            while True:
+                try:
+                    element = next(iterator, None)
+                except preprocess_errors():
+                    return at, False, count
+                if element is None:
+                    break
+                batch = _batch(element, first)
+                told = faults.before(int(element[0][-1]))
+                failures = _failures(pieces, first, told)
+                if not are_gapless(pieces, at, _merged(batch, failures)):
+                    return at, False, count
+                yield from self._between(failures, batch, on_failure)
+                count += 1
+                at = int(batch.positions[-1]) + 1
+            end = position(len(pieces))
+            for failure in _failures(pieces, first, faults.before(end)):
+                on_failure(failure)
+                at = next_position(failure)
+            if not faults.broke_off:
+                return at, nothing_between(pieces, at, end), count
+            most *= 2
+        return at, True, count
+
+    def _between(
+        self,
+        failures: Sequence[Failure],
+        batch: Batch,
+        on_failure: Callable[[Failure], None],
+    ) -> Iterator[Batch]:
+        """Tell of the failures between the rows of a batch, and yield the batch.
+
+        Where the failures could fill a batch themselves, all rows are taken in parts of
+        `batch_rows`: whoever hears of so many failures before any sound row may stop.
+        """
+        bad = np.array([failure.position for failure in failures], np.int64)
+        ends = batch.positions[-1:]
+        if len(bad) >= self.batch_rows:
+            rows = _merged(batch, failures)
+            ends = np.append(rows[self.batch_rows - 1 : -1 : self.batch_rows], ends)
+        told = sent = 0
+        for end in ends:
+            until = int(np.searchsorted(bad, end, side="right"))
+            for failure in failures[told:until]:
+                on_failure(failure)
+            part = np.arange(sent, np.searchsorted(batch.positions, end, side="right"))
+            if len(part):
+                yield batch if len(part) == len(batch) else batch.take(part)
+            told, sent = until, sent + len(part)
 
     def _careful(
-        self, pieces: Sequence[Piece], at: int, on_failure: Callable[[Failure], None]
+        self,
+        pieces: Sequence[Piece],
+        at: int,
+        on_failure: Callable[[Failure], None],
+        batches: int,
     ) -> Generator[Batch, None, tuple[int, bool]]:
-        """Yield the sound ones of the next `batch_rows` rows as one batch.
+        """Yield the sound ones of each of the next `batch_rows` rows as a batch.
 
         Returns:
           The position at which to go on, and whether the pieces are finished.
         """
-        outcomes = list(itertools.islice(self.rows(pieces, at), self.batch_rows))
-        sound: list[Batch] = []
-        for outcome in outcomes:
-            at = position_after(outcome)
-            if isinstance(outcome, Batch):
-                sound.append(outcome)
-            else:
-                on_failure(outcome)
-        if sound:
-            yield Batch.concatenate(sound)
-        return at, len(outcomes) < self.batch_rows
+        rows = self.rows(pieces, at)
+        for _ in range(batches):
+            outcomes = list(itertools.islice(rows, self.batch_rows))
+            sound: list[Batch] = []
+            for outcome in outcomes:
+                at = position_after(outcome)
+                if isinstance(outcome, Batch):
+                    sound.append(outcome)
+                else:
+                    on_failure(outcome)
+            if sound:
+                yield Batch.concatenate(sound)
+            if len(outcomes) < self.batch_rows:
+                return at, True
+        return at, False
 
     def _dataset(self, pieces: Sequence[Piece]) -> Any:
         """Give the fast pipeline: elements `(positions, (inputs, passed))`, batched."""
@@ -134,6 +187,37 @@ class InputPipeline:
         read = self.source.read(pieces, self.preparation.features, rows)
         ready = self.preparation.batches(read, self.batch_rows, batched=batched)
         return ready.prefetch(_PREFETCH_BATCHES).with_options(dataset_options())
+
+
+def _failures(
+    pieces: Sequence[Piece], first: int, faults: Iterable[tuple[int, str]]
+) -> list[Failure]:
+    """Make failures of what a reader says of rows that it left out.
+
+    Args:
+      pieces: all pieces of the shard.
+      first: position in the shard at which the reader began.
+      faults: positions as the reader counts them, and what is wrong there.
+    """
+    import tensorflow as tf
+
+    told = list(faults)
+    places = np.array([found for found, _ in told], np.int64)
+    alike: dict[str, Failure] = {}  # many rows fail with the same words
+    made = []
+    for at, (_, fault) in zip(shard_positions(places, first), told, strict=True):
+        if fault not in alike:
+            error = tf.errors.InvalidArgumentError(None, None, fault)
+            lost = pieces[split_position(int(at))[0]].rows is None and loses_rest(error)
+            alike[fault] = Failure.of(int(at), "read", error, rest_lost=lost)
+        made.append(replace(alike[fault], position=int(at)))
+    return made
+
+
+def _merged(batch: Batch, failures: Sequence[Failure]) -> np.ndarray:
+    """Give the positions of sound and failed rows, rising."""
+    bad = np.array([failure.position for failure in failures], np.int64)
+    return np.sort(np.concatenate([batch.positions, bad]))
 
 
 def _batch(element: Any, first: int) -> Batch:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +44,7 @@ class Block:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, chosen: slice) -> Block:
+    def __getitem__(self, chosen: slice | np.ndarray) -> Block:
         return Block(
             self.rows[chosen],
             {name: array[chosen] for name, array in self.values.items()},
@@ -70,16 +73,80 @@ class Block:
         return cls(rows, values, lengths, np.full(len(rows), fault, object))
 
 
+class Faults:
+    """Rows that a dataset leaves out, and what is wrong with each.
+
+    A dataset is read ahead of whoever takes its elements, so the rows are asked for up
+    to a position.
+
+    Attributes:
+      broke_off: whether the dataset ended behind the last of them rather than at the
+        end of its pieces.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Start with nothing.
+
+        Args:
+          most: so many rows may be left out one after the other. Behind them the
+            dataset breaks off, so that they are heard of before all pieces are read.
+        """
+        self.broke_off = False
+        self._most = most
+        self._found: deque[tuple[int, str]] = deque()
+
+    def before(self, position: int) -> Iterator[tuple[int, str]]:
+        """Take the rows before a position, in order: positions and faults."""
+        while self._found and self._found[0][0] < position:
+            yield self._found.popleft()
+
+    def leave_out(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """Yield blocks of sound rows alone."""
+        last = 0  # bad rows, with no sound one behind them
+        for block in blocks:
+            bad = block.faults != ""
+            rows = zip(block.rows[bad].tolist(), block.faults[bad], strict=True)
+            self._found.extend(rows)
+            if bad.all():
+                last += len(block)
+            else:
+                yield block[~bad] if bad.any() else block
+                last = int(np.argmin(bad[::-1]))
+            if last >= self._most:
+                self.broke_off = True
+                return
+
+
+_left_out: ContextVar[Faults | None] = ContextVar("left_out", default=None)
+
+
+@contextmanager
+def leaving_out(most: int) -> Iterator[Faults]:
+    """Make datasets of blocks that leave bad rows out instead of failing at them.
+
+    Args:
+      most: as `Faults` takes it.
+
+    Yields:
+      Where the rows can be heard of that the dataset made meanwhile leaves out.
+    """
+    faults = Faults(most)
+    before = _left_out.set(faults)
+    try:
+        yield faults
+    finally:
+        _left_out.reset(before)
+
+
 def nothing(rows: int, feature: Feature, longest: int = 1) -> np.ndarray:
-    """Make zeros, or empty text, for rows of a feature: `[rows, *shape]`.
+    """Make zeros, empty text or a feature's fill for rows of it: `[rows, *shape]`.
 
     A length that differs between rows becomes `longest`, but at least 1: TensorFlow
     2.21 ends the process when it unbatches a tensor with an axis of length 0.
     """
     shape = [rows, *(max(longest, 1) if n is None else n for n in feature.shape)]
-    if feature.tensor_dtype == "string":
-        return np.full(shape, b"", object)
-    return np.zeros(shape, feature.tensor_dtype)
+    kind = object if feature.tensor_dtype == "string" else feature.tensor_dtype
+    return np.full(shape, feature.nothing, kind)
 
 
 def dataset(
@@ -91,6 +158,9 @@ def dataset(
 ) -> tf.data.Dataset:
     """Make the dataset that a source's `read` returns.
 
+    It fails at a bad row, and goes on with the next where elements are single examples.
+    Within `leaving_out` it leaves the row out.
+
     Args:
       pieces: the rows to read.
       features: the features to read. For batches all of them must have a fixed shape.
@@ -101,6 +171,7 @@ def dataset(
     """
     import tensorflow as tf
 
+    left_out = _left_out.get()
     lengths = [name for name, feature in features.items() if None in feature.shape]
     signature = (
         tf.TensorSpec([None], tf.int64),
@@ -111,6 +182,8 @@ def dataset(
 
     def elements() -> Iterator[Any]:
         numbered = _numbered(pieces, read_piece)
+        if left_out:
+            numbered = left_out.leave_out(numbered)
         try:
             for block in _of_size(numbered, batch_rows or _READ_ROWS, bool(batch_rows)):
                 yield block.rows, block.values, block.lengths, block.faults

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,8 +24,18 @@ from transforms.sources.line_rows import (
     parsed_as,
 )
 from transforms.sources.lines import BOM, Lines
+from transforms.sources.numerals import (
+    check_exact,
+    check_unmarked,
+    instants,
+    kept_type,
+    may_be_inexact,
+    may_be_marked,
+)
 
 _NUMBER = "\0number"  # no header has such a name
+_CHARACTERS = ("delimiter", "quote", "escape", "decimal")
+_MULTILINE = "; source.multiline = true reads fields that hold line ends"
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,9 @@ class Csv(Lines):
       delimiter: character between fields.
       quote: character around fields that hold delimiters or quotes; empty text if
         quotes have no meaning.
+      escape: character that takes the meaning of the one after it, such as a backslash;
+        empty text if there is none. A quote in a field may be doubled in any case.
+      decimal: character between the whole and the fraction of a number.
       multiline: whether quoted fields may hold line ends. Such files are not cut into
         spans: each is read as a whole by one worker.
       encoding: encoding of the files' text.
@@ -51,6 +64,8 @@ class Csv(Lines):
     columns: list[str] | None = None
     delimiter: str = ","
     quote: str = '"'
+    escape: str = ""
+    decimal: str = "."
     multiline: bool = False
 
     _text_may_be_null: ClassVar[bool] = False  # an empty field is empty text
@@ -64,8 +79,33 @@ class Csv(Lines):
         return self.quote
 
     @property
+    def _escape(self) -> str:  # type: ignore[override]
+        return self.escape
+
+    @property
     def _joins_lines(self) -> bool:  # type: ignore[override]
         return self.multiline
+
+    def __post_init__(self) -> None:
+        """Refuse characters that cannot be told apart.
+
+        Raises:
+          ConfigError: an option is not one ASCII character, or two are the same.
+        """
+        options = {n: getattr(self, n) for n in _CHARACTERS}
+        for name, given in options.items():
+            if not (len(given) == 1 and given.isascii()) and (
+                given or name in ("delimiter", "decimal")
+            ):
+                raise ConfigError(
+                    f"source.{name} must be one ASCII character, got {given!r}"
+                )
+        used = [given for given in options.values() if given]
+        if len(set(used)) < len(used):
+            said = ", ".join(f"{name} = {given!r}" for name, given in options.items())
+            raise ConfigError(
+                f"{', '.join(_CHARACTERS)} of a source must differ, got {said}"
+            )
 
     def _given(self) -> dict[str, Feature]:
         given = super()._given()
@@ -90,34 +130,74 @@ class Csv(Lines):
         lines = lines if self.columns else lines.partition(b"\n")[2]
         if not lines.strip():
             raise ValueError("it has no line after the header")
-        table = pacsv.read_csv(
-            io.BytesIO(lines),
-            pacsv.ReadOptions(column_names=names, block_size=len(lines) + 1),
-            self._parse_options(),
-            pacsv.ConvertOptions(null_values=[""]),
-        )
-        return features_of(table.schema, {})
+        read = pacsv.ReadOptions(column_names=names, block_size=len(lines) + 1)
+        convert = pacsv.ConvertOptions(null_values=[""], decimal_point=self.decimal)
+        options = (self._parse_options(), convert)
+        guessed = pacsv.read_csv(io.BytesIO(lines), read, *options).schema
+        texts = self._table(lines, names, dict.fromkeys(names, pa.string()))
+        kept = [(f.name, kept_type(f.type, texts[f.name])) for f in guessed]
+        return features_of(pa.schema(kept), {})
 
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
         names = self._names(first_line)
         wanted = [name for name in names if name in features] or names[:1]
         types = {name: _csv_type(features.get(name)) for name in wanted}
         floats = [name for name in wanted if pa.types.is_floating(types[name])]
-        text = {name: pa.string() for name in floats}
+        times = [n for n in wanted if n in features and features[n].family == "time"]
+        filled = [n for n in wanted if n in features and features[n].fill is not None]
 
         def parse(lines: TextLines) -> pa.Table:
-            if self.quote and (lines.count(self.quote) % 2).any():
-                raise ValueError("has an opening quote without a closing one")
+            self._check_ends(lines)
             table = self._read(lines, names, types)
+            for name in times:
+                place = table.column_names.index(name)
+                table = table.set_column(place, name, instants(table[name]))
+
+            def texts(name: str) -> pa.ChunkedArray:
+                return self._read(lines, names, {name: pa.string()})[name]
+
             for name in floats:
-                made = flat(table[name])
-                if np.isinf(made).any():
-                    said = self._read(lines, names, text)[name]
-                    meant = flat(pc.match_substring(said, "inf", ignore_case=True))
-                    check_finite(name, features[name].dtype, made, flat(said), meant)
-            return table
+                self._check_floats(name, features[name], table[name], texts)
+            if self.features is None and may_be_marked(lines.text()):
+                for name in wanted:
+                    if pa.types.is_integer(types[name]):
+                        check_unmarked(name, texts(name))
+            return _without_empty_text(table, filled)
 
         return parse
+
+    def _check_floats(
+        self,
+        name: str,
+        feature: Feature,
+        column: pa.ChunkedArray,
+        texts: Callable[[str], pa.ChunkedArray],
+    ) -> None:
+        """See that floats are what their text says.
+
+        Raises:
+          ValueError: one became infinite, or is of a type that was not asked for and
+            does not hold it.
+        """
+        made = flat(column)
+        if np.isinf(made).any():
+            said = texts(name)
+            meant = flat(pc.match_substring(said, "inf", ignore_case=True))
+            check_finite(name, feature.dtype, made, flat(said), meant)
+        if self.features is None and (doubtful := may_be_inexact(made)).any():
+            check_exact(name, texts(name).filter(pa.array(doubtful)))
+
+    def _check_ends(self, lines: TextLines) -> None:
+        """See that no line ends within a field.
+
+        Raises:
+          ValueError: one does.
+        """
+        cure = "" if self.multiline else _MULTILINE
+        if self.quote and (lines.count(self.quote, escape=self.escape) % 2).any():
+            raise ValueError(f"has an opening quote without a closing one{cure}")
+        if self.escape and lines.end_escaped(self.escape).any():
+            raise ValueError(f"ends in the escape character{cure}")
 
     def _read(
         self, lines: TextLines, names: Sequence[str], types: Mapping[str, pa.DataType]
@@ -156,6 +236,7 @@ class Csv(Lines):
             include_columns=list(types),
             null_values=[""],
             strings_can_be_null=False,
+            decimal_point=self.decimal,
         )
         return pacsv.read_csv(io.BytesIO(data), read, self._parse_options(), convert)
 
@@ -163,7 +244,11 @@ class Csv(Lines):
         names = self.columns
         if names is None:
             head = csv.reader(
-                [first_line], delimiter=self.delimiter, quotechar=self.quote or None
+                [first_line],
+                delimiter=self.delimiter,
+                quotechar=self.quote or None,
+                quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
+                escapechar=self.escape or None,
             )
             try:
                 names = next(head, [])
@@ -183,9 +268,24 @@ class Csv(Lines):
         return pacsv.ParseOptions(
             delimiter=self.delimiter,
             quote_char=self.quote or False,
+            escape_char=self.escape or False,
             newlines_in_values=self.multiline,
         )
 
 
+def _without_empty_text(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Put nulls where fields of some columns are empty, also if they hold text."""
+    for name in names:
+        column = table[name]
+        if pa.types.is_string(column.type):
+            none = pa.scalar(None, column.type)
+            column = pc.if_else(pc.equal(column, ""), none, column)
+            table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
 def _csv_type(feature: Feature | None) -> pa.DataType:
-    return pa.string() if feature is None else arrow_type(parsed_as(feature))
+    """Give the type as which Arrow parses a column: times are made of their text."""
+    if feature is None or feature.family == "time":
+        return pa.string()
+    return arrow_type(parsed_as(feature))

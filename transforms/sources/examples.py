@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 FIRST_RECORDS = 10
+RECORD = "record"
 
 
 @dataclass(frozen=True)
 class Examples:
     """What readers of messages have in common: how an example is stored in a message.
+
+    The feature `record` is the message itself, for models that parse it, unless a
+    stored feature has this name.
 
     Attributes:
       path: path, directory or glob, one or a list; on any filesystem.
@@ -42,11 +47,12 @@ class Examples:
         Raises:
           ConfigError: they do not fit the first records, or none can be read.
         """
-        if self.features is None and self.sequence_features is None:
-            context, sequences = self._inferred()
-        else:
+        if self._types_are_given:
             context, sequences = self._given()
-        return context | sequences
+        else:
+            context, sequences = self._inferred()
+        message = {RECORD: Feature("bytes")} if self._record_is_message else {}
+        return context | sequences | message
 
     def _given(self) -> tuple[dict[str, Feature], dict[str, Feature]]:
         context = given_features(self.features or {})
@@ -79,7 +85,7 @@ class Examples:
             return
         names = {name for one in found for name in one}
         for name in given if found else ():
-            if name not in names:
+            if name not in names | {RECORD}:
                 raise ConfigError(
                     f"source.{option} must name features of the records, got {name!r}"
                     f"{nearest(name, names)} (the first {len(found)} hold"
@@ -94,7 +100,8 @@ class Examples:
             raise ConfigError(
                 "source.path must hold files of tf.Example messages, cannot read the"
                 f" first record of {self.path!r}: {error}; check source.compression, or"
-                " give source.features"
+                " give source.features ({} if records are to be read as they are, as"
+                " feature record)"
             ) from error
         if parts is None:
             raise ConfigError(
@@ -128,29 +135,47 @@ class Examples:
         """Parse a dataset of `(position, record)` into examples, or batches of them."""
         import tensorflow as tf
 
-        lists = {name for name in features if name in self._sequence_names}
+        whole = {RECORD} if self._record_is_message else set()
+        stored = {n: one for n, one in features.items() if n not in whole}
+
+        def read(records: Any, parse: Callable[[Any], Any]) -> Any:
+            def example(at: Any, record: Any) -> Any:
+                found = _cast(parse(record), stored) if stored else {}
+                return at, found | dict.fromkeys(whole & features.keys(), record)
+
+            return records.map(example)
+
+        lists = {name for name in stored if name in self._sequence_names}
         if lists:
-            parse = _sequence_parser(features, lists)
-            examples = records.map(
-                lambda at, record: (at, _cast(parse(record), features))
-            )
+            examples = read(records, _sequence_parser(stored, lists))
             return examples if batch_rows is None else examples.batch(batch_rows)
-        specs = {name: _spec(feature) for name, feature in features.items()}
+        specs = {name: _spec(feature) for name, feature in stored.items()}
         if batch_rows is None:
-            parse_one = tf.io.parse_single_example
-            return records.map(
-                lambda at, record: (at, _cast(parse_one(record, specs), features))
-            )
-        parse_all = tf.io.parse_example
-        return records.batch(batch_rows).map(
-            lambda at, record: (at, _cast(parse_all(record, specs), features))
-        )
+            return read(records, lambda one: tf.io.parse_single_example(one, specs))
+        batches = records.batch(batch_rows)
+        return read(batches, lambda many: tf.io.parse_example(many, specs))
+
+    @cached_property
+    def _record_is_message(self) -> bool:
+        """Whether feature `record` is the message, as none in it has this name."""
+        given = {*(self.features or ()), *(self.sequence_features or ())}
+        if self._types_are_given and RECORD not in given:
+            return True
+        try:
+            found = [parts for record in self._head for parts in parts_of(record)]
+        except Exception:  # a bad record: reading it says what is wrong
+            return True
+        return not any(RECORD in part for part in found)
 
     @cached_property
     def _sequence_names(self) -> set[str]:
-        if self.features is None and self.sequence_features is None:
-            return set(self._inferred()[1])
-        return set(self.sequence_features or ())
+        if self._types_are_given:
+            return set(self.sequence_features or ())
+        return set(self._inferred()[1])
+
+    @property
+    def _types_are_given(self) -> bool:
+        return self.features is not None or self.sequence_features is not None
 
 
 def _spec(feature: Feature) -> Any:
@@ -158,6 +183,8 @@ def _spec(feature: Feature) -> Any:
     import tensorflow as tf
 
     kind = _stored_dtype(feature)
+    if feature.fill is not None and None not in feature.shape:
+        return tf.io.RaggedFeature(kind)
     if None in feature.shape:
         inner = feature.shape[1:]
         return tf.io.FixedLenSequenceFeature(inner, kind, allow_missing=True)
@@ -166,12 +193,41 @@ def _spec(feature: Feature) -> Any:
 
 def _cast(parsed: Mapping[str, Any], features: Mapping[str, Feature]) -> dict[str, Any]:
     """Cast parsed values to the features' types; messages have only three types."""
-    return {
-        name: value
-        if value.dtype == features[name].tensor_dtype
-        else cast(value, features[name].tensor_dtype, f"feature {name!r}")
-        for name, value in parsed.items()
-    }
+    made = {}
+    for name, value in parsed.items():
+        feature = features[name]
+        if feature.fill is not None and None not in feature.shape:
+            value = _filled(value, name, feature)
+        if value.dtype != feature.tensor_dtype:
+            value = cast(value, feature.tensor_dtype, f"feature {name!r}")
+        made[name] = value
+    return made
+
+
+def _filled(values: Any, name: str, feature: Feature) -> Any:
+    """Give what records hold, or where one holds nothing the feature's fill.
+
+    Args:
+      values: of one record `[n]`, or of a batch of them, ragged `[batch, n]`.
+      name: of the feature.
+      feature: with a fixed shape and a fill.
+    """
+    import tensorflow as tf
+
+    is_batch = isinstance(values, tf.RaggedTensor)
+    if not is_batch:
+        values = tf.RaggedTensor.from_tensor(values[None])
+    size = math.prod(n for n in feature.shape if n is not None)
+    counts = values.row_lengths()
+    fits = tf.debugging.Assert(
+        tf.reduce_all((counts == size) | (counts == 0)),
+        [f"feature {name!r} must hold {size} values or none, got", counts],
+    )
+    with tf.control_dependencies([fits]):
+        fill = tf.constant(feature.nothing, values.dtype)
+        found = values.to_tensor(fill, shape=[None, size])
+    shaped = tf.reshape(found, [-1, *feature.shape])
+    return shaped if is_batch else shaped[0]
 
 
 def _sequence_parser(

@@ -15,6 +15,7 @@ from fsspec.utils import glob_translate
 from transforms import storage
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
+from transforms.sources.left_out import LeftOut
 from transforms.sources.source import File
 
 _GLOB = "*?["
@@ -38,28 +39,44 @@ class _Found(NamedTuple):
     version: str
 
 
+class Listing(list[File]):
+    """The files that paths and globs name.
+
+    Attributes:
+      left_out: how many others there are, and why they are not read.
+    """
+
+    def __init__(self, files: Iterable[File], left_out: LeftOut) -> None:
+        """Take the files, and the count of the others."""
+        super().__init__(files)
+        self.left_out = left_out
+
+
 def list_files(
     path: str | Sequence[str],
     option: str = "source.path",
     suffixes: Sequence[str] = (),
-) -> list[File]:
+) -> Listing:
     """List the files that paths and globs name, sorted within each of them.
 
     A file's `name` is its path below the part of the pattern that has no wildcard.
-    Files and directories whose names begin with `.` or `_` are left out.
+    Left out are what begins with `.`, what lies in a directory whose name begins with
+    `_`, and markers such as `_SUCCESS`.
 
     Args:
       path: files, directories and globs, local or of any filesystem.
       option: name of the config's option that holds the path, for errors.
       suffixes: take only files whose names end so, in upper or lower case; a path that
-        names one file is taken whatever its suffix. Empty: take all files.
+        names one file is taken whatever its name. Empty: take all files.
 
     Raises:
       ConfigError: a pattern matches nothing, or two files would get one name.
     """
     files: list[File] = []
+    left_out = LeftOut()
+    ends = tuple(suffix.lower() for suffix in suffixes)
     for pattern in [path] if isinstance(path, str) else path:
-        files += _expand(pattern, option, tuple(suffixes))
+        files += _expand(pattern, option, ends, left_out)
     by_name: dict[str, File] = {}
     for file in files:
         other = by_name.setdefault(file.name, file)
@@ -68,7 +85,7 @@ def list_files(
                 f"{option} must not give two files one name (keys would repeat), got"
                 f" {other.uri!r} and {file.uri!r}; use one pattern above both"
             )
-    return files
+    return Listing(files, left_out)
 
 
 def find_file(uri: str) -> File:
@@ -117,35 +134,50 @@ def check_unchanged(
         )
 
 
-def _expand(pattern: str, option: str, suffixes: tuple[str, ...]) -> list[File]:
+def _expand(
+    pattern: str, option: str, suffixes: tuple[str, ...], left_out: LeftOut
+) -> list[File]:
+    """List the files that one pattern names; count those that are left out."""
     fs, path = storage.filesystem(pattern)
     has_wildcard = any(character in path for character in _GLOB)
+    if not has_wildcard and not fs.isdir(path):
+        if not fs.exists(path):
+            what = f"which matches none{storage.why_missing(pattern)}"
+            raise _nothing(pattern, option, what)
+        return [_file(fs, _look(fs, path), path.rpartition("/")[2])]
     if has_wildcard:
         root = path[: min(path.index(c) for c in _GLOB if c in path)]
         root = root.rpartition("/")[0] + "/"
         depth = None if "**" in path else path.count("/") - root.count("/") + 1
         matches = re.compile(glob_translate(path)).match
         found = [one for one in _walk(fs, root, depth) if matches(one.path)]
-    elif fs.isdir(path):
+    else:
         root = path.rstrip("/") + "/"
         found = list(_walk(fs, root, None))
-    else:
-        root, suffixes = path.rpartition("/")[0] + "/", ()
-        found = [_look(fs, path)] if fs.exists(path) else []
     files = [
-        File(_with_protocol(fs, one.path), name, one.bytes, one.version)
+        _file(fs, one, name)
         for one in sorted(found)
-        if not _hidden(name := one.path.removeprefix(root))
-        and (not suffixes or name.lower().endswith(suffixes))
+        if left_out.takes(name := one.path.removeprefix(root), suffixes)
     ]
     if not files:
-        wanted = f" ending in {', '.join(suffixes)}" if suffixes else ""
-        raise ConfigError(
-            f"{option} must match at least one file{wanted}, got {pattern!r}, which"
-            f" matches none{storage.why_missing(pattern)}; relative paths start at the"
-            " working directory"
-        )
+        others = left_out.by_suffix()
+        what = f"which holds {others}" if others else "which matches none"
+        raise _nothing(pattern, option, what, suffixes)
     return files
+
+
+def _nothing(
+    pattern: str, option: str, found: str, suffixes: Sequence[str] = ()
+) -> ConfigError:
+    wanted = f" ending in {', '.join(suffixes)}" if suffixes else ""
+    return ConfigError(
+        f"{option} must match at least one file{wanted}, got {pattern!r}, {found};"
+        " relative paths start at the working directory"
+    )
+
+
+def _file(fs: Any, found: _Found, name: str) -> File:
+    return File(_with_protocol(fs, found.path), name, found.bytes, found.version)
 
 
 def _walk(
@@ -174,7 +206,7 @@ def _walk(
         return
     for entry in entries:
         if entry.is_dir():
-            if depth != 1 and not _hidden(entry.name):
+            if depth != 1 and not entry.name.startswith("."):
                 deeper = None if depth is None else depth - 1
                 yield from _walk(
                     fs, f"{root.rstrip('/')}/{entry.name}", deeper, above | {real}
@@ -206,10 +238,6 @@ def _version(info: Mapping[str, Any]) -> str:
         if value is not None:
             return str(value).strip('"')
     return ""
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
 def _with_protocol(fs: Any, name: str) -> str:

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from transforms import device
 from transforms.dtypes import Feature
 from transforms.shard import Piece, position
-from transforms.sources.files import list_files
+from transforms.sources.files import Listing, list_files
+from transforms.sources.left_out import suffix_remedy
 from transforms.sources.source import File
 from transforms.sources.staging import copied
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".gif",
+    ".bmp",
+    ".webp",
+)
+"""Of files that are read unless the config says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +42,14 @@ class Images:
     Attributes:
       path: directory or glob, one or a list; on any filesystem. A directory stands for
         all JPEG, PNG, GIF, BMP and WebP files below it, by their suffix.
+      suffixes: of the files to read, in place of those of these formats; an empty list
+        stands for all files. `decode_image` tells formats by content, not by suffix.
       label: `folder` adds the feature `label`, the name of the directory that a file
         lies in. If absent, there is no such feature.
     """
 
     path: str | list[str]
+    suffixes: list[str] | None = None
     label: Literal["folder"] | None = None
 
     default_key: ClassVar[str | None] = "path"
@@ -42,10 +57,14 @@ class Images:
 
     def files(self) -> list[File]:
         """List the files; each is one row."""
-        return [
-            replace(file, blocks=(1,))
-            for file in list_files(self.path, suffixes=_SUFFIXES)
-        ]
+        return [replace(file, blocks=(1,)) for file in self._files]
+
+    def notes(self) -> list[str]:
+        """Say which files of the listing are not read."""
+        return self._files.left_out.notes(
+            f"{suffix_remedy(self._suffixes)}; decode_image decodes JPEG, PNG, GIF, BMP"
+            " and WebP, other formats must be converted first"
+        )
 
     def describe(self) -> Mapping[str, Feature]:
         """Give the features `image`, `path` and `label`; no file is opened."""
@@ -78,6 +97,14 @@ class Images:
         rows = tf.data.Dataset.from_tensor_slices(columns)
         examples = rows.map(read_file, threads if threads > 1 else None)
         return examples if batch_rows is None else examples.batch(batch_rows)
+
+    @property
+    def _suffixes(self) -> Sequence[str]:
+        return SUFFIXES if self.suffixes is None else self.suffixes
+
+    @cached_property
+    def _files(self) -> Listing:
+        return list_files(self.path, suffixes=self._suffixes)
 
 
 def folder_of(name: str) -> str:

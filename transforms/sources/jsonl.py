@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +27,16 @@ from transforms.sources.line_rows import (
     parsed_as,
 )
 from transforms.sources.lines import Lines
+from transforms.sources.numerals import (
+    check_exact_numbers,
+    json_object,
+    kept_json_type,
+    may_be_inexact,
+    whole_numbers,
+    with_text,
+)
 
+_GIVES_NUMBER = re.compile(r"changed from string to number in row")
 _SHORT = ("float16", "float32")  # Arrow refuses what is too large for float64
 
 
@@ -52,12 +64,7 @@ class Jsonl(Lines):
             uri, head = self._head()
         except ConfigError:  # empty files: there is nothing to compare with
             return given
-        known: set[str] = set()
-        for line in self._as_utf8(head).splitlines():
-            # What is no object is a bad row, as reading will say.
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line)
-                known |= row.keys() if isinstance(row, dict) else set()
+        known = {name for row in _objects(self._as_utf8(head)) for name in row}
         for name in given if known else ():
             if name not in known:
                 raise ConfigError(
@@ -69,7 +76,22 @@ class Jsonl(Lines):
     def _infer(self, lines: bytes) -> dict[str, Feature]:
         options = pajson.ReadOptions(block_size=len(lines) + 1)
         table = pajson.read_json(io.BytesIO(lines), options)
-        return features_of(table.schema, list_lengths(table))
+        rows = _objects(lines)
+        kept = [
+            (field.name, kept_json_type(field.type, [r.get(field.name) for r in rows]))
+            for field in table.schema
+        ]
+        return features_of(pa.schema(kept), list_lengths(table))
+
+    def _alike(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        found = [_kinds_of(line) for line in lines]
+        counts = Counter(kind for kinds in found for kind in kinds)
+        usual = dict(kind for kind, _ in reversed(counts.most_common()))
+        return [
+            line
+            for line, kinds in zip(lines, found, strict=True)
+            if kinds and all(usual[place] == kind for place, kind in kinds)
+        ]
 
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
         types = {
@@ -77,14 +99,25 @@ class Jsonl(Lines):
             for name, feature in features.items()
             if name != ROW_ID
         }
-        short = [name for name in types if features[name].dtype in _SHORT]
+        texts = [name for name in types if features[name].dtype == "string"]
+        floats = [name for name in types if features[name].family == "float"]
+        told = floats if self.features is None else []
+        short = [name for name in floats if features[name].dtype in _SHORT]
         exact = {n: arrow_type(replace(features[n], dtype="float64")) for n in short}
 
         def parse(lines: TextLines) -> pa.Table:
             if len(lines) > 1 and not _are_objects(lines):
                 raise ValueError("must hold an object")
             data = lines.text()
-            table = _table(data, types)
+            try:
+                table = _table(data, types)
+            except ValueError as error:
+                if not texts or not _GIVES_NUMBER.search(str(error)):
+                    raise
+                data = b"\n".join(with_text(lines.each(), texts))
+                table = _table(data, types)
+            for name in told:
+                _check_floats(name, table[name], lines)
             for name in short:
                 made = flat(table[name])
                 if np.isinf(made).any():
@@ -94,6 +127,52 @@ class Jsonl(Lines):
             return table
 
         return parse
+
+
+_Place = tuple[str, ...]
+
+
+def _kinds_of(line: bytes) -> set[tuple[_Place, str]]:
+    """Tell what is where in an object: places and kinds; none if it is no object."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(made := dict(pairs)) < len(pairs):
+            raise ValueError("a key stands twice in an object")
+        return made
+
+    with contextlib.suppress(ValueError, RecursionError):
+        return set(_kinds(json.loads(line, object_pairs_hook=unique), ()))
+    return set()
+
+
+def _kinds(value: Any, place: _Place) -> Iterator[tuple[_Place, str]]:
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else (("[]", v) for v in value)
+        for key, one in inner:
+            yield from _kinds(one, (*place, key))
+    if value is not None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        yield place, "number" if is_number else type(value).__name__
+
+
+def _objects(lines: bytes) -> list[dict[str, Any]]:
+    """Parse lines; those that hold no object are left to reading, as bad rows."""
+    found = []
+    for line in lines.splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json_object(line))
+    return found
+
+
+def _check_floats(name: str, column: pa.ChunkedArray, lines: TextLines) -> None:
+    """See that float64 holds the whole numbers that stand under a key.
+
+    Raises:
+      ValueError: it would change one.
+    """
+    if may_be_inexact(flat(column)).any():
+        values = [json_object(line).get(name) for line in lines.each()]
+        check_exact_numbers(name, whole_numbers(values))
 
 
 def _are_objects(lines: TextLines) -> bool:

@@ -54,14 +54,39 @@ class TextLines:
         bounds = zip(self.starts.tolist(), self.ends.tolist(), strict=True)
         return [self.as_utf8(self.data[start:end]) for start, end in bounds]
 
-    def count(self, *characters: str) -> np.ndarray:
-        """Count ASCII characters in each line, int64 `[lines]`."""
+    def count(self, *characters: str, escape: str = "") -> np.ndarray:
+        """Count ASCII characters in each line that are not escaped, int64 `[lines]`."""
         first = int(self.starts[0])
         values = np.frombuffer(self.data, np.uint8)[first : int(self.ends[-1])]
         found = np.logical_or.reduce([values == ord(c) for c in characters])
+        if escape:
+            found &= ~escaped(values, escape)[:-1]
         places = np.flatnonzero(found) + first
         line = np.searchsorted(self.starts, places, side="right") - 1
         return np.bincount(line[places < self.ends[line]], minlength=len(self))
+
+    def end_escaped(self, escape: str) -> np.ndarray:
+        """Tell of which lines an escape takes the end, bool `[lines]`."""
+        first = int(self.starts[0])
+        values = np.frombuffer(self.data, np.uint8)[first : int(self.ends[-1])]
+        taken: np.ndarray = escaped(values, escape)[self.ends - first]
+        return taken
+
+
+def escaped(values: np.ndarray, escape: str) -> np.ndarray:
+    """Tell which bytes stand behind a character that takes their meaning.
+
+    Args:
+      values: bytes that begin where a line does, uint8 `[bytes]`.
+      escape: the character.
+
+    Returns:
+      bool `[bytes + 1]`, the last for the byte that would follow.
+    """
+    places = np.arange(len(values))
+    others = np.where(values == ord(escape), -1, places)
+    run = places - np.maximum.accumulate(others)  # of escapes, up to each byte
+    return np.concatenate([[False], run % 2 == 1])
 
 
 Parser = Callable[[TextLines], pa.Table]
@@ -92,6 +117,19 @@ def rows_of(
 
     for blocks in by_halves(len(rows), together, (ValueError,), alone):
         yield from blocks
+
+
+def sound_lines(parse: Parser, lines: TextLines) -> list[bytes]:
+    """Give the lines that can be parsed, one by one, in UTF-8."""
+
+    def together(chosen: np.ndarray) -> list[bytes]:
+        some = lines.take(chosen)
+        some.text().decode()
+        _table(parse, some, {})
+        return some.each()
+
+    found = by_halves(len(lines), together, (ValueError,), lambda *_: None)
+    return [line for some in found for line in some]
 
 
 def _table(

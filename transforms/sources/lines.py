@@ -5,19 +5,18 @@ A line belongs to the span in which its first byte lies.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import lzma
 import zlib
 from codecs import getincrementaldecoder
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from fsspec.core import OpenFile
 
 from transforms import storage
@@ -26,8 +25,15 @@ from transforms.errors.failure import REST_LOST
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset
-from transforms.sources.files import list_files
-from transforms.sources.line_rows import ROW_ID, Parser, TextLines, rows_of
+from transforms.sources.files import Listing, list_files
+from transforms.sources.line_rows import (
+    ROW_ID,
+    Parser,
+    TextLines,
+    escaped,
+    rows_of,
+    sound_lines,
+)
 from transforms.sources.source import File, GivenFeature, given_features
 from transforms.sources.staging import in_place
 
@@ -90,6 +96,10 @@ class Lines:
             for file in self._files
         ]
 
+    def notes(self) -> list[str]:
+        """Say which files of the listing are not read."""
+        return self._files.left_out.notes()
+
     def describe(self) -> Mapping[str, Feature]:
         """Give the config's features, else those of the head of the first file.
 
@@ -126,14 +136,38 @@ class Lines:
         return given_features(self.features or {})
 
     def _inferred(self) -> dict[str, Feature]:
+        """Tell the features from the head of the first file, by its sound lines."""
         uri, head = self._head()
         try:
             return self._infer(self._as_utf8(head))
-        except (pa.ArrowInvalid, ValueError, csv.Error) as error:
+        except (ValueError, csv.Error) as error:
+            with contextlib.suppress(ValueError, csv.Error):
+                if sound := self._sound(head):
+                    return self._infer(sound)
             raise ConfigError(
                 f"source.features must be given, since the head of {uri!r} does not"
                 f" tell them: {error}"
             ) from error
+
+    def _sound(self, head: bytes) -> bytes:
+        """Leave out the lines that will be bad rows, and give the rest as UTF-8.
+
+        If these are most lines, the options are wrong rather than the lines, and
+        nothing is given.
+        """
+        starts, ends, _ = self._bounds(head, ended=True)
+        lines = TextLines("", 0, head, starts, ends, self._as_utf8)
+        top = lines.take(np.arange(int(self._starts_with_header))).each()
+        parse = self._parser(b"".join(top).decode(), {})
+        sound = self._alike(
+            sound_lines(parse, lines.take(np.arange(len(top), len(lines))))
+        )
+        is_most = 2 * len(sound) > len(lines) - len(top)
+        return b"\n".join([*top, *sound, b""]) if is_most else b""
+
+    def _alike(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        """Keep the sound lines whose values have the types that most have."""
+        return lines
 
     def _head(self) -> tuple[str, bytes]:
         """Give the first file that has a line, by URI, and its first whole lines.
@@ -170,11 +204,12 @@ class Lines:
     # What only CSV has.
     _starts_with_header: ClassVar[bool] = False
     _quote: ClassVar[str] = ""
+    _escape: ClassVar[str] = ""
     _joins_lines: ClassVar[bool] = False
     _text_may_be_null: ClassVar[bool] = True
 
     @cached_property
-    def _files(self) -> list[File]:
+    def _files(self) -> Listing:
         return list_files(self.path)
 
     @cached_property
@@ -196,7 +231,7 @@ class Lines:
             return data
         return data.decode(self.encoding).encode() if self._is_like_ascii else data
 
-    @contextmanager
+    @contextlib.contextmanager
     def _open(self, uri: str, start: int) -> Iterator[Any]:
         """Open a file at a byte; encodings that are not like ASCII become UTF-8."""
         fs, path = storage.filesystem(uri)
@@ -300,9 +335,8 @@ class Lines:
         """Find the lines: where they begin and end, and how many bytes they use."""
         values = np.frombuffer(data, np.uint8)
         newlines = np.flatnonzero(values == ord("\n"))
-        if self._joins_lines and self._quote:
-            quotes = np.flatnonzero(values == ord(self._quote))
-            newlines = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
+        if self._joins_lines:
+            newlines = self._outside_fields(values, newlines)
         used = int(newlines[-1]) + 1 if len(newlines) else 0
         starts = np.concatenate([[0], newlines[:-1] + 1]).astype(np.int64)
         starts, ends = starts[: len(newlines)], newlines.astype(np.int64)
@@ -312,6 +346,18 @@ class Lines:
         ends = ends - ((ends > starts) & (values[ends - 1] == ord("\r")))
         filled = ends > starts
         return starts[filled], ends[filled], used
+
+    def _outside_fields(self, values: np.ndarray, newlines: np.ndarray) -> np.ndarray:
+        """Keep the line ends that are neither quoted nor escaped."""
+        quotes = (
+            values == ord(self._quote) if self._quote else np.zeros(len(values), bool)
+        )
+        if self._escape:
+            taken = escaped(values, self._escape)[:-1]
+            newlines, quotes = newlines[~taken[newlines]], quotes & ~taken
+        before = np.searchsorted(np.flatnonzero(quotes), newlines)
+        outside: np.ndarray = newlines[before % 2 == 0]
+        return outside
 
 
 class _Recoded:

@@ -17,9 +17,11 @@ import numpy as np
 from transforms import storage
 from transforms.dtypes import DTYPES, Feature
 from transforms.lookup import ConfigError
+from transforms.preprocess.arrays import read_npy_header
 from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset
-from transforms.sources.files import check_unchanged, find_file, list_files
+from transforms.sources.files import Listing, check_unchanged, find_file, list_files
+from transforms.sources.left_out import LeftOut
 from transforms.sources.source import File
 
 if TYPE_CHECKING:
@@ -57,6 +59,10 @@ class Numpy:
           ConfigError: there are none, one is damaged, or its arrays differ in rows.
         """
         return [self._with_rows(file) for file in self._files]
+
+    def notes(self) -> list[str]:
+        """Say which files of the listing are not read."""
+        return self._files.left_out.notes("numpy reads .npy and .npz")
 
     def describe(self) -> Mapping[str, Feature]:
         """Take the features' types from the first file's headers."""
@@ -117,9 +123,9 @@ class Numpy:
         }
 
     @cached_property
-    def _files(self) -> list[File]:
+    def _files(self) -> Listing:
         if isinstance(self.path, dict):
-            return self._row_set()
+            return Listing(self._row_set(), LeftOut())
         return list_files(self.path, suffixes=(".npy", ".npz"))
 
     def _identity_now(self, uri: str) -> str:
@@ -177,16 +183,7 @@ class _Stored:
     """
 
     def __init__(self, stream: Any) -> None:
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        version = np.lib.format.read_magic(stream)
-        if version not in read:
-            raise ValueError(f"arrays must be of version 1 or 2, this is {version}")
-        self.shape, fortran, self.dtype = read[version](stream)
-        if self.dtype.hasobject:
-            raise ValueError("arrays of pickled objects are not read")
+        self.shape, fortran, self.dtype = read_npy_header(stream)
         if fortran and len(self.shape) > 1:
             raise ValueError(
                 "arrays must be in C order to be read in rows; save"
@@ -248,14 +245,16 @@ def _check(arrays: Mapping[str, Any], features: Mapping[str, Feature]) -> None:
         if name not in arrays:
             raise ValueError(f"no array {name!r} (there are {', '.join(arrays)})")
         found = _feature(arrays[name])
-        if found != feature:
+        if found != replace(feature, fill=None):
             raise ValueError(f"array {name!r} is {found}, planned was {feature}")
 
 
 def _feature(array: Any) -> Feature | None:
     shape = tuple(array.shape[1:])
-    if array.dtype.kind in "US":
+    if array.dtype.kind == "U":
         return Feature("string", shape)
+    if array.dtype.kind == "S" or (array.dtype.kind == "V" and not array.dtype.names):
+        return Feature("bytes", shape)
     if array.dtype.kind == "M":
         return Feature("timestamp", shape)
     return Feature(array.dtype.name, shape) if array.dtype.name in DTYPES else None
@@ -276,7 +275,7 @@ def _are_no_times(values: Any) -> np.ndarray:
 def _values(rows: Any, feature: Feature) -> np.ndarray:
     if feature.dtype == "timestamp":
         return np.asarray(rows).astype("datetime64[us]").astype(np.int64)
-    if feature.dtype != "string":
+    if feature.family != "text":
         return np.ascontiguousarray(rows, feature.dtype)
     text = np.char.encode(rows, "utf-8") if rows.dtype.kind == "U" else rows
     return np.asarray(text).astype(object)

@@ -21,7 +21,7 @@ from transforms.lookup import ConfigError
 from transforms.shard import Piece
 from transforms.sources.arrow import Lengths, blocks_of, features_of, list_lengths
 from transforms.sources.blocks import Block, dataset
-from transforms.sources.files import list_files
+from transforms.sources.files import Listing, list_files
 from transforms.sources.plain import why_unreadable
 from transforms.sources.row_groups import RowGroups, open_groups
 from transforms.sources.source import File
@@ -73,6 +73,10 @@ class Parquet:
         self._expression  # noqa: B018 - a wrong filter is refused before any reading
         with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
             return list(pool.map(self._with_row_groups, self._files))
+
+    def notes(self) -> list[str]:
+        """Say which files of the listing are not read."""
+        return self._files.left_out.notes()
 
     def describe(self) -> Mapping[str, Feature]:
         """Take the features' types from the first file that has rows."""
@@ -132,7 +136,7 @@ class Parquet:
         return dataset(pieces, features, batch_rows, read_piece, close)
 
     @cached_property
-    def _files(self) -> list[File]:
+    def _files(self) -> Listing:
         return list_files(self.path)
 
     @cached_property

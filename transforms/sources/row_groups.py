@@ -15,7 +15,7 @@ from transforms.lookup import ConfigError
 from transforms.sources.ipc_messages import Message, messages
 from transforms.sources.plain import flat_column, flat_schema, is_list, plain_type
 
-_IPC_SUFFIXES = (".arrow", ".arrows", ".feather", ".ipc")
+IPC_SUFFIXES = (".arrow", ".arrows", ".feather", ".ipc")
 _IPC_MAGIC = b"ARROW1"
 
 
@@ -231,7 +231,7 @@ def open_groups(uri: str) -> RowGroups:
       ConfigError: the file is damaged, or of another format.
       OSError: the storage failed.
     """
-    is_ipc = uri.endswith(_IPC_SUFFIXES)
+    is_ipc = uri.endswith(IPC_SUFFIXES)
     try:
         return _open_ipc(uri) if is_ipc else _ParquetFile(uri)
     except (ValueError, OSError) as error:

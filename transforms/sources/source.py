@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import ConfigDict
 
-from transforms.dtypes import DTYPES, Feature
+from transforms.dtypes import DTYPES, Feature, holds
 from transforms.lookup import ConfigError, nearest
 from transforms.shard import Piece, position
 
@@ -134,6 +134,18 @@ class OtherColumns(Protocol):
         """Give what is to be said of each: `{name: "is a struct; …"}`."""
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """A source that has something to say to whoever plans."""
+
+    def notes(self) -> Sequence[str]:
+        """Give sentences on what will not be read, or not as one may expect.
+
+        Each says what, how much of it, and how to have it otherwise. Called on the
+        launcher, after `files`.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class GivenFeature:
     """A feature as a config gives it.
@@ -142,12 +154,15 @@ class GivenFeature:
       dtype: name of a type in `transforms.dtypes.DTYPES`.
       shape: shape in one example; -1 for a length that differs between examples. If
         left out, the feature is a scalar.
+      default: what stands where a row, or an element of its list, has no value. If
+        None, such a row is a bad row, or a null where the feature is only kept.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     dtype: str
     shape: tuple[int, ...] = ()
+    default: int | float | str | None = None
 
 
 def given_features(
@@ -160,7 +175,7 @@ def given_features(
       option: name of the config's option that holds them, for errors.
 
     Raises:
-      ConfigError: a type is unknown.
+      ConfigError: a type is unknown, or does not have its default.
     """
     features = {}
     for name, value in given.items():
@@ -170,8 +185,14 @@ def given_features(
                 f"{option}.{name} must be one of {', '.join(DTYPES)}, got"
                 f" {feature.dtype!r}{nearest(feature.dtype, DTYPES)}"
             )
+        default = feature.default
+        if default is not None and not holds(feature.dtype, default):
+            raise ConfigError(
+                f"{option}.{name}.default must be a value of {feature.dtype}, got"
+                f" {default!r}"
+            )
         shape = tuple(None if n == -1 else n for n in feature.shape)
-        features[name] = Feature(feature.dtype, shape)
+        features[name] = Feature(feature.dtype, shape, fill=default)
     return features
 
 

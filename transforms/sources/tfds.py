@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transforms import scratch, storage
-from transforms.casts import fitting
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest, resolve
 from transforms.shard import ROW_BITS, Piece
@@ -19,6 +18,15 @@ from transforms.sources.files import find_file
 from transforms.sources.parquet import Parquet
 from transforms.sources.source import File
 from transforms.sources.staging import copied
+from transforms.sources.tfds_features import (
+    at,
+    checked,
+    element,
+    is_dataset,
+    is_one_tensor,
+    leaves,
+    tree,
+)
 from transforms.sources.tfrecord import tfrecords
 
 if TYPE_CHECKING:
@@ -33,8 +41,9 @@ _STORED = {"data": Feature("bytes")}  # TFDS's column of messages in Parquet fil
 class Tfds:
     """A prepared TFDS dataset; the code of its builder is not needed.
 
-    Features inside of others are named `outer/inner`. Features with several axes whose
-    length differs between rows are left out.
+    Features inside of others are named `outer/inner`, also the languages of a
+    translation. Nested datasets, and features with several axes whose length differs
+    between rows, are left out.
 
     Attributes:
       name: `dataset`, `dataset/config` or `dataset/config:version`; without a version
@@ -93,21 +102,30 @@ class Tfds:
 
     def describe(self) -> Mapping[str, Feature]:
         """Take the features' types from the dataset's metadata."""
-        import tensorflow as tf
-
         self._decoders()
-        function = tf.function(
-            lambda record: self._decoded(record, None), autograph=False
-        )
-        record = tf.TensorSpec([], tf.string)
         found = {_ID: Feature("string")}
-        outputs = function.get_concrete_function(record).structured_outputs
-        for name, spec in outputs.items():
-            ragged = isinstance(spec, tf.RaggedTensor | tf.RaggedTensorSpec)
-            if not ragged and spec.shape.rank is not None:
+        for name, spec in self._specs.items():
+            if is_one_tensor(spec):
                 shape = tuple(spec.shape.as_list())
                 found[name] = Feature(self._dtype(name, spec.dtype.name, shape), shape)
         return found
+
+    def other_columns(self) -> Mapping[str, str]:
+        """Say what the features are that are left out."""
+        nested = "is a nested dataset, whose steps are no rows of a table"
+        uneven = "has several axes whose length differs between rows"
+        found = {n: nested for n, (_, c) in self._connectors.items() if is_dataset(c)}
+        for name, spec in self._specs.items():
+            if not is_one_tensor(spec):
+                found[name] = uneven
+        return found
+
+    def notes(self) -> list[str]:
+        """Say which features are left out."""
+        return [
+            f"feature {name!r} of the dataset is left out: it {why}"
+            for name, why in self.other_columns().items()
+        ]
 
     def read(
         self,
@@ -122,8 +140,7 @@ class Tfds:
         starts = tf.constant([piece.start for piece in pieces], tf.int64)
 
         def example(at: Any, record: Any) -> tuple[Any, Any]:
-            wanted = [name for name in features if name != _ID]
-            found = self._decoded(record, wanted) if wanted else {}
+            found = self._decoded(record, [name for name in features if name != _ID])
             if _ID in features:
                 index, row = tf.bitwise.right_shift(at, ROW_BITS), at % (1 << ROW_BITS)
                 row = tf.strings.as_string(starts[index] + row)
@@ -149,18 +166,40 @@ class Tfds:
             " file_format"
         )
 
-    def _decoded(self, record: Any, names: Sequence[str] | None) -> dict[str, Any]:
-        """Decode a message to `{feature: tensor}`; `names` None takes all features."""
+    @cached_property
+    def _specs(self) -> dict[str, Any]:
+        """What TFDS decodes to, `{feature: specification of a tensor}`."""
+        import tensorflow as tf
+
+        names = [n for n, (_, c) in self._connectors.items() if not is_dataset(c)]
+        function = tf.function(
+            lambda record: self._decoded(record, names), autograph=False
+        )
+        record = tf.TensorSpec([], tf.string)
+        return dict(function.get_concrete_function(record).structured_outputs)
+
+    def _decoded(self, record: Any, names: Sequence[str]) -> dict[str, Any]:
+        """Decode some features of a message to `{feature: tensor}`."""
         import tensorflow_datasets as tfds
 
-        features, decoders = self._builder.info.features, self._decoders()
-        if names is not None:
-            partial = tfds.decode.PartialDecoding(_nested(names, True), decoders)
-            features = partial.extract_features(features)
-            chosen = {name.partition("/")[0] for name in names}
-            decoders = {n: one for n, one in decoders.items() if n in chosen}
-        record = _checked(record, features)
-        return dict(_flat(features.deserialize_example(record, decoders=decoders)))
+        if not names:
+            return {}
+        decoders = self._decoders()
+        known = [(name, self._connectors[name][0]) for name in names]
+        wanted = tree(self._builder.info.features, [path for _, path in known])
+        partial = tfds.decode.PartialDecoding(wanted, decoders)
+        features = partial.extract_features(self._builder.info.features)
+        chosen = {path[0] for _, path in known}
+        decoders = {n: one for n, one in decoders.items() if n in chosen}
+        record = checked(record, features)
+        found = features.deserialize_example(record, decoders=decoders)
+        return {name: at(found, path) for name, path in known}
+
+    @cached_property
+    def _connectors(self) -> dict[str, tuple[tuple[str, ...], Any]]:
+        """Each feature that holds no others: its path and what TFDS says of it."""
+        found = leaves(self._builder.info.features)
+        return {"/".join(path): (path, connector) for path, connector in found}
 
     def _decoders(self) -> dict[str, Any]:
         import tensorflow_datasets as tfds
@@ -183,11 +222,8 @@ class Tfds:
 
         if dtype != "string" or name in (self.decoders or {}):
             return "bytes" if dtype == "string" else dtype
-        connector = self._builder.info.features
-        for part in name.split("/"):
-            connector = getattr(connector, "feature", connector)
-            connector = connector[part]
-        is_text = isinstance(connector, tfds.features.Text) or not shape
+        connector = element(self._connectors[name][1])
+        is_text = isinstance(connector, tfds.features.Text) or not connector.shape
         return "string" if is_text else "bytes"
 
     def _instructions(self) -> list[Any]:
@@ -268,42 +304,3 @@ class Tfds:
             f" {self.name!r} under {self.data_dir!r}; prepare it with tfds build, or"
             " correct data_dir"
         )
-
-
-def _checked(record: Any, features: Any) -> Any:
-    """See that the numbers in a message fit into their types.
-
-    Messages have numbers of 64 bits only, which TFDS casts without looking at them.
-    """
-    import tensorflow as tf
-    from tensorflow_datasets.core.example_parser import ExampleParser
-
-    wanted = dict(_flat(features.get_serialized_info()))
-    stored = ExampleParser(wanted).flat_feature_specs
-    cut = [n for n in wanted if n in stored and stored[n].dtype != wanted[n].tf_dtype]
-    if not cut:
-        return record
-    found = tf.io.parse_single_example(record, {name: stored[name] for name in cut})
-    fits = [fitting(found[n], wanted[n].tf_dtype.name, f"feature {n!r}") for n in cut]
-    with tf.control_dependencies(fits):
-        return tf.identity(record)
-
-
-def _flat(found: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in found.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{head}{name}/")
-        else:
-            yield f"{head}{name}", value
-
-
-def _nested(names: Sequence[str], leaf: Any) -> dict[str, Any]:
-    """Turn `outer/inner` names into a tree."""
-    tree: dict[str, Any] = {}
-    for name in names:
-        *parents, last = name.split("/")
-        below = tree
-        for parent in parents:
-            below = below.setdefault(parent, {})
-        below[last] = leaf
-    return tree

@@ -23,7 +23,7 @@ from transforms.errors.failure import REST_LOST
 from transforms.lookup import ConfigError
 from transforms.shard import Piece, position
 from transforms.sources.examples import FIRST_RECORDS, Examples
-from transforms.sources.files import check_unchanged, list_files
+from transforms.sources.files import Listing, check_unchanged, list_files
 from transforms.sources.source import File, numbered_records
 from transforms.sources.staging import copied, copy_range, readable_copy, target_in
 
@@ -92,6 +92,10 @@ class TfRecord(Examples):
             local.append(replace(piece, file=str(target), start=0))
         return local
 
+    def notes(self) -> list[str]:
+        """Say which files of the listing are not read."""
+        return self._files.left_out.notes()
+
     def read(
         self,
         pieces: Sequence[Piece],
@@ -125,7 +129,7 @@ class TfRecord(Examples):
         return []
 
     @cached_property
-    def _files(self) -> list[File]:
+    def _files(self) -> Listing:
         return list_files(self.path)
 
     def _kind(self, uri: str) -> str:

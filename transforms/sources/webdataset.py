@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -20,10 +20,10 @@ import numpy as np
 from transforms import storage
 from transforms.dtypes import Feature
 from transforms.errors.failure import REST_LOST
-from transforms.lookup import ConfigError
+from transforms.lookup import ConfigError, nearest
 from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset, nothing
-from transforms.sources.files import list_files
+from transforms.sources.files import Listing, list_files
 from transforms.sources.source import File, GivenFeature, given_features
 from transforms.sources.staging import in_place
 
@@ -37,6 +37,10 @@ _FLAGS = {b"true": True, b"false": False, b"1": True, b"0": False}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _MOST_PATHS = 1_000_000
 _LONGEST_NUMBER = 18
+_HEAD_MEMBERS = 100
+_NAMED = 5
+_NEIGHBOURS = "the members of an example must be neighbours"
+_DOTS = "what follows the first dot of a member's name is its extension"
 _BLOCK_ROWS = 256
 _BLOCK_BYTES = 32 << 20
 _DAMAGE = (tarfile.TarError, EOFError, OSError)
@@ -70,6 +74,10 @@ class WebDataset:
         """List the tar files; their numbers of rows are not known."""
         return self._files
 
+    def notes(self) -> list[str]:
+        """Say which files of the listing are not read."""
+        return self._files.left_out.notes()
+
     def describe(self) -> Mapping[str, Feature]:
         """Give the features that the config names, else those of the first example.
 
@@ -77,6 +85,8 @@ class WebDataset:
           ConfigError: a type does not fit, or the first example cannot be read.
         """
         key = {_KEY: Feature("string")}
+        uri, examples = self._head
+        _check_neighbours(uri, examples)
         if self.features is not None:
             given = given_features(self.features)
             for name, feature in given.items():
@@ -84,20 +94,25 @@ class WebDataset:
                     raise ConfigError(
                         f"source.features.{name} must be bytes, a string or a number"
                     )
+            _explain_missing(given, uri, examples)
             return key | given
-        for file in self._files:
-            for example, fault in self._examples(file.uri):
-                if fault:
-                    raise ConfigError(
-                        "source.features must be given, since the first example of"
-                        f" {file.uri!r} cannot be read: {fault}"
-                    )
-                names = sorted(example.keys() - {_KEY})
-                return key | {name: _feature(name) for name in names}
-        raise ConfigError(
-            f"source.path must hold at least one example, got only empty files in"
-            f" {self.path!r}"
-        )
+        if not examples:
+            raise ConfigError(
+                f"source.path must hold at least one example, got only empty files in"
+                f" {self.path!r}"
+            )
+        example, fault = examples[0]
+        names = sorted(example.keys() - {_KEY})
+        if len(names) == _HEAD_MEMBERS:
+            fault = (
+                f"it has {_HEAD_MEMBERS} members or more, such as {names[0]}; {_DOTS}"
+            )
+        if fault:
+            raise ConfigError(
+                "source.features must be given, since the first example of"
+                f" {uri!r} cannot be read: {fault}"
+            )
+        return key | {name: _feature(name) for name in names}
 
     def read(
         self,
@@ -110,10 +125,28 @@ class WebDataset:
             pieces, features, batch_rows, lambda piece: self._blocks(piece, features)
         )
 
+    def other_columns(self) -> Mapping[str, str]:
+        """Say of the ends of extensions that they are no extensions."""
+        known = {name for example, _ in self._head[1] for name in example}
+        ends = {name.rpartition(".")[2]: name for name in sorted(known) if "." in name}
+        return {
+            end: f"is the end of extension {name!r}; {_DOTS}"
+            for end, name in ends.items()
+            if end not in known
+        }
+
     @cached_property
-    def _files(self) -> list[File]:
+    def _files(self) -> Listing:
         paths = [self.path] if isinstance(self.path, str) else self.path
         return list_files([one for path in paths for one in expand_braces(path)])
+
+    @cached_property
+    def _head(self) -> tuple[str, list[tuple[Example, str]]]:
+        """The first file that holds examples, and the first of them, without data."""
+        for file in self._files:
+            if found := list(self._examples(file.uri, set(), _HEAD_MEMBERS)):
+                return file.uri, found
+        return "", []
 
     def _blocks(self, piece: Piece, features: Mapping[str, Feature]) -> Iterator[Block]:
         waiting: list[tuple[Example, str]] = []
@@ -133,15 +166,16 @@ class WebDataset:
             yield _block(waiting, first, features)
 
     def _examples(
-        self, uri: str, wanted: set[str] | None = None
+        self, uri: str, wanted: set[str], most: int | None = None
     ) -> Iterator[tuple[Example, str]]:
         """Yield each example with its fault, which is empty if it is sound.
 
-        Members whose extension is not in `wanted` are given as empty bytes.
+        Members whose extension is not in `wanted` are given as empty bytes, those after
+        the first `most` not at all.
         """
         example: Example = {}
         fault = ""
-        for name, data, wrong in self._members(uri, wanted):
+        for name, data, wrong in itertools.islice(self._members(uri, wanted), most):
             key, extension = _split(name)
             if example and example.get(_KEY) != key.encode():
                 yield example, fault
@@ -154,9 +188,7 @@ class WebDataset:
         if example:
             yield example, fault
 
-    def _members(
-        self, uri: str, wanted: set[str] | None
-    ) -> Iterator[tuple[str, bytes, str]]:
+    def _members(self, uri: str, wanted: set[str]) -> Iterator[tuple[str, bytes, str]]:
         """Yield name, content and fault of each member that belongs to an example."""
         fs, path = storage.filesystem(uri)
         with fs.open(path, "rb") as stream:
@@ -167,9 +199,7 @@ class WebDataset:
                             continue
                         wrong = self._refuse(member)
                         data = b""
-                        if not wrong and (
-                            wanted is None or _split(member.name)[1] in wanted
-                        ):
+                        if not wrong and _split(member.name)[1] in wanted:
                             opened = tar.extractfile(member)
                             data = opened.read() if opened else b""
                         yield member.name, data, wrong
@@ -225,6 +255,46 @@ def _choices(inside: str) -> Sequence[str]:
     return [f"{n:0{len(first)}d}" for n in numbers[: _MOST_PATHS + 1]]
 
 
+def _check_neighbours(uri: str, examples: Sequence[tuple[Example, str]]) -> None:
+    """Refuse files in which the members of an example stand apart.
+
+    A key that comes again with the same extensions is another example.
+    """
+    seen: dict[bytes, Example] = {}
+    for example, _ in examples:
+        key = example[_KEY]
+        before = seen.setdefault(key, example)
+        if before is not example and before.keys() & example.keys() == {_KEY}:
+            raise ConfigError(
+                f"source.path must hold tar files in which {_NEIGHBOURS}, in {uri!r}"
+                f" {_names(before)} and {_names(example)} of {key.decode()!r} are not;"
+                " write it anew with tar --sort=name"
+            )
+
+
+def _explain_missing(
+    given: Mapping[str, Feature], uri: str, examples: Sequence[tuple[Example, str]]
+) -> None:
+    """Refuse extensions that none of the first examples has."""
+    if any(fault for _, fault in examples):
+        return  # reading them says what is wrong
+    known = {name for example, _ in examples for name in example}
+    for name, feature in given.items() if examples else ():
+        if name not in known and feature.fill is None:
+            raise ConfigError(
+                f"source.features must name extensions of members, got {name!r}"
+                f"{nearest(name, known)} (at the head of {uri!r} there are"
+                f" {_names(known)}); {_DOTS}, and {_NEIGHBOURS}"
+            )
+
+
+def _names(extensions: Iterable[str]) -> str:
+    """List extensions, the first few if there are many."""
+    names = sorted(set(extensions) - {_KEY})
+    more = ["…"] if len(names) > _NAMED else []
+    return ", ".join(names[:_NAMED] + more)
+
+
 def _split(name: str) -> tuple[str, str]:
     """Split a member's name at the first dot of its last segment."""
     directory, slash, base = name.rpartition("/")
@@ -234,7 +304,7 @@ def _split(name: str) -> tuple[str, str]:
 
 def _is_hidden(name: str) -> bool:
     base = name.rpartition("/")[2]
-    return base.startswith((".", "_")) and name != ".."
+    return base.startswith(".") and name != ".."
 
 
 def _is_empty(fs: Any, path: str) -> bool:
@@ -265,9 +335,14 @@ def _block(
 
 
 def _value(example: Example, name: str, feature: Feature) -> Any:
+    if name not in example and feature.fill is not None:
+        return feature.nothing
     if name not in example:
         key = example[_KEY].decode(errors="replace")
-        raise KeyError(f"example {key} has no member with extension {name}")
+        raise KeyError(
+            f"example {key} has no member with extension {name}, only"
+            f" {_names(example)}; {_DOTS}, and {_NEIGHBOURS}"
+        )
     data = example[name]
     if feature.tensor_dtype == "string":
         return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from transforms.taps.compile import Output
 from transforms.taps.language import Tap
 
 METADATA_KEY = b"featuretap"
+ROWS_KEY = b"featuretap.rows_key"
 _OPEN_LENGTH = 128
 
 
@@ -38,6 +39,9 @@ class Column:
       reduce: reductions, left to right.
       unit: of a timestamp that is stored as a number: `s`, `ms` or `us`.
       nullable: whether rows may have no value; only of kept features.
+      made_by: hash of all that makes the values of a computed column, 16 hex digits;
+        columns of two tables with the same hash hold the same values for the same
+        rows. Empty for others, which `TablePlan.rows_made_by` covers.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Column:
     reduce: tuple[str, ...] = ()
     unit: str = ""
     nullable: bool = False
+    made_by: str = ""
 
     @property
     def family(self) -> str:
@@ -196,6 +201,11 @@ def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, Any]) -> pa.S
     )
 
 
+def of_rows(schema: pa.Schema, rows_key: str) -> pa.Schema:
+    """Give the schema of one part, which also says what its rows are."""
+    return schema.with_metadata({**schema.metadata, ROWS_KEY: rows_key.encode()})
+
+
 def bytes_per_row(columns: Sequence[Column]) -> int:
     """Uncompressed bytes of a row; text is taken as 32 bytes."""
     return sum(column.bytes_per_row for column in columns)
@@ -219,6 +229,8 @@ def _key_column(key: str | None, features: Mapping[str, Feature]) -> Column:
     if key is None:
         return Column("example_id", "key", "string")
     feature = _feature(key, features, "source.key")
+    if feature.dtype == "bytes":  # they must be text, as rows are encoded
+        feature = replace(feature, dtype="string")
     if feature.dtype not in KEY_DTYPES or feature.shape:
         raise ConfigError(
             f"source.key must be a scalar of text or whole numbers, {key!r} is"
@@ -238,7 +250,7 @@ def _timestamp_column(table: TableSpec, features: Mapping[str, Feature]) -> Colu
         return Column("event_timestamp", "timestamp", "timestamp")
     feature = _feature(text, features, "table.event_timestamp")
     is_number = feature.family in ("integer", "float")
-    if feature.shape or not (is_number or feature.dtype in ("string", "timestamp")):
+    if feature.shape or not (is_number or feature.family in ("text", "time")):
         raise ConfigError(
             "table.event_timestamp must be an RFC 3339 time, or a feature of"
             " timestamps, RFC 3339 text or numbers since the epoch;"

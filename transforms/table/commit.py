@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from transforms import storage
 from transforms.shard import Shards
 from transforms.table.columns import Column
-from transforms.table.commit_record import Commit
+from transforms.table.commit_record import Commit, Work
 from transforms.table.directory import Table, to_json, to_parquet
 from transforms.table.keys import repeated_keys
 from transforms.table.manifest import (
@@ -24,6 +24,7 @@ from transforms.table.manifest import (
     manifest_table,
     with_plan,
 )
+from transforms.table.names import NOTICE
 from transforms.table.plan_file import read_plan, read_shards
 
 _PARALLEL_LOOKS = 32
@@ -74,6 +75,7 @@ def commit_table(
         "parts": len(shards),
         "bytes": sums["bytes"],
         "non_finite": dict(sorted(found.non_finite.items())),
+        **found.work.summary(),
         **made_by(plan),
         "claim": plan.claim,
     }
@@ -90,18 +92,21 @@ class _Found:
       errors: paths of the errors files.
       broken: shards in which a file of unknown length broke off.
       non_finite: rows that hold NaN or infinite values, by column.
+      work: what it took.
     """
 
     manifest: pa.Table
     errors: Sequence[str]
     broken: Sequence[int]
     non_finite: Counter[str]
+    work: Work
 
 
 def _gather(commits: Iterator[Commit]) -> _Found:
     errors: list[str] = []
     broken: list[int] = []
     non_finite: Counter[str] = Counter()
+    work = Work()
     tables = [MANIFEST_SCHEMA.empty_table()]
     while some := list(islice(commits, _RECORDS_AT_A_TIME)):
         tables.append(manifest_table(some))
@@ -109,8 +114,9 @@ def _gather(commits: Iterator[Commit]) -> _Found:
         broken += [commit.shard for commit in some if commit.rest_lost]
         for commit in some:
             non_finite.update(commit.non_finite)
+            work.add(commit)
     manifest = pa.concat_tables(tables).combine_chunks()
-    return _Found(manifest, errors, broken, non_finite)
+    return _Found(manifest, errors, broken, non_finite, work)
 
 
 def _all_commits(
@@ -231,5 +237,6 @@ def _tidy(table: Table, orphans: Collection[str]) -> None:
         storage.remove(table.path(name))
     for uri in table.attempts():
         storage.remove(uri)
+    storage.remove(table.internal(NOTICE))
     storage.remove_tree(table.internal("uploads"))
     storage.remove_empty(table.internal("attempts"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from transforms.lookup import TableError
 from transforms.table.names import errors_name, part_name
 
+Made = Literal["computed", "carried", "projected", "extended"]
+MADE: tuple[Made, ...] = get_args(Made)
 _REMEDY = "run again with --repair to compute the shard again"
 
 
@@ -51,6 +54,14 @@ class Commit:
         `model.batch_rows` where the device had run out of memory.
       seconds: wall-clock seconds by phase: `read` and `write` are what the loop waited
         for reader and writer, `compute` is the model, `total` is everything.
+      made: how the part came about: `computed`; or from a part of an earlier table,
+        which was `carried` as it is, `projected` to fewer columns or rows, or
+        `extended` by columns.
+      rows_key: hash of what the rows are, 16 hex digits: their files with versions, and
+        how they are read. Two shards of the same key have the same rows.
+      column_keys: hashes of what makes the values of the computed columns, by column.
+      saved_seconds: what computing it anew would have taken beyond `seconds`, at least.
+      saved_bytes: of the part, if it was carried.
     """
 
     shard: int
@@ -65,6 +76,11 @@ class Commit:
     non_finite: dict[str, int] = field(default_factory=dict)
     device_rows: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    made: Made = "computed"
+    rows_key: str = ""
+    column_keys: dict[str, str] = field(default_factory=dict)
+    saved_seconds: float = 0.0
+    saved_bytes: int = 0
 
     @property
     def quarantined(self) -> int:
@@ -87,6 +103,41 @@ class Commit:
                 "piece_rows": None if found is None else tuple(found),
             }
         )
+
+
+@dataclass(slots=True)
+class Work:
+    """What the shards of a table took and what was taken over, record by record.
+
+    Attributes:
+      made: `{how parts came about: {"shards": number, "rows": number}}`.
+      seconds: of workers, by phase.
+      saved_seconds: that computing everything anew would have taken beyond that.
+      saved_bytes: of parts that were carried.
+    """
+
+    made: dict[Made, dict[str, int]] = field(default_factory=dict)
+    seconds: Counter[str] = field(default_factory=Counter)
+    saved_seconds: float = 0.0
+    saved_bytes: int = 0
+
+    def add(self, commit: Commit) -> None:
+        """Add what a record says."""
+        sums = self.made.setdefault(commit.made, {"shards": 0, "rows": 0})
+        sums["shards"] += 1
+        sums["rows"] += commit.part.rows
+        self.seconds.update(commit.seconds)
+        self.saved_seconds += commit.saved_seconds
+        self.saved_bytes += commit.saved_bytes
+
+    def summary(self) -> dict[str, Any]:
+        """Say it in the words of `_SUCCESS`."""
+        return {
+            "made": {made: self.made[made] for made in MADE if made in self.made},
+            "seconds": round(float(self.seconds["total"]), 3),
+            "saved_seconds": round(self.saved_seconds, 3),
+            "saved_bytes": self.saved_bytes,
+        }
 
 
 def parse_commit(shard: int, data: bytes) -> Commit:
@@ -129,11 +180,13 @@ def _check_types(commit: Commit) -> None:
       TypeError: one is not.
     """
     files = [file for file in (commit.part, commit.errors) if file]
-    counts = [commit.planned_rows, *commit.non_finite.values()]
+    counts = [commit.planned_rows, commit.saved_bytes, *commit.non_finite.values()]
     counts += [count for file in files for count in (file.rows, file.bytes)]
     for number in (*counts, *(commit.piece_rows or ())):
         if not isinstance(number, int):
             raise TypeError(f"{number!r} is no number of rows or bytes")
-    for time in commit.seconds.values():
+    for time in (*commit.seconds.values(), commit.saved_seconds):
         if not isinstance(time, int | float):
             raise TypeError(f"{time!r} is no number of seconds")
+    if commit.made not in MADE:
+        raise TypeError(f"{commit.made!r} is no way to make a part")

@@ -8,6 +8,7 @@ _featuretap/plan.parquet                  shards
 _featuretap/commits/00012.json            one record for each finished shard
 _featuretap/errors/00012-1f9c44d2.parquet quarantined rows
 _featuretap/attempts/00012-6f0e3d21.json  a worker is at this shard, or died at it
+_featuretap/first_bad_row.json            which bad row the run has told of
 _featuretap/uploads/                      unfinished files of local workers
 _featuretap/manifest.parquet              parts of the finished table
 _featuretap/parity.json                   deviations from an independent computation
@@ -33,6 +34,7 @@ from transforms.table.names import (
     DATA,
     ERRORS,
     INTERNAL,
+    NOTICE,
     PART,
     commit_name,
 )
@@ -42,6 +44,9 @@ FORMAT_VERSION = 2
 SUMMARY: dict[str, type] = {
     **dict.fromkeys(("rows", "quarantined", "parts", "bytes"), int),
     "non_finite": dict,
+    "made": dict,
+    **dict.fromkeys(("seconds", "saved_seconds"), float),
+    "saved_bytes": int,
     "format_version": int,
     "fingerprint": str,
     "versions": dict,
@@ -59,7 +64,10 @@ BEGIN_AGAIN = (
 """How to mend what says whose table it is."""
 REPAIR = "the table is damaged: run again with --repair, which writes the file anew"
 """How to mend what is made of commit records."""
-_DOCUMENTS = ("parity.json", "manifest.parquet", "plan.parquet", "schema.json")
+_DOCUMENTS = (
+    *("parity.json", "manifest.parquet", NOTICE),
+    *("plan.parquet", "schema.json"),
+)
 _HIDDEN = ("_", ".")  # what readers of a directory pass over
 
 

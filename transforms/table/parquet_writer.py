@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -144,6 +145,22 @@ def store_part(table: Table, shard: Shard, path: Path, rows: int) -> StoredFile:
       rows: that it holds.
     """
     return _store(table, partial(part_name, shard.index), path, rows)
+
+
+def carry_part(
+    table: Table, shard: Shard, there: Table, part: StoredFile
+) -> StoredFile:
+    """Take a part of an earlier table over as it is, by a link or a copy.
+
+    Args:
+      table: where to.
+      shard: whose rows.
+      there: the earlier table.
+      part: its part.
+    """
+    path = part_name(shard.index, part.sha256)
+    storage.copy(there.path(part.path), table.path(path))
+    return replace(part, path=path)
 
 
 def store_errors(

@@ -20,7 +20,7 @@ from transforms import storage
 from transforms.config import Config
 from transforms.dtypes import Feature
 from transforms.lookup import TableError
-from transforms.shard import SHARD_SCHEMA, Shard, Shards
+from transforms.shard import SHARD_SCHEMA, Shard, Shards, rows_key
 from transforms.table.columns import Column, arrow_schema, bytes_per_row
 from transforms.table.directory import (
     BEGIN_AGAIN,
@@ -40,7 +40,10 @@ _CLAIM: dict[str, type] = {
     **dict.fromkeys(("claim", "fingerprint", "model_digest"), str),
     **dict.fromkeys(("ingredients", "versions", "config"), dict),
 }
-_LAYOUT = {"shards": int, "columns": list, "taps": list, "features": dict}
+_LAYOUT = {
+    **{"shards": int, "columns": list, "taps": list, "features": dict},
+    **{"rows_made_by": str, "earlier": list},
+}
 _SHARDS = f"{INTERNAL}/plan.parquet"
 _CLEARING = "clearing"
 
@@ -48,6 +51,21 @@ _CLEARING = "clearing"
 def versions() -> dict[str, str]:
     """Give the versions of the packages that decide the bytes of a table."""
     return {name: importlib.metadata.version(name) for name in _VERSIONED}
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A finished table that a plan takes rows over from.
+
+    Attributes:
+      uri: of its directory.
+      fingerprint: of its plan.
+      claim: random id of the table, so that another one there is noticed.
+    """
+
+    uri: str
+    fingerprint: str
+    claim: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +83,9 @@ class TablePlan:
       columns: of the table, the key first.
       taps: the chosen activations, in the order of their columns.
       features: what is read of each example.
+      rows_made_by: hash of what makes rows of stored ones, but for files and model; 16
+        hex digits.
+      earlier: tables that rows are taken over from.
       claim: random id of the table that the plan was read from; empty before it has
         been written to one.
     """
@@ -79,6 +100,8 @@ class TablePlan:
     columns: tuple[Column, ...]
     taps: tuple[Tap, ...]
     features: Mapping[str, Feature]
+    rows_made_by: str
+    earlier: tuple[Earlier, ...] = ()
     claim: str = ""
 
     @property
@@ -99,6 +122,15 @@ class TablePlan:
         del document["table"]["path"]  # of which there are many spellings
         text = json.dumps([document, _layout_document(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def rows_key(self, shard: Shard) -> str:
+        """Hash what the rows of a shard are: 16 hex digits."""
+        return rows_key(self.rows_made_by, shard.pieces)
+
+    @property
+    def column_keys(self) -> dict[str, str]:
+        """Hashes of what makes the values of the computed columns, by column."""
+        return {c.name: c.made_by for c in self.columns if c.is_computed}
 
     @property
     def bytes_per_row(self) -> int:
@@ -234,6 +266,7 @@ def read_plan(table: Table, *, written: bool = False) -> TablePlan:
             name: Feature(**{**feature, "shape": tuple(feature["shape"])})
             for name, feature in layout["features"].items()
         }
+        earlier = tuple(Earlier(**one) for one in layout["earlier"])
     with _understood(uri, BEGIN_AGAIN):
         config = Config.model_validate(claim.config)
     return TablePlan(
@@ -247,6 +280,8 @@ def read_plan(table: Table, *, written: bool = False) -> TablePlan:
         columns=columns,
         taps=taps,
         features=features,
+        rows_made_by=layout["rows_made_by"],
+        earlier=earlier,
         claim=claim.id,
     )
 
@@ -308,6 +343,8 @@ def _layout_document(plan: TablePlan) -> dict[str, Any]:
         "columns": [column.to_json() for column in plan.columns],
         "taps": [asdict(tap) for tap in plan.taps],
         "features": {name: asdict(feature) for name, feature in plan.features.items()},
+        "rows_made_by": plan.rows_made_by,
+        "earlier": [asdict(one) for one in plan.earlier],
     }
 
 

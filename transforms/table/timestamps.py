@@ -34,14 +34,12 @@ def constant_timestamp(text: str) -> datetime.datetime | None:
 
 
 def parse_timestamps(texts: np.ndarray) -> pa.Array:
-    """Parse RFC 3339 text, an object array of bytes, to timestamps in UTC.
+    """Parse RFC 3339 text, an object array of bytes; without an offset it is UTC.
 
     Raises:
-      ValueError: one is no time, or has no offset.
+      ValueError: one is no time.
     """
     parsed = [datetime.datetime.fromisoformat(text.decode()) for text in texts]
-    if any(moment.tzinfo is None for moment in parsed):
-        raise ValueError("event timestamp text must have an offset, such as Z")
     return pa.array(parsed, pa.timestamp("us", tz="UTC"))
 
 

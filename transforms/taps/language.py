@@ -172,6 +172,16 @@ def choose(specs: Sequence[TapSpec], activations: Sequence[Activation]) -> list[
     return taps
 
 
+def flops_of(taps: Sequence[Tap], activations: Sequence[Activation]) -> int:
+    """Estimate the arithmetic operations that a row's taps need together.
+
+    Taps of one model share most of their work, so that of the costliest one stands for
+    all; 0 where there is no estimate.
+    """
+    flops = {a.address: a.flops or 0 for a in activations}
+    return max((flops[tap.address] for tap in taps), default=0)
+
+
 def filter_activations(
     pattern: str, activations: Sequence[Activation]
 ) -> list[Activation]:

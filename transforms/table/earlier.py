@@ -1,0 +1,261 @@
+"""A shard of an earlier table -> its record, its bad rows, the rows of its part."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+
+from transforms.errors.quarantine import DAMAGE, ERROR_SCHEMA, BadRow
+from transforms.shard import Origin, Piece, Shard, Shards, position
+from transforms.sources.staging import readable_copy
+from transforms.table.columns import Column
+from transforms.table.commit_record import Commit, Made
+from transforms.table.directory import REPAIR, Table, open_parquet
+from transforms.table.plan_file import Earlier, TablePlan, read_plan, read_shards
+
+_ROWS_AT_A_TIME = 4096
+_OF_ANY_MODEL = ("read", "preprocess")  # stages before the model
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierShard:
+    """Rows of a shard that an earlier table holds.
+
+    Attributes:
+      table: the earlier table.
+      commit: the record of its shard.
+      columns: for columns of the new table the name of the same column there.
+      missing: the computed columns of the new table that are not there.
+      is_same: whether its part is, byte by byte, what the new table wants.
+      bad: its bad rows, as rows of the new table.
+      ranges: first row in the part and row after the last, of each wanted piece.
+      found: rows of each wanted piece, bad ones included.
+    """
+
+    table: Table
+    commit: Commit
+    columns: Mapping[str, str]
+    missing: tuple[str, ...]
+    is_same: bool
+    bad: tuple[BadRow, ...]
+    ranges: tuple[tuple[int, int], ...]
+    found: tuple[int, ...]
+
+    @property
+    def rest_lost(self) -> bool:
+        """Whether a wanted file of unknown length broke off."""
+        return self.commit.rest_lost and any(b.exception in DAMAGE for b in self.bad)
+
+    def credited(self, commit: Commit) -> Commit:
+        """Say in a record how it came about, and what that saved."""
+        rows = self.commit.part.rows
+        share = commit.part.rows / rows if rows else 0.0
+        before = self.commit.seconds.get("total", 0.0) + self.commit.saved_seconds
+        saved = before * share - commit.seconds.get("total", 0.0)
+        made: Made = "extended" if self.missing else "projected"
+        return replace(
+            commit,
+            made="carried" if self.is_same else made,
+            saved_seconds=round(max(saved, 0.0), 3),
+            saved_bytes=commit.part.bytes if self.is_same else 0,
+        )
+
+    def last_positions(self) -> np.ndarray:
+        """Give the position of the last row of each piece that has rows: int64."""
+        ends = [position(i, rows - 1) for i, rows in enumerate(self.found) if rows]
+        return np.array(ends, np.int64)
+
+    def bad_positions(self, shard: Shard) -> frozenset[int]:
+        """Give the positions of the bad rows in the new shard."""
+        return frozenset(_position(shard.pieces, bad) for bad in self.bad)
+
+    def rows(self) -> Iterator[pa.Table]:
+        """Yield the wanted rows of the part, some thousands at a time.
+
+        The columns have the names of the new table. At most a row group is in memory.
+
+        Raises:
+          FileNotFoundError: the part is gone.
+          OSError: it cannot be read.
+        """
+        names = list(dict.fromkeys(self.columns.values()))
+        wanted = np.zeros(self.commit.part.rows, bool)
+        for start, stop in self.ranges:
+            wanted[start:stop] = True
+        with contextlib.ExitStack() as stack:
+            path = stack.enter_context(
+                readable_copy(self.table.path(self.commit.part.path))
+            )
+            stream = stack.enter_context(open(path, "rb"))
+            file = stack.enter_context(open_parquet(stream, check_pages=True))
+            row = 0
+            for batch in file.iter_batches(
+                _ROWS_AT_A_TIME, columns=names, use_threads=False
+            ):
+                chosen = np.flatnonzero(wanted[row : row + len(batch)])
+                row += len(batch)
+                if len(chosen):
+                    some = batch.take(pa.array(chosen))
+                    yield pa.table(
+                        {new: some.column(old) for new, old in self.columns.items()}
+                    )
+
+
+def earlier_shard(plan: TablePlan, shard: Shard) -> EarlierShard | None:
+    """Find the rows of a shard in the earlier table that it comes from.
+
+    Args:
+      plan: of the new table.
+      shard: of the new table.
+
+    Returns:
+      None if the shard comes from nowhere, or a fresh run might have other bad rows:
+      some were bad because of columns that are no longer wanted.
+
+    Raises:
+      RuntimeError: there is another table now, or its record is gone.
+    """
+    if shard.origin is None:
+        return None
+    earlier = plan.earlier[shard.origin.table]
+    there = _plan_of(earlier)
+    table = Table(earlier.uri)
+    commit = table.read_commit(shard.origin.shard)
+    if commit is None:
+        raise RuntimeError(
+            f"shard {shard.origin.shard} must be committed in {earlier.uri!r}, which"
+            f" rows are taken over from, it is not; {REPAIR}"
+        )
+    columns = same_columns(plan.columns, there.columns)
+    missing = tuple(c.name for c in plan.columns if c.name not in columns)
+    bad = _bad_rows(table, commit)
+    judged = {c.made_by for c in there.columns} - {c.made_by for c in plan.columns}
+    if judged and any(one.stage not in _OF_ANY_MODEL for one in bad):
+        return None
+    counts = _counts(earlier, shard, commit, bad)
+    ranges, found = _wanted(counts, shard.origin)
+    return EarlierShard(
+        table=table,
+        commit=commit,
+        columns=columns,
+        missing=missing,
+        is_same=shard.origin.whole
+        and there.schema.equals(plan.schema, check_metadata=True),
+        bad=_moved(bad, shard),
+        ranges=ranges,
+        found=found,
+    )
+
+
+def same_columns(wanted: Sequence[Column], there: Sequence[Column]) -> dict[str, str]:
+    """Find the columns of a table that hold what another table wants.
+
+    Both tables make their rows in the same way (`TablePlan.rows_made_by`).
+
+    Returns:
+      `{name of the wanted column: name there}`, in the order of the wanted ones.
+    """
+    by_hash = {c.made_by: c.name for c in there if c.is_computed}
+    others = {c.name for c in there if not c.is_computed}
+    found = {}
+    for column in wanted:
+        if column.is_computed and column.made_by in by_hash:
+            found[column.name] = by_hash[column.made_by]
+        elif not column.is_computed and column.name in others:
+            found[column.name] = column.name
+    return found
+
+
+@cache
+def _plan_of(earlier: Earlier) -> TablePlan:
+    """Read the plan of an earlier table, once in a process.
+
+    Raises:
+      RuntimeError: there is another table now.
+    """
+    plan = read_plan(Table(earlier.uri))
+    if plan.claim != earlier.claim or plan.fingerprint != earlier.fingerprint:
+        raise RuntimeError(
+            f"{earlier.uri!r}, which rows are taken over from, has been replaced\n"
+            f"  planned with: {earlier.fingerprint}\n  there now:    "
+            f"{plan.fingerprint}\nstart afresh with --overwrite"
+        )
+    return plan
+
+
+@cache
+def _shards_of(earlier: Earlier) -> Shards:
+    return read_shards(Table(earlier.uri))
+
+
+def _bad_rows(table: Table, commit: Commit) -> list[BadRow]:
+    if commit.errors is None:
+        return []
+    found = table.read_parquet(commit.errors.path, ERROR_SCHEMA, REPAIR)
+    return [BadRow(**row) for row in found.to_pylist()]
+
+
+def _counts(
+    earlier: Earlier, shard: Shard, commit: Commit, bad: Sequence[BadRow]
+) -> list[tuple[int, int]]:
+    """Count the rows of each piece of the earlier shard: all of them, and bad ones."""
+    assert shard.origin is not None
+    if shard.origin.whole:
+        pieces = shard.pieces
+    else:
+        pieces = _shards_of(earlier)[shard.origin.shard].pieces
+    rows = commit.piece_rows or [piece.rows or 0 for piece in pieces]
+    counts = [0] * len(pieces)
+    for one in bad:
+        counts[_piece_of(pieces, one)] += 1
+    return list(zip(rows, counts, strict=True))
+
+
+def _wanted(
+    counts: Sequence[tuple[int, int]], origin: Origin
+) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """Give the rows of the part of each wanted piece, and how many each piece has."""
+    ends = np.cumsum([rows - bad for rows, bad in counts]).tolist()
+    starts = [0, *ends]
+    ranges = tuple((starts[index], ends[index]) for index in origin.pieces)
+    return ranges, tuple(counts[index][0] for index in origin.pieces)
+
+
+def _moved(bad: Sequence[BadRow], shard: Shard) -> tuple[BadRow, ...]:
+    """Give the bad rows of wanted pieces, as rows of the new shard."""
+    files = {piece.file for piece in shard.pieces}
+    return tuple(
+        BadRow(
+            one.example_id,
+            shard.index,
+            one.file,
+            one.row,
+            one.stage,
+            one.exception,
+            one.message,
+        )
+        for one in bad
+        if one.file in files
+    )
+
+
+def _piece_of(pieces: Sequence[Piece], bad: BadRow) -> int:
+    """Find the piece of a bad row."""
+    for index, piece in enumerate(pieces):
+        inside = piece.rows is None or piece.start <= bad.row < piece.start + piece.rows
+        if piece.file == bad.file and inside:
+            return index
+    raise RuntimeError(
+        f"a bad row must lie in its shard, row {bad.row} of {bad.file} does not;"
+        f" {REPAIR}"
+    )
+
+
+def _position(pieces: Sequence[Piece], bad: BadRow) -> int:
+    index = _piece_of(pieces, bad)
+    return position(index, bad.row - pieces[index].start)
