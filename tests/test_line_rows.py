@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.csv as pacsv
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +144,48 @@ def test_a_byte_order_mark_is_text_wherever_it_stands(tmp_path: Path) -> None:
         mark = b"\xef\xbb\xbf".decode(encoding).encode()
         assert [*found.values()] == [[b"x"], [mark + b"y"], [mark], [b"z"]]
         assert not bad
+
+
+NUMBERS = ("1", "2.5", "", "nan", "oops", "3,4", '"5"', '"6""', "7,8,9", "x y", "1e999")
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(*[st.sampled_from(NUMBERS)] * 2), min_size=2, max_size=12))
+def test_lines_say_together_what_they_say_alone(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("csv")
+    options: Any = {
+        "columns": ["a", "b", "c"],
+        "features": {"a": "float32", "b": "int64", "c": "string"},
+    }
+    lines = [f"{a},{b},t".encode() for a, b in cells]
+    together, bad = csv_rows(path, b"\n".join(lines), **options)
+    start = 0
+    for number, line in enumerate(lines):
+        alone, fault = csv_rows(path, line, **options)
+        assert repr([together.get(start)]) == repr([*alone.values()] or [None])
+        message = fault.get(0, "").replace("at byte 0", f"at byte {start}")
+        assert bad.get(number, "") == message
+        start += len(line) + 1
+
+
+def test_what_cannot_be_converted_is_not_looked_for_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    read = pacsv.read_csv
+    monkeypatch.setattr(
+        pacsv, "read_csv", lambda *given: calls.append(given) or read(*given)
+    )
+    cells = ["oops" if i % 3 == 0 else str(i % 50) for i in range(3000)]
+    data = "".join(f"{cell},x{i}\n" for i, cell in enumerate(cells)).encode()
+    found, bad = csv_rows(tmp_path, data, columns=["a", "b"])
+    assert (len(found), len(bad)) == (2000, 1000)
+    assert {message.partition(": ")[2] for message in bad.values()} == {
+        "In CSV column #0: Row #1: CSV conversion error to int64: invalid value 'oops'"
+    }
+    assert len(calls) < 60  # of 51 texts, one of them bad
 
 
 CELLS = st.text('ab1\r"\n ,{}', max_size=6)

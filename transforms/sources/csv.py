@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from transforms.dtypes import Feature
+from transforms.errors.halving import by_halves
 from transforms.lookup import ConfigError
-from transforms.sources.arrow import arrow_type, features_of
+from transforms.sources.arrow import arrow_type, features_of, whole
 from transforms.sources.line_rows import (
+    Blame,
     Parser,
     TextLines,
     check_finite,
@@ -165,6 +167,45 @@ class Csv(Lines):
             return _without_empty_text(table, filled)
 
         return parse
+
+    def _blame(self, first_line: str, features: Mapping[str, Feature]) -> Blame:
+        names = self._names(first_line)
+        kinds = {n: _csv_type(one) for n, one in features.items() if n in names}
+        typed = {n: kind for n, kind in kinds.items() if not pa.types.is_string(kind)}
+
+        def blame(lines: TextLines) -> np.ndarray:
+            """Convert each text that stands in a column once."""
+            faults = np.full(len(lines), "", object)
+            try:
+                self._check_ends(lines)
+                texts = self._read(lines, names, dict.fromkeys(typed, pa.string()))
+            except ValueError:  # a line has too few fields, or too many, or no end
+                return faults
+            for name, kind in typed.items():
+                codes = np.asarray(whole(texts[name]).dictionary_encode().indices)
+                firsts = np.unique(codes, return_index=True)[1]  # line of each text
+                only = {name: kind}
+                for text, error in self._inconvertible(lines.take(firsts), names, only):
+                    faults[(codes == text) & (faults == "")] = error
+            return faults
+
+        return blame
+
+    def _inconvertible(
+        self, lines: TextLines, names: Sequence[str], only: Mapping[str, pa.DataType]
+    ) -> list[tuple[int, str]]:
+        """List the lines whose field in a column cannot be converted, and why."""
+        found: list[tuple[int, str]] = []
+
+        def convert(chosen: np.ndarray) -> None:
+            self._read(lines.take(chosen), names, only)
+
+        def blame(line: int, error: Exception) -> None:
+            found.append((line, str(error)))
+
+        for _ in by_halves(len(lines), convert, (ValueError,), blame):
+            pass
+        return found
 
     def _check_floats(
         self,

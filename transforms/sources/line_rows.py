@@ -23,27 +23,38 @@ class TextLines:
 
     Attributes:
       name: the file's name, with which keys begin.
-      offset: byte in the file at which `data` begins.
-      data: bytes that hold the lines, and perhaps others.
+      data: bytes that hold the lines one after the other, and perhaps others before and
+        after them.
       starts: first byte in `data` of each line, int64 `[lines]`.
       ends: byte after each line, its line end not counted, int64 `[lines]`.
+      places: first byte in the file of each line, int64 `[lines]`.
       as_utf8: turns bytes of whole lines into UTF-8; raises a ValueError if they are
         not of the encoding that the file should have.
     """
 
     name: str
-    offset: int
     data: bytes
     starts: np.ndarray
     ends: np.ndarray
+    places: np.ndarray
     as_utf8: Callable[[bytes], bytes]
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def take(self, chosen: np.ndarray) -> TextLines:
-        """Keep some lines, by index."""
-        return replace(self, starts=self.starts[chosen], ends=self.ends[chosen])
+        """Keep some lines, by index, rising; copied together if others lie between."""
+        starts, ends, places = (
+            all_[chosen] for all_ in (self.starts, self.ends, self.places)
+        )
+        data = self.data
+        if len(chosen) and chosen[-1] - chosen[0] >= len(chosen):
+            bounds = zip(starts.tolist(), ends.tolist(), strict=True)
+            data = b"\n".join([data[start:end] for start, end in bounds])
+            lengths = ends - starts
+            ends = np.cumsum(lengths + 1) - 1
+            starts = ends - lengths
+        return replace(self, data=data, starts=starts, ends=ends, places=places)
 
     def text(self) -> bytes:
         """Give all lines as they stand in the file, in UTF-8."""
@@ -95,14 +106,26 @@ Parser = Callable[[TextLines], pa.Table]
 Raises a ValueError if one of the lines is bad, or if it cannot tell that of a row.
 """
 
+Blame = Callable[[TextLines], np.ndarray]
+"""Tells what is wrong with lines, an object array of text `[lines]`.
+
+The text is what the parser says of the line alone; it is empty for sound lines, and
+where only the parser can tell.
+"""
+
 
 def rows_of(
-    parse: Parser, lines: TextLines, rows: np.ndarray, features: Mapping[str, Feature]
+    parse: Parser,
+    blame: Blame,
+    lines: TextLines,
+    rows: np.ndarray,
+    features: Mapping[str, Feature],
 ) -> Iterator[Block]:
     """Parse lines; those that cannot be parsed become rows with a fault.
 
     Args:
       parse: makes a row of each line.
+      blame: tells of many lines at once which cannot be parsed.
       lines: the lines.
       rows: their numbers within their piece, int64 `[lines]`.
       features: the features to read.
@@ -112,11 +135,48 @@ def rows_of(
         table = _table(parse, lines.take(chosen), features)
         return list(blocks_of(table, rows[chosen], features))
 
+    def but_for_blamed(chosen: np.ndarray) -> Sequence[Block]:
+        try:
+            return together(chosen)
+        except ValueError:
+            if len(chosen) == 1:
+                raise
+        faults = _faults(blame, lines.take(chosen))
+        sound = np.flatnonzero(faults == "")
+        if len(sound) == len(chosen):
+            raise ValueError("only parsing tells which line is bad")
+        if not len(sound):
+            block = Block.of_faults(rows[chosen], "", features)
+            return [replace(block, faults=faults)]
+        table = _table(parse, lines.take(chosen[sound]), features)
+        places = np.searchsorted(sound, np.arange(len(chosen)))
+        filled = table.take(pa.array(places, mask=faults != ""))
+        blocks = blocks_of(filled, rows[chosen], features)
+        return [_blamed(block, rows[chosen], faults) for block in blocks]
+
     def alone(line: int, error: Exception) -> Sequence[Block]:
         return [Block.of_faults(rows[[line]], str(error), features)]
 
-    for blocks in by_halves(len(rows), together, (ValueError,), alone):
+    for blocks in by_halves(len(rows), but_for_blamed, (ValueError,), alone):
         yield from blocks
+
+
+def _faults(blame: Blame, lines: TextLines) -> np.ndarray:
+    """Say of each line what its fault is and where it lies: text `[lines]`."""
+    faults = blame(lines)
+    for line in np.flatnonzero(faults != ""):
+        faults[line] = _at(lines, int(line), faults[line])
+    return faults
+
+
+def _at(lines: TextLines, line: int, error: object) -> str:
+    return f"the line at byte {lines.places[line]}: {error}"
+
+
+def _blamed(block: Block, rows: np.ndarray, faults: np.ndarray) -> Block:
+    """Put the faults of lines into a block, in which these have no values."""
+    found = faults[np.searchsorted(rows, block.rows)]
+    return replace(block, faults=np.where(found != "", found, block.faults))
 
 
 def sound_lines(parse: Parser, lines: TextLines) -> list[bytes]:
@@ -140,7 +200,6 @@ def _table(
     Raises:
       ValueError: one of them is bad.
     """
-    place = lines.offset + lines.starts
     try:
         table = parse(lines)
         table.validate(full=True)
@@ -148,8 +207,8 @@ def _table(
             raise ValueError(f"holds {len(table)} values instead of one")
         table = _halved(table, features)
     except ValueError as error:
-        raise ValueError(f"the line at byte {place[0]}: {error}") from None
-    ids = pa.array(place).cast(pa.string())
+        raise ValueError(_at(lines, 0, error)) from None
+    ids = pa.array(lines.places).cast(pa.string())
     keys = pc.binary_join_element_wise(lines.name, ids, "@")
     return table.append_column(ROW_ID, keys)
 

@@ -28,6 +28,7 @@ from transforms.sources.blocks import Block, dataset
 from transforms.sources.files import Listing, list_files
 from transforms.sources.line_rows import (
     ROW_ID,
+    Blame,
     Parser,
     TextLines,
     escaped,
@@ -156,7 +157,7 @@ class Lines:
         nothing is given.
         """
         starts, ends, _ = self._bounds(head, ended=True)
-        lines = TextLines("", 0, head, starts, ends, self._as_utf8)
+        lines = TextLines("", head, starts, ends, starts, self._as_utf8)
         top = lines.take(np.arange(int(self._starts_with_header))).each()
         parse = self._parser(b"".join(top).decode(), {})
         sound = self._alike(
@@ -200,6 +201,10 @@ class Lines:
           ConfigError: no line of this file can be parsed.
         """
         raise NotImplementedError
+
+    def _blame(self, first_line: str, features: Mapping[str, Feature]) -> Blame:
+        """Make a function that tells of many lines at once which are bad."""
+        return lambda lines: np.full(len(lines), "", object)
 
     # What only CSV has.
     _starts_with_header: ClassVar[bool] = False
@@ -248,6 +253,7 @@ class Lines:
             if self._starts_with_header:
                 header = self._first_line(piece.file)
             parse = self._parser(header, features)
+            blame = self._blame(header, features)
         except ConfigError as error:
             fault = str(error)
         count = -piece.start
@@ -264,10 +270,11 @@ class Lines:
             if fault:
                 yield Block.of_faults(rows, fault, features)
             elif len(rows) and parse:
+                places = chunk.offset + starts
                 lines = TextLines(
-                    piece.name, chunk.offset, chunk.data, starts, ends, self._as_utf8
+                    piece.name, chunk.data, starts, ends, places, self._as_utf8
                 )
-                yield from rows_of(parse, lines, rows, features)
+                yield from rows_of(parse, blame, lines, rows, features)
             if count >= most:
                 return
             if chunk.fault:
