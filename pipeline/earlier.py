@@ -11,7 +11,7 @@ from transforms.sources.source import File
 from transforms.table.columns import Column
 from transforms.table.commit_record import Made
 from transforms.table.directory import Table
-from transforms.table.earlier import same_columns
+from transforms.table.earlier import are_same_parts, same_columns
 from transforms.table.manifest import read_manifest
 from transforms.table.plan_file import Earlier, TablePlan, read_plan, read_shards
 
@@ -132,7 +132,7 @@ def outlook(plan: TablePlan, shards: Sequence[Shard]) -> dict[Made, Outlook]:
 
 
 def _made(plan: TablePlan, there: TablePlan, *, whole: bool) -> Made:
-    if whole and there.schema.equals(plan.schema, check_metadata=True):
+    if whole and are_same_parts(plan, there):
         return "carried"
     columns = same_columns(plan.columns, there.columns)
     return "projected" if len(columns) == len(plan.columns) else "extended"

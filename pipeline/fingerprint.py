@@ -140,10 +140,11 @@ def hash_rows(
         parts["source"]["source"] = _without_path(parts["source"]["source"])
     wanted = [*_OF_ROWS]
     passed = {column.source for column in columns if not column.is_computed} - {""}
+    kinds = {name: features[name] for name in passed & set(features)}
     if not passed <= set(features):
         wanted.append("preprocess")
         names += _step_names(config)
-    kinds = {name: features[name] for name in passed & set(features)}
+        kinds = dict(features)
     return _short([{n: parts[n] for n in wanted}, _kinds(kinds), _code(names)])
 
 
@@ -232,7 +233,12 @@ def _code(names: Iterable[str]) -> str:
 
 
 def _without_path(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name != "path"}
+    """Leave out where files lie, unless that also says which feature each holds."""
+    return {
+        name: value
+        for name, value in options.items()
+        if name != "path" or isinstance(value, Mapping)
+    }
 
 
 def _kinds(features: Mapping[str, Feature]) -> dict[str, Any]:

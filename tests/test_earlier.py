@@ -17,6 +17,7 @@ from pipeline import make_plan, run_plan, table_status, verify_table
 from transforms import extract
 from transforms.lookup import ConfigError
 from transforms.table.directory import Table
+from transforms.table.earlier import earlier_shard
 from transforms.table.encode import encode
 
 HIDDEN = {"path": "features:activation_1", "column": "hidden"}
@@ -367,3 +368,60 @@ def test_a_link_is_a_copy_where_links_are_impossible(
     one, two = grown.parts("one"), grown.parts("two")
     assert list(one) == list(two)
     assert not {*one.values()} & {*two.values()}
+
+
+def test_files_that_change_places_are_other_features(tmp_path: Path) -> None:
+    for name, values in (("a", [1.0, 2.0]), ("b", [3.0, 5.0])):
+        np.save(tmp_path / f"{name}.npy", np.array(values, np.float32))
+    made_plans = []
+    for x, y in (("a", "b"), ("b", "a")):
+        path = {"x": str(tmp_path / f"{x}.npy"), "y": str(tmp_path / f"{y}.npy")}
+        source = {"reader": "numpy", "path": path, "key": None, "keep": ["y"]}
+        job = Job(tmp_path, {})
+        model = {"build": "toolbox:plain_number"}
+        made_plans.append(
+            make_plan(job.config(source=source, model=model, taps=[HEAD]))
+        )
+    one, other = made_plans
+    assert one.rows_made_by != other.rows_made_by
+
+
+def test_a_shard_whose_first_batch_has_no_sound_row_is_extended(grown: Grown) -> None:
+    values = vectors(200)
+    values[20:28, 0] = -1
+    for name, ids in (("a", range(30)), ("b", range(30, 75))):
+        write_parquet(grown.data / f"{name}.parquet", ids, values, 5)
+    sections: dict[str, Any] = {
+        "errors": {"max_fraction": 0.5, "non_finite": "quarantine"},
+        "model": {"build": "toolbox:half_picky_model", "batch_rows": 4},
+    }
+    grown.make("one", taps=[STEM], **sections)
+    summary = grown.make("two", "one", taps=[STEM, HEAD], **sections)
+    assert summary["quarantined"] == 8
+    grown.make("fresh", taps=[STEM, HEAD], **sections)
+    same(grown.read("two"), grown.read("fresh"))
+
+
+def test_a_table_that_is_replaced_between_two_shards_is_noticed(grown: Grown) -> None:
+    grown.make("one")
+    path = str(grown.directory / "one")
+    plan = make_plan(grown.config(table={"path": str(grown.directory / "two")}), [path])
+    first, second, *_ = plan.shards
+    assert earlier_shard(plan, first) is not None
+    shutil.rmtree(path)
+    grown.make("one", model={"build": "toolbox:other_dict_model"})
+    with pytest.raises(RuntimeError, match="has been replaced"):
+        earlier_shard(plan, second)
+
+
+def test_rows_that_were_not_looked_at_are_looked_at(grown: Grown) -> None:
+    values = vectors(200)
+    values[3, 0] = -1
+    write_parquet(grown.data / "a.parquet", range(30), values, 5)
+    model = {"build": "toolbox:half_picky_model"}
+    sections: dict[str, Any] = {"model": model, "taps": [HEAD]}
+    grown.make("one", errors={"non_finite": "allow"}, **sections)
+    summary = grown.make("two", "one", **sections)
+    assert summary["non_finite"] == {"head": 1}
+    again = grown.make("three", "two", errors={"non_finite": "allow"}, **sections)
+    assert (set(again["made"]), again["non_finite"]) == ({"carried"}, {})

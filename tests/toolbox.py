@@ -91,6 +91,12 @@ def other_dict_model() -> keras.Model:
     return model
 
 
+def plain_number() -> keras.Model:
+    """x [] -> twice x."""
+    x = keras.Input((), name="x")
+    return keras.Model(x, keras.layers.Rescaling(2.0, name="head")(x))
+
+
 def half_picky_model() -> keras.Model:
     """vec [6] -> a head that is NaN for negative values, a stem that is not."""
     keras.utils.set_random_seed(7)

@@ -83,7 +83,11 @@ def extended(
     """
     key = worker.layout.columns[0].name
     rest = _Rows(earlier.rows(), key)
+    nothing = worker.layout.schema.empty_table()
     for made in computed:
+        if not made.rows.num_rows:
+            yield _finished(worker, nothing, made.positions)
+            continue
         old = rest.of(made.rows.column(key))
         if old is None:
             raise RuntimeError(
@@ -106,7 +110,7 @@ class _Rows:
         self._table: pa.Table | None = None
 
     def of(self, keys: pa.Array) -> pa.Table | None:
-        """Take the rows of some keys; those between them have failed since.
+        """Take the rows of some keys, at least one; those between have failed since.
 
         Returns:
           None if a key does not come up.
@@ -124,9 +128,6 @@ class _Rows:
                 keys = keys.slice(len(index))
             if len(keys):
                 self._table = None  # the next key is in none of the rows that are left
-        if not parts:
-            names = self._table.schema if self._table is not None else None
-            return (names or pa.schema([(self._key, keys.type)])).empty_table()
         return pa.concat_tables(parts)
 
     def _find(self, keys: pa.Array) -> pa.Array:

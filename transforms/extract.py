@@ -100,7 +100,8 @@ def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
         if earlier is not None and earlier.is_same:
             part = carry_part(worker.table, shard, earlier.table, earlier.commit.part)
             quarantine.passed(part.rows, earlier.last_positions())
-            non_finite.update(earlier.commit.non_finite)
+            if plan.config.errors.non_finite == "warn":
+                non_finite.update(earlier.commit.non_finite)
             quarantine.close()
         else:
             made = _rows(worker, shard, earlier, deaths, quarantine, clock)

@@ -66,7 +66,10 @@ def wire_inputs(
             made = _unused_name("features", head.features)
             wiring.inputs[declared.name] = made
             step = {"step": "stack", "feature": made, "of": parts}
-            wiring.steps.append((step, "one vector of several columns"))
+            text = "one vector of several columns, whose order must be that of training"
+            if doubtful := [part for part in parts if part in head.labels()]:
+                text += f"; {', '.join(doubtful)} may be what the model was to tell"
+            wiring.steps.append((step, questions.guess(text)))
             wiring.used.update(parts)
         else:
             kind = f"{declared.dtype} {shape_text((declared.shape or (None,))[1:])}"

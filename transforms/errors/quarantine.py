@@ -23,7 +23,7 @@ ERROR_SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
-DAMAGE = ("DataLossError", "EOFError")
+_DAMAGE = ("DataLossError", "EOFError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Quarantine:
         if self.sound or len(self.rows) < 2 or len(kinds) > 1:
             return
         ((stage, exception),) = kinds
-        if stage == "crash" or exception in DAMAGE or not self._judges:
+        if stage == "crash" or exception in _DAMAGE or not self._judges:
             return
         first = self.rows[0]
         raise RuntimeError(

@@ -129,6 +129,8 @@ class Csv(Lines):
 
     def _infer(self, lines: bytes) -> dict[str, Feature]:
         names = self._names(lines.partition(b"\n")[0].decode().rstrip("\r"))
+        if not names:
+            raise ValueError("its first line names no columns")
         lines = lines if self.columns else lines.partition(b"\n")[2]
         if not lines.strip():
             raise ValueError("it has no line after the header")

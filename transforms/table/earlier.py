@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from transforms.errors.quarantine import DAMAGE, ERROR_SCHEMA, BadRow
+from transforms.errors.quarantine import ERROR_SCHEMA, BadRow
 from transforms.shard import Origin, Piece, Shard, Shards, position
 from transforms.sources.staging import readable_copy
 from transforms.table.columns import Column
@@ -49,7 +49,7 @@ class EarlierShard:
     @property
     def rest_lost(self) -> bool:
         """Whether a wanted file of unknown length broke off."""
-        return self.commit.rest_lost and any(b.exception in DAMAGE for b in self.bad)
+        return self.commit.rest_lost and bool(self.bad)
 
     def credited(self, commit: Commit) -> Commit:
         """Say in a record how it came about, and what that saved."""
@@ -131,6 +131,8 @@ def earlier_shard(plan: TablePlan, shard: Shard) -> EarlierShard | None:
             f"shard {shard.origin.shard} must be committed in {earlier.uri!r}, which"
             f" rows are taken over from, it is not; {REPAIR}"
         )
+    if commit.claim != earlier.claim:
+        raise RuntimeError(_replaced(earlier, commit.fingerprint))
     columns = same_columns(plan.columns, there.columns)
     missing = tuple(c.name for c in plan.columns if c.name not in columns)
     bad = _bad_rows(table, commit)
@@ -144,12 +146,21 @@ def earlier_shard(plan: TablePlan, shard: Shard) -> EarlierShard | None:
         commit=commit,
         columns=columns,
         missing=missing,
-        is_same=shard.origin.whole
-        and there.schema.equals(plan.schema, check_metadata=True),
+        is_same=shard.origin.whole and are_same_parts(plan, there),
         bad=_moved(bad, shard),
         ranges=ranges,
         found=found,
     )
+
+
+def are_same_parts(plan: TablePlan, there: TablePlan) -> bool:
+    """Whether whole shards of another table are, byte by byte, what a plan wants.
+
+    And whether their records say of rows that are not finite what it wants to know.
+    """
+    counts = (plan.config.errors.non_finite, there.config.errors.non_finite)
+    uncounted = counts == ("warn", "allow")
+    return not uncounted and there.schema.equals(plan.schema, check_metadata=True)
 
 
 def same_columns(wanted: Sequence[Column], there: Sequence[Column]) -> dict[str, str]:
@@ -180,12 +191,16 @@ def _plan_of(earlier: Earlier) -> TablePlan:
     """
     plan = read_plan(Table(earlier.uri))
     if plan.claim != earlier.claim or plan.fingerprint != earlier.fingerprint:
-        raise RuntimeError(
-            f"{earlier.uri!r}, which rows are taken over from, has been replaced\n"
-            f"  planned with: {earlier.fingerprint}\n  there now:    "
-            f"{plan.fingerprint}\nstart afresh with --overwrite"
-        )
+        raise RuntimeError(_replaced(earlier, plan.fingerprint))
     return plan
+
+
+def _replaced(earlier: Earlier, now: str) -> str:
+    return (
+        f"{earlier.uri!r}, which rows are taken over from, has been replaced\n"
+        f"  planned with: {earlier.fingerprint}\n  there now:    {now}\n"
+        "start afresh with --overwrite"
+    )
 
 
 @cache
