@@ -17,7 +17,13 @@ from hypothesis import strategies as st
 
 from transforms.dtypes import Feature
 from transforms.shard import Piece
-from transforms.sources.arrow import feature_of, list_lengths
+from transforms.sources.arrow import (
+    block_of,
+    feature_of,
+    features_of,
+    list_lengths,
+    whole,
+)
 from transforms.sources.ipc_messages import messages
 from transforms.sources.parquet import Parquet
 from transforms.sources.plain import (
@@ -88,9 +94,54 @@ def test_decimals() -> None:
     assert plain(cents).to_pylist() == [12.34, None]
     whole = pa.array([decimal.Decimal(10**17 + 1)], pa.decimal128(18, 0))
     assert plain(whole).to_pylist() == [10**17 + 1]
-    assert plain_type(pa.decimal256(40, 0)) == pa.float64()
     lists = pa.array([[decimal.Decimal("0.5")]], pa.list_(pa.decimal32(5, 2)))
     assert plain(lists).to_pylist() == [[0.5]]
+    for kind in (pa.decimal32(9, 0), pa.decimal64(18, 0)):
+        assert plain(pa.array([decimal.Decimal(12)], kind)).to_pylist() == [12]
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(38, 0), pa.decimal256(40, 0)])
+def test_long_whole_decimals_stay_what_they_are_or_are_bad_rows(kind: Any) -> None:
+    """Snowflake and Oracle number rows so; float64 would change 2**53 + 1."""
+    given_values = [2**53 + 1, -(2**63), None, 2**63, 10**37, 2**63 - 1]
+    array = pa.array([v if v is None else decimal.Decimal(v) for v in given_values])
+    table = pa.table({"id": array.cast(kind)})
+    feature = features_of(table.schema, {})["id"]
+    assert (feature.dtype, feature.nullable) == ("int64", True)
+    block = block_of(table, np.arange(6), {"id": feature})
+    sound = (block.faults == "") & ~block.values["id\0null"]
+    assert block.values["id"][sound].tolist() == [2**53 + 1, -(2**63), 2**63 - 1]
+    assert [bool(fault) for fault in block.faults] == [*[False] * 3, True, True, False]
+    assert (
+        f"must hold values that fit into int64, as planned, got {2**63}"
+        in (block.faults[3])
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (pa.large_binary(), pa.large_binary()),
+        (pa.string_view(), pa.large_string()),
+        (pa.dictionary(pa.int8(), pa.large_string()), pa.large_string()),
+        (pa.large_list(pa.int8()), pa.large_list(pa.int8())),
+        (pa.list_view(pa.int8()), pa.large_list(pa.int8())),
+    ],
+)
+def test_what_can_hold_more_than_2_gib_stays_large(kind: Any, expected: Any) -> None:
+    """A row group of images easily does; small offsets would lose all of its rows."""
+    assert plain_type(kind) == expected
+    assert plain(pa.array([], kind)).type == expected
+
+
+def test_a_row_group_of_more_bytes_than_offsets_count_is_put_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    column = pa.chunked_array([[b"ab"], [b"cd", None]])
+    assert whole(column).type == pa.binary()
+    monkeypatch.setattr("transforms.sources.arrow.MOST_VALUES", 3)
+    assert whole(column).type == pa.large_binary()
+    assert whole(column).to_pylist() == [b"ab", b"cd", None]
 
 
 @given(st.lists(st.lists(st.none() | st.integers(-9, 9), max_size=3) | st.none()))
@@ -217,6 +268,61 @@ def test_the_first_file_with_rows_tells(tmp_path: Path) -> None:
     assert [one["id"] for one in read(source, ["vec", "id"])] == [1, 2]
     (tmp_path / "2.parquet").unlink()
     assert Parquet(str(tmp_path)).describe()["vec"].shape == (None,)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "shape", "values"),
+    [
+        (pa.nulls(1), pa.array([1.5]), (), [1.5]),
+        (pa.nulls(1), pa.array([[1, 2]]), (2,), [[1, 2]]),
+        (pa.array([[]], pa.list_(pa.null())), pa.array([["a"]]), (None,), [[], [b"a"]]),
+        (pa.array([["a"]]), pa.array([[]], pa.list_(pa.null())), (1,), [[b"a"]]),
+    ],
+)
+def test_a_column_without_a_type_has_that_of_another_file(
+    tmp_path: Path, first: pa.Array, later: pa.Array, shape: Any, values: Any
+) -> None:
+    """pandas writes a column of nothing but nulls, or empty lists, without a type."""
+    for name, column in (("0", first), ("1", later)):
+        pq.write_table(pa.table({"x": column}), tmp_path / f"{name}.parquet")
+    source = Parquet(str(tmp_path))
+    feature = source.describe()["x"]
+    assert (feature.shape, feature.nullable) == (shape, True)
+    assert "x" not in source.other_columns()
+    found = []
+    for file in source.files():
+        table = open_groups(file.uri).read(0, ["x"])
+        block = block_of(table, np.arange(len(table)), {"x": feature})
+        lengths = block.lengths.get("x", [None])
+        sound = (block.faults == "") & ~block.values["x\0null"]
+        found += [
+            v[: lengths[0]].tolist() if shape else v for v in block.values["x"][sound]
+        ]
+    assert found == values
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "said"),
+    [
+        ("a", {"b": 1}, "column 'x' is struct<b: int64>, planned was string"),
+        ({"b": 1}, "a", "column 'x' is string, planned was 'x/b' of type int64"),
+        (
+            {"b": 1},
+            {"c": 1},
+            "column 'x' is struct<c: int64>, planned was 'x/b' of type int64",
+        ),
+        ("a", [[1]], "column 'x' is list<element: list<element: int64>>, planned was"),
+    ],
+)
+def test_a_column_of_another_type_is_not_called_absent(
+    tmp_path: Path, first: Any, later: Any, said: str
+) -> None:
+    for name, value in (("0", first), ("1", later)):
+        pq.write_table(pa.table({"x": [value]}), tmp_path / f"{name}.parquet")
+    features = Parquet(str(tmp_path)).describe()
+    table = open_groups(str(tmp_path / "1.parquet")).read(0, list(features))
+    (fault,) = block_of(table, np.arange(1), features).faults
+    assert said in fault
 
 
 def test_dates_that_nanoseconds_cannot_hold(tmp_path: Path) -> None:

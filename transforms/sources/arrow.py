@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from transforms.dtypes import DTYPES, Feature, null_name
 from transforms.sources.blocks import Block, nothing
 from transforms.sources.plain import is_list, plain, plain_type
+from transforms.values import MOST_VALUES
 
 _OPEN_ROWS = 64
 _ABSENT = "is null or has another length than planned"
@@ -37,14 +38,18 @@ def feature_of(kind: pa.DataType, lengths: Lengths = ()) -> Feature | None:
         if element is None or None in element.shape:
             return None
         return Feature(element.dtype, (size, *element.shape))
-    if pa.types.is_string(kind):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return Feature("string")
-    if pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return Feature("bytes")
+    if pa.types.is_fixed_size_binary(kind):
         return Feature("bytes")
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return Feature("timestamp")
     if pa.types.is_boolean(kind):
         return Feature("bool")
+    if pa.types.is_decimal(kind):
+        return Feature("int64")
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return Feature(np.dtype(kind.to_pandas_dtype()).name)
     return None
@@ -84,11 +89,11 @@ def _lengths(array: pa.Array) -> Iterator[int | None]:
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
-    """Give a column in one piece."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else array
-    return array
+    """Give a column in one piece; text of more bytes than offsets count as large."""
+    large = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+    if column.nbytes > MOST_VALUES and column.type in large:
+        column = column.cast(large[column.type])
+    return column.combine_chunks()
 
 
 def arrow_type(feature: Feature) -> pa.DataType:
@@ -164,14 +169,21 @@ def _column(table: pa.Table, name: str, feature: Feature) -> pa.Array:
       pyarrow.ArrowInvalid: its type is not of the planned family, or depth.
       KeyError: there is no such column.
     """
+    planned = arrow_type(feature)
     if name not in table.column_names:
+        outer = name.partition("/")[0]
+        if outer in table.column_names:
+            raise pa.ArrowInvalid(
+                f"column {outer!r} is {table[outer].type}, planned was"
+                f" {name!r} of type {planned}"
+            )
         raise KeyError(
             f"the file lacks column {name!r} (it has {', '.join(table.column_names)})"
         )
     array = plain(whole(table[name]))
-    if pa.types.is_null(array.type):
-        return array.cast(arrow_type(feature))
     depth, leaf = _depth_and_leaf(array.type)
+    if pa.types.is_null(leaf) and depth <= len(feature.shape):  # nulls, or empty lists
+        return array.cast(arrow_type(feature))
     found = feature_of(leaf)
     is_alike = found is not None and (
         found.dtype == feature.dtype
@@ -180,7 +192,7 @@ def _column(table: pa.Table, name: str, feature: Feature) -> pa.Array:
     )
     if depth != len(feature.shape) or not is_alike:
         raise pa.ArrowInvalid(
-            f"column {name!r} is {table[name].type}, planned was {arrow_type(feature)}"
+            f"column {name!r} is {table[name].type}, planned was {planned}"
         )
     return array
 
@@ -280,6 +292,11 @@ def _planned(array: pa.Array, feature: Feature) -> tuple[np.ndarray, np.ndarray 
     """
     if feature.dtype == "timestamp":
         made, changed = _microseconds(array)
+    elif pa.types.is_decimal(array.type):
+        whole = array.cast(pa.int64(), safe=False)
+        beyond = pc.not_equal(whole.cast(array.type), array)
+        made, wrong = _planned(whole, feature)
+        changed = beyond.to_numpy(zero_copy_only=False) | (wrong is not None and wrong)
     else:
         given: Any = array.to_numpy(zero_copy_only=False)
         kind = np.dtype(object if feature.family == "text" else feature.dtype)

@@ -22,7 +22,7 @@ from transforms.shard import Piece
 from transforms.sources.arrow import Lengths, blocks_of, features_of, list_lengths
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.files import Listing, list_files
-from transforms.sources.plain import why_unreadable
+from transforms.sources.plain import untyped, why_unreadable
 from transforms.sources.row_groups import RowGroups, open_groups
 from transforms.sources.source import File
 from transforms.sources.staging import in_place
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PARALLEL_FOOTERS = 16
 _SAMPLE_ROWS = 1000
+_TYPED_FILES = 100  # that are asked for the types of columns
 _ROW_ID = "row_id"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _HIVE = re.compile(r"(?<![^/])([^=/]++)=([^/]*)")
@@ -147,7 +148,27 @@ class Parquet:
                 if any(opened.groups):
                     break
         with closing(open_groups(file.uri)) as opened:
-            return file.uri, opened.schema, list_lengths(opened.head(_SAMPLE_ROWS))
+            lengths = list_lengths(opened.head(_SAMPLE_ROWS))
+        return file.uri, *self._typed(opened.schema, lengths)
+
+    def _typed(
+        self, schema: pa.Schema, lengths: Mapping[str, Lengths]
+    ) -> tuple[pa.Schema, Mapping[str, Lengths]]:
+        """Give columns of nothing but nulls or empty lists the type of a later file."""
+        for file in self._files[:_TYPED_FILES]:
+            if not untyped(schema):
+                break
+            with closing(open_groups(file.uri)) as opened:
+                typed = {*opened.schema.names}.difference(untyped(opened.schema))
+                found = list_lengths(opened.head(_SAMPLE_ROWS)) if typed else {}
+            for name in typed.intersection(untyped(schema)):
+                field = opened.schema.field(name).with_nullable(True)
+                schema = schema.set(schema.get_field_index(name), field)
+                if name in found:
+                    was_empty = lengths.get(name, ())[:1] == (0,)
+                    first = None if was_empty else found[name][0]
+                    lengths = {**lengths, name: (first, *found[name][1:])}
+        return schema, lengths
 
     @cached_property
     def _partitions(self) -> dict[str, Feature]:

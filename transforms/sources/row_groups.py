@@ -56,11 +56,16 @@ class RowGroups:
     def read(self, group: int, names: Sequence[str]) -> pa.Table:
         """Read some columns of a row group; names that the file lacks are left out.
 
+        Of a name that is a struct here, or would lie in a column that is none, this
+        column comes, so that its type can be told.
+
         Raises:
           ValueError: the row group is damaged.
           OSError: the storage failed.
         """
-        known = [n for n in dict.fromkeys(names) if n in self.schema.names]
+        present = [n if n in self.schema.names else n.partition("/")[0] for n in names]
+        there = {*self.schema.names, *self.stored.names}
+        known = [name for name in dict.fromkeys(present) if name in there]
         table = self._read(group, known)
         columns = [flat_column(table, name) for name in known]
         if not columns:  # then the rows are counted by another column
