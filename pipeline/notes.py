@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -71,11 +72,12 @@ def _images(
 ) -> Iterator[bytes]:
     """Read the first encoded images of some pieces.
 
-    What cannot be read is none: the run will say so, row by row.
+    What cannot be read is none: the run will say so, row by row. Perhaps only workers
+    may read the files.
     """
     import tensorflow as tf
 
-    with readable(source, pieces) as local:
+    with suppress(OSError), readable(source, pieces) as local:
         rows = iter(source.read(local, features, None))
         for _ in range(_SAMPLE):
             try:

@@ -19,7 +19,7 @@ from conftest import Job
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import show
+from pipeline import notes, show
 from pipeline.notes import plan_notes
 from pipeline.parity import reference_steps
 from pipeline.plan import Plan
@@ -218,6 +218,19 @@ def test_colors_of_16_bits_are_kept_too() -> None:
     pixels = np.random.default_rng(2).integers(0, 65536, (5, 4, 3), np.uint16)
     found = decoded(png(pixels), channels=3, dtype="uint16")
     np.testing.assert_array_equal(found, pixels)
+
+
+def test_a_launcher_that_may_not_read_the_images_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(jpeg())
+
+    def refuse(*_: Any) -> Any:
+        raise PermissionError("only workers may read this")
+
+    monkeypatch.setattr(notes, "readable", refuse)
+    assert plan(tmp_path).notes == ()
 
 
 def test_a_plan_says_that_16_bits_become_8(tmp_path: Path) -> None:
