@@ -16,6 +16,7 @@ from transforms.table.manifest import read_manifest
 from transforms.table.plan_file import Earlier, TablePlan, read_plan, read_shards
 
 _OF_ROWS = ("source", "event_timestamp", "non_finite", "user_code")
+_OF_VALUES = ("model", "preprocess", "batch_rows", "precision", "versions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,19 +171,16 @@ def _difference(
     ingredients: Mapping[str, str],
 ) -> str:
     """Say why a table holds nothing that is wanted; empty if it does."""
+
+    def different(names: Sequence[str]) -> str:
+        found = [n for n in names if there.ingredients[n] != ingredients[n]]
+        return f" (different: {', '.join(found)})" if found else ""
+
     if there.rows_made_by != rows_made_by:
-        differing = [n for n in _OF_ROWS if there.ingredients[n] != ingredients[n]]
-        named = f" (different: {', '.join(differing)})" if differing else ""
-        return f"its rows are made in another way{named}"
+        return f"its rows are made in another way{different(_OF_ROWS)}"
     wanted = [column for column in columns if column.is_computed]
     if not same_columns(wanted, there.columns):
-        differing = [
-            name
-            for name in ("model", "preprocess", "batch_rows", "precision", "versions")
-            if there.ingredients[name] != ingredients[name]
-        ]
-        named = f" (different: {', '.join(differing)})" if differing else ""
-        return f"it has none of the columns{named}"
+        return f"it has none of the columns{different(_OF_VALUES)}"
     return ""
 
 

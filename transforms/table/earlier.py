@@ -244,19 +244,7 @@ def _wanted(
 def _moved(bad: Sequence[BadRow], shard: Shard) -> tuple[BadRow, ...]:
     """Give the bad rows of wanted pieces, as rows of the new shard."""
     files = {piece.file for piece in shard.pieces}
-    return tuple(
-        BadRow(
-            one.example_id,
-            shard.index,
-            one.file,
-            one.row,
-            one.stage,
-            one.exception,
-            one.message,
-        )
-        for one in bad
-        if one.file in files
-    )
+    return tuple(replace(one, shard=shard.index) for one in bad if one.file in files)
 
 
 def _piece_of(pieces: Sequence[Piece], bad: BadRow) -> int:
