@@ -111,15 +111,22 @@ def outlook(plan: TablePlan, shards: Sequence[Shard]) -> dict[Made, Outlook]:
       plan: with earlier tables.
       shards: of the plan.
     """
+    if not plan.earlier:
+        return {"computed": Outlook(len(shards), plan.rows, 0.0)}
     there = [read_plan(Table(one.uri)) for one in plan.earlier]
     a_row = [_seconds_a_row(one.uri) for one in plan.earlier]
+    ways = {
+        (number, whole): _made(plan, one, whole=whole)
+        for number, one in enumerate(there)
+        for whole in (True, False)
+    }
     counts: dict[Made, list[tuple[int | None, float]]] = {}
     for shard in shards:
         origin, seconds = shard.origin, 0.0
         if origin is None:
             made: Made = "computed"
         else:
-            made = _made(plan, there[origin.table], whole=origin.whole)
+            made = ways[origin.table, origin.whole]
             seconds = a_row[origin.table] * (shard.rows or 0)
         counts.setdefault(made, []).append((shard.rows, seconds))
     return {

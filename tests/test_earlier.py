@@ -14,6 +14,7 @@ import pytest
 from conftest import Job, parity_of, stacked, vectors, write_parquet
 
 from pipeline import make_plan, run_plan, table_status, verify_table
+from pipeline.earlier import Outlook, outlook
 from transforms import extract
 from transforms.lookup import ConfigError
 from transforms.table.directory import Table
@@ -321,6 +322,22 @@ def test_a_table_that_is_replaced_meanwhile_is_noticed(grown: Grown) -> None:
     grown.make("one", taps=[HEAD])
     with pytest.raises(RuntimeError, match="has been replaced"):
         run_plan(plan)
+
+
+def test_a_plan_says_beforehand_how_its_shards_will_be_made(grown: Grown) -> None:
+    grown.make("one", taps=[HEAD])
+    (grown.data / "a.parquet").unlink()
+    grown.add("c", range(75, 100))
+    old = [str(grown.directory / "one")]
+    for taps, kept in (([HEAD], "carried"), ([HEAD, HIDDEN], "extended")):
+        table = {"path": str(grown.directory / kept)}
+        plan = make_plan(grown.config(taps=taps, table=table), old)
+        ahead = outlook(plan, plan.shards)
+        counts = {how: (some.shards, some.rows) for how, some in ahead.items()}
+        assert counts == made(run_plan(plan))
+        assert set(counts) >= {kept, "computed"}
+    alone = make_plan(grown.config(table={"path": "x"}))
+    assert outlook(alone, alone.shards) == {"computed": Outlook(4, 70, 0.0)}
 
 
 def test_status_says_what_was_saved(grown: Grown) -> None:
