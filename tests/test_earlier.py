@@ -11,11 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Job, parity_of, stacked, vectors, write_parquet
+from conftest import Job, parity_of, stacked, vectors, worker_of, write_parquet
 
-from pipeline import make_plan, run_plan, table_status, verify_table
+from pipeline import (
+    make_plan,
+    prepare_table,
+    run_plan,
+    table_status,
+    verify_table,
+)
 from pipeline.earlier import Outlook, outlook
 from transforms import extract
+from transforms.extract import extract_shard
 from transforms.lookup import ConfigError
 from transforms.table.directory import Table
 from transforms.table.earlier import earlier_shard
@@ -92,6 +99,27 @@ def test_nothing_has_changed_and_all_is_carried(grown: Grown) -> None:
     assert verify_table(str(grown.directory / "two")) == []
     shutil.rmtree(grown.directory / "one")
     assert verify_table(str(grown.directory / "two")) == []
+
+
+def test_rows_that_are_taken_over_need_no_model(
+    grown: Grown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown.make("one", taps=[HEAD, STEM])
+    grown.add("b", range(30, 50))  # one shard keeps some of its rows
+    config = grown.config(table={"path": str(grown.directory / "two")}, taps=[STEM])
+    plan = make_plan(config, [str(grown.directory / "one")])
+    prepare_table(plan)
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("transforms.worker.cached_model", fail)
+    worker = worker_of(grown.directory / "two")
+    some = [extract_shard(worker, shard) for shard in plan.shards if shard.origin]
+    assert {commit.made for commit in some} == {"projected"}
+    assert {commit.device_rows for commit in some} == {0}
+    with pytest.raises(AssertionError, match="loaded"):
+        extract_shard(worker, next(s for s in plan.shards if not s.origin))
 
 
 def test_new_files_are_computed_and_cut_by_themselves(grown: Grown) -> None:

@@ -39,11 +39,7 @@ def only_missing(worker: Worker, earlier: EarlierShard) -> Worker:
     wanted = {worker.layout.columns[0].name, *earlier.missing}
     columns = tuple(c for c in worker.layout.columns if c.name in wanted)
     schema = pa.schema([worker.layout.schema.field(c.name) for c in columns])
-    return replace(
-        worker,
-        compiled=worker.compile_columns(earlier.missing),
-        layout=Layout(columns, schema, None),
-    )
+    return replace(worker, layout=Layout(columns, schema, None))
 
 
 def passing_over(positions: frozenset[int], read: Read) -> Read:

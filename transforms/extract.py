@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,12 +39,23 @@ from transforms.table.parquet_writer import (
     store_part,
     unfinished_files,
 )
+from transforms.table.plan_file import TablePlan
 from transforms.taps.ahead import OnFailure, Read, infer_ahead
 from transforms.worker import Worker
 
+Find = Callable[[TablePlan, Shard], EarlierShard | None]
+"""Finds the rows of a shard in an earlier table, if there is one."""
 
-def extract_shard(worker: Worker, shard: Shard) -> Commit:
+
+def extract_shard(
+    worker: Worker, shard: Shard, find_earlier: Find = earlier_shard
+) -> Commit:
     """Compute and commit a shard, unless that has been done.
+
+    Args:
+      worker: of this process.
+      shard: whose rows.
+      find_earlier: finds its rows in an earlier table.
 
     Returns:
       The commit record that counts, of this call or an earlier one.
@@ -66,7 +77,7 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
         progress.followed(shard.index),
     ):
         try:
-            commit = _compute(worker, shard, deaths)
+            commit = _make(worker, shard, find_earlier(worker.plan, shard), deaths)
         except OSError:
             # Whoever finishes a table tidies up after attempts that came too late.
             committed = table.read_commit(shard.index)
@@ -85,13 +96,15 @@ def extract_shard(worker: Worker, shard: Shard) -> Commit:
         return first
 
 
-def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
+def _make(
+    worker: Worker, shard: Shard, earlier: EarlierShard | None, deaths: int
+) -> Commit:
     """Write a shard's part and errors, and say what a commit of them would be."""
     began = time.perf_counter()
     clock = Clock()
     plan, quarantine = worker.plan, _quarantine(worker, shard)
-    isolates = deaths >= plan.config.errors.attempts
-    earlier = None if isolates else earlier_shard(plan, shard)
+    if earlier and earlier.missing and deaths >= plan.config.errors.attempts:
+        earlier = None  # all of it is computed where a death does no harm
     non_finite: Counter[str] = Counter()
     with unfinished_files(worker.table) as directory:
         if earlier is not None:
@@ -119,12 +132,21 @@ def _compute(worker: Worker, shard: Shard, deaths: int) -> Commit:
             rest_lost=quarantine.rest_lost,
             piece_rows=quarantine.piece_rows(),
             non_finite=dict(sorted(non_finite.items())),
-            device_rows=worker.compiled.device_rows,
+            device_rows=_device_rows(worker, earlier),
             seconds=clock.seconds(time.perf_counter() - began),
             rows_key=plan.rows_key(shard),
             column_keys=plan.column_keys,
         )
     return commit if earlier is None else earlier.credited(commit)
+
+
+def _device_rows(worker: Worker, earlier: EarlierShard | None) -> int:
+    """Give the rows that went through the model at a time; 0 if none were computed."""
+    if earlier is None:
+        return worker.compiled.device_rows
+    if earlier.missing:
+        return only_missing(worker, earlier).compiled.device_rows
+    return 0
 
 
 def _write(
@@ -172,7 +194,7 @@ def _quarantine(worker: Worker, shard: Shard) -> Quarantine:
     return Quarantine(
         shard,
         key,
-        worker.compiled.batch_rows,
+        plan.config.model.batch_rows,
         judges=shard.index == 0,
         notice=lambda bad: notice(
             place, bad, plan.config.errors.max_fraction, plan.rows

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cached_property, partial
 
 from transforms.models.inputs import input_types
 from transforms.models.load import cached_model
@@ -28,6 +28,51 @@ _workers: dict[str, Worker] = {}
 _lock = threading.Lock()
 
 
+class Computer:
+    """Computes rows as a plan says; loads source and model when they are first needed.
+
+    A worker that takes all its rows over from earlier tables needs neither.
+    """
+
+    def __init__(self, plan: TablePlan) -> None:
+        self._plan = plan
+        self._compiled: dict[tuple[str, ...], FittingTaps] = {}
+        self._lock = threading.RLock()
+
+    @cached_property
+    def pipeline(self) -> InputPipeline:
+        """From stored rows to model inputs."""
+        plan, inputs = self._plan, self._model.inputs
+        preparation = Preparation(
+            features=plan.features,
+            steps=make_steps(plan.config.source.preprocess),
+            inputs={i.feature: i.shape for i in inputs},
+            fits=input_types(inputs),
+            passed=passed_features(plan.columns),
+        )
+        source = make_source(plan.config.source)
+        return InputPipeline(source, preparation, plan.config.model.batch_rows)
+
+    def compiled(self, columns: tuple[str, ...]) -> FittingTaps:
+        """From model inputs to some of the computed columns, by name.
+
+        Raises:
+          RuntimeError: the columns come out differently here.
+        """
+        with self._lock:
+            if columns not in self._compiled:
+                self._compiled[columns] = _compile(self._model, self._plan, columns)
+            return self._compiled[columns]
+
+    @cached_property
+    def _model(self) -> Model:
+        config = self._plan.config
+        with self._lock:
+            steps = make_steps(config.source.preprocess)
+            traced = trace_steps(steps, self._plan.features)
+            return cached_model(config.model, traced, self._plan.model_digest)
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """All that a process needs for the shards of one table; made once.
@@ -35,18 +80,25 @@ class Worker:
     Attributes:
       table: the table being made.
       plan: of the table; its claim is compared before each commit.
-      pipeline: from stored rows to model inputs.
-      compiled: from model inputs to columns.
-      layout: how rows of the table look.
-      compile_columns: compiles some of the computed columns alone, by name.
+      layout: how the rows look that it makes.
+      computer: computes rows.
     """
 
     table: Table
     plan: TablePlan
-    pipeline: InputPipeline
-    compiled: FittingTaps
     layout: Layout
-    compile_columns: Callable[[tuple[str, ...]], FittingTaps]
+    computer: Computer
+
+    @property
+    def pipeline(self) -> InputPipeline:
+        """From stored rows to model inputs."""
+        return self.computer.pipeline
+
+    @property
+    def compiled(self) -> FittingTaps:
+        """From model inputs to the computed columns of its layout."""
+        columns = tuple(c.name for c in self.layout.columns if c.is_computed)
+        return self.computer.compiled(columns)
 
     def check_claim(self) -> None:
         """See that the table is still the one that this worker was made for.
@@ -92,26 +144,12 @@ def worker_for(table: Table, seal: str) -> Worker:
 
 
 def _make_worker(table: Table, plan: TablePlan) -> Worker:
-    config = plan.config
     _check_versions(plan.versions, versions())
-    steps = make_steps(config.source.preprocess)
-    model = cached_model(
-        config.model, trace_steps(steps, plan.features), plan.model_digest
-    )
-    preparation = Preparation(
-        features=plan.features,
-        steps=steps,
-        inputs={i.feature: i.shape for i in model.inputs},
-        fits=input_types(model.inputs),
-        passed=passed_features(plan.columns),
-    )
-    source = make_source(config.source)
-    pipeline = InputPipeline(source, preparation, config.model.batch_rows)
     layout = Layout(plan.columns, plan.schema, _timestamp(plan))
-    compile_columns = cache(partial(_compile, model, plan))
-    everything = tuple(c.name for c in plan.columns if c.is_computed)
-    compiled = compile_columns(everything)
-    return Worker(table, plan, pipeline, compiled, layout, compile_columns)
+    worker = Worker(table, plan, layout, Computer(plan))
+    if not plan.earlier:  # there is something to compute: what is wrong shows now
+        _ = worker.pipeline, worker.compiled
+    return worker
 
 
 def _compile(model: Model, plan: TablePlan, columns: tuple[str, ...]) -> FittingTaps:

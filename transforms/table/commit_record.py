@@ -51,7 +51,8 @@ class Commit:
       non_finite: rows that hold NaN or infinite values, by column, where
         `errors.non_finite` is `warn`.
       device_rows: rows that went through the model at a time at the end; fewer than
-        `model.batch_rows` where the device had run out of memory.
+        `model.batch_rows` where the device had run out of memory, 0 where all rows were
+        taken over from an earlier table.
       seconds: wall-clock seconds by phase: `read` and `write` are what the loop waited
         for reader and writer, `compute` is the model, `total` is everything.
       made: how the part came about: `computed`; or from a part of an earlier table,

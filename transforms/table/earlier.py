@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.errors.quarantine import ERROR_SCHEMA, BadRow
-from transforms.shard import Origin, Piece, Shard, Shards, position
+from transforms.shard import Piece, Shard, Shards, position
 from transforms.sources.staging import readable_copy
 from transforms.table.columns import Column
 from transforms.table.commit_record import Commit, Made
@@ -139,8 +139,8 @@ def earlier_shard(plan: TablePlan, shard: Shard) -> EarlierShard | None:
     judged = {c.made_by for c in there.columns} - {c.made_by for c in plan.columns}
     if judged and any(one.stage not in _OF_ANY_MODEL for one in bad):
         return None
-    counts = _counts(earlier, shard, commit, bad)
-    ranges, found = _wanted(counts, shard.origin)
+    pieces = earlier_pieces(earlier, shard)
+    ranges, found = _wanted(stored_pieces(pieces, commit, bad), shard)
     return EarlierShard(
         table=table,
         commit=commit,
@@ -151,6 +151,61 @@ def earlier_shard(plan: TablePlan, shard: Shard) -> EarlierShard | None:
         ranges=ranges,
         found=found,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPiece:
+    """What a part and its errors hold of one piece.
+
+    Attributes:
+      piece: of the shard.
+      rows: that it has, bad ones included.
+      first: its first row in the part.
+      bad: its bad rows, counted from its own first row, in order: int64.
+    """
+
+    piece: Piece
+    rows: int
+    first: int
+    bad: np.ndarray
+
+    def in_part(self, row: int) -> int:
+        """Give the row of the part that holds a row of the piece, or the next sound."""
+        return self.first + row - int(np.searchsorted(self.bad, row))
+
+    def sound(self) -> np.ndarray:
+        """Give the rows that the part holds, counted from the piece's first: int64."""
+        return np.delete(np.arange(self.rows), self.bad)
+
+
+def stored_pieces(
+    pieces: Sequence[Piece], commit: Commit, bad: Sequence[BadRow]
+) -> list[StoredPiece]:
+    """Tell which rows of a part are of which piece.
+
+    Args:
+      pieces: of the part's shard.
+      commit: its record.
+      bad: its bad rows.
+
+    Raises:
+      RuntimeError: a bad row is of none of them.
+    """
+    counts = commit.piece_rows or [piece.rows or 0 for piece in pieces]
+    found: list[list[int]] = [[] for _ in pieces]
+    for one in bad:
+        index = _piece_of(pieces, one)
+        if index is None:
+            raise RuntimeError(
+                f"a bad row must lie in its shard, row {one.row} of {one.file} does"
+                f" not; {REPAIR}"
+            )
+        found[index].append(one.row - pieces[index].start)
+    stored, first = [], 0
+    for piece, rows, rows_bad in zip(pieces, counts, found, strict=True):
+        stored.append(StoredPiece(piece, rows, first, np.unique(rows_bad).astype(int)))
+        first += rows - len(rows_bad)
+    return stored
 
 
 def are_same_parts(plan: TablePlan, there: TablePlan) -> bool:
@@ -215,50 +270,46 @@ def _bad_rows(table: Table, commit: Commit) -> list[BadRow]:
     return [BadRow(**row) for row in found.to_pylist()]
 
 
-def _counts(
-    earlier: Earlier, shard: Shard, commit: Commit, bad: Sequence[BadRow]
-) -> list[tuple[int, int]]:
-    """Count the rows of each piece of the earlier shard: all of them, and bad ones."""
+def earlier_pieces(earlier: Earlier, shard: Shard) -> Sequence[Piece]:
+    """Give the pieces of the earlier shard that a shard comes from."""
     assert shard.origin is not None
     if shard.origin.whole:
-        pieces = shard.pieces
-    else:
-        pieces = _shards_of(earlier)[shard.origin.shard].pieces
-    rows = commit.piece_rows or [piece.rows or 0 for piece in pieces]
-    counts = [0] * len(pieces)
-    for one in bad:
-        counts[_piece_of(pieces, one)] += 1
-    return list(zip(rows, counts, strict=True))
+        return shard.pieces
+    return _shards_of(earlier)[shard.origin.shard].pieces
 
 
 def _wanted(
-    counts: Sequence[tuple[int, int]], origin: Origin
+    stored: Sequence[StoredPiece], shard: Shard
 ) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
-    """Give the rows of the part of each wanted piece, and how many each piece has."""
-    ends = np.cumsum([rows - bad for rows, bad in counts]).tolist()
-    starts = [0, *ends]
-    ranges = tuple((starts[index], ends[index]) for index in origin.pieces)
-    return ranges, tuple(counts[index][0] for index in origin.pieces)
+    """Give the rows of the part of each piece of a shard, and how many each has."""
+    assert shard.origin is not None
+    ranges, found = [], []
+    for index, piece in zip(shard.origin.pieces, shard.pieces, strict=True):
+        there = stored[index]
+        start = piece.start - there.piece.start
+        rows = there.rows - start if piece.rows is None else piece.rows
+        ranges.append((there.in_part(start), there.in_part(start + rows)))
+        found.append(rows)
+    return tuple(ranges), tuple(found)
 
 
 def _moved(bad: Sequence[BadRow], shard: Shard) -> tuple[BadRow, ...]:
     """Give the bad rows of wanted pieces, as rows of the new shard."""
-    files = {piece.file for piece in shard.pieces}
-    return tuple(replace(one, shard=shard.index) for one in bad if one.file in files)
+    wanted = [one for one in bad if _piece_of(shard.pieces, one) is not None]
+    return tuple(replace(one, shard=shard.index) for one in wanted)
 
 
-def _piece_of(pieces: Sequence[Piece], bad: BadRow) -> int:
+def _piece_of(pieces: Sequence[Piece], bad: BadRow) -> int | None:
     """Find the piece of a bad row."""
     for index, piece in enumerate(pieces):
-        inside = piece.rows is None or piece.start <= bad.row < piece.start + piece.rows
+        row = bad.row - piece.start
+        inside = row >= 0 and (piece.rows is None or row < piece.rows)
         if piece.file == bad.file and inside:
             return index
-    raise RuntimeError(
-        f"a bad row must lie in its shard, row {bad.row} of {bad.file} does not;"
-        f" {REPAIR}"
-    )
+    return None
 
 
 def _position(pieces: Sequence[Piece], bad: BadRow) -> int:
     index = _piece_of(pieces, bad)
+    assert index is not None  # it was found there before
     return position(index, bad.row - pieces[index].start)
