@@ -38,6 +38,7 @@ INGREDIENTS: dict[str, str | None] = {
     "table.rows_per_part": "parts",
     "table.event_timestamp": "event_timestamp",
     "table.timestamp_unit": "event_timestamp",
+    "table.entity": "entity",
     "errors.max_fraction": None,  # decides whether a table is finished
     "errors.non_finite": "non_finite",
     "errors.crash": None,  # decides what becomes of rows that kill

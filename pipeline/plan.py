@@ -187,6 +187,8 @@ class Job:
         strict = {i.feature for i in self.model.inputs}
         key = self.config.source.key or self.source.default_key
         strict |= {key or "", self.config.table.event_timestamp or ""}
+        kept = self.config.source.keep
+        strict |= {kept[n] for n in self.config.table.entity if n in kept}
         reads = [step.reads for step in self.steps]
         anything = None in reads
         strict |= {name for read in reads for name in read or ()}

@@ -44,7 +44,7 @@ store.put(local, "/table", recursive=True)
 parts = [(name, 20) for name in table.part_names()]
 before = threads()
 assert verify_table(local) == []
-assert repeated_keys(table, "example_id", parts) == {}
+assert repeated_keys(table, ["example_id"], parts) == {}
 assert len(list(draw_rows(table, 7, 0))) > 0
 assert len(read_features(remote, "hidden").keys) == 100
 print(threads() - before)

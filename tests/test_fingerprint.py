@@ -90,6 +90,7 @@ CHANGES: dict[str, tuple[dict[str, Any], ...]] = {
     "table.rows_per_part": (),  # counts by how it cuts the rows, see below
     "table.event_timestamp": ({"event_timestamp": "2026-01-01T00:00:00Z"},),
     "table.timestamp_unit": ({"timestamp_unit": "s"}, {"timestamp_unit": "us"}),
+    "table.entity": ({"entity": "a"}, {"entity": ["a", "b"]}, {"entity": ["b", "a"]}),
     "errors.max_fraction": ({"max_fraction": 1.0},),
     "errors.non_finite": ({"non_finite": "quarantine"},),
     "errors.crash": ({"crash": "fail"}, {"crash": "quarantine"}),

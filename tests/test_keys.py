@@ -132,3 +132,72 @@ def test_times_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         job.plan(table=section)
+
+
+DAY = np.datetime64("2026-03-01T00:00:00", "us")
+USERS = ["u1", "u2", "u1", "u2", "u3", "u1"]
+DAYS = [DAY + np.timedelta64(n, "D") for n in (0, 0, 1, 1, 1, 2)]
+ENTITY = {
+    "source": {"key": None, "keep": ["user", "country"]},
+    "table": {"event_timestamp": "day", "entity": "user", "rows_per_part": 2},
+}
+
+
+def users(directory: Path, **columns: Any) -> Job:
+    """A job over rows of users at days, two to a part, keyed by file and row."""
+    made = {"user": USERS, "country": [1] * 6, "day": DAYS, **columns}
+    return job_with(directory, **made)
+
+
+def test_an_entity_has_rows_at_several_times(tmp_path: Path) -> None:
+    job = users(tmp_path)
+    rows = job.run(**ENTITY)
+    assert rows["user"].to_pylist() == USERS
+    assert [f"rows.parquet#{i}" for i in range(6)] == rows["example_id"].to_pylist()
+    assert not rows.schema.field("user").nullable
+    assert rows.schema.field("country").nullable
+
+
+@pytest.mark.parametrize("in_memory", [1000, 2])
+def test_an_entity_that_comes_twice_at_one_time_is_refused(
+    in_memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "_KEYS_IN_MEMORY", in_memory)
+    twice = [*DAYS[:5], DAYS[0]]
+    job = users(tmp_path, day=twice)
+    with pytest.raises(RuntimeError, match="must name each row apart") as raised:
+        job.run(**ENTITY)
+    said = str(raised.value)
+    assert "user repeats: 'u1' at 2026-03-01T00:00:00+00:00 in data/part-00000-" in said
+    assert "data/part-00002-" in said
+    assert not (job.table / "_SUCCESS").exists()
+    (tmp_path / "two").mkdir()
+    job = users(tmp_path / "two", day=twice, country=[1, 1, 1, 1, 1, 2])
+    table = {**ENTITY["table"], "entity": ["user", "country"]}
+    assert len(job.run(**{**ENTITY, "table": table})) == 6
+
+
+def test_a_row_without_an_entity_is_a_bad_row(tmp_path: Path) -> None:
+    job = users(tmp_path, user=[*USERS[:5], None])
+    rows = job.run(**ENTITY, errors={"max_fraction": 0.5})
+    assert rows["user"].to_pylist() == USERS[:5]
+    (bad,) = job.errors()
+    assert (bad["row"], bad["stage"]) == (5, "read")
+    assert "user is null" in bad["message"]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"entity": "user"}, "must go with table.event_timestamp"),
+        ({"event_timestamp": "day", "entity": "usr"}, "got 'usr'; nearest is 'user'"),
+        ({"event_timestamp": "day", "entity": "day"}, "columns of source.keep"),
+        ({"event_timestamp": "day", "entity": ["user", "score"]}, "'score' is float"),
+    ],
+)
+def test_an_entity_that_cannot_be_one_is_refused(
+    table: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    job = users(tmp_path, score=[0.5] * 6)
+    with pytest.raises(ConfigError, match=said):
+        job.plan(source={"key": None, "keep": ["user", "score"]}, table=table)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-RESERVED = ("example_id", "event_timestamp")
+KEY = "example_id"
+TIME = "event_timestamp"
+RESERVED = (KEY, TIME)
 """Columns that featuretap names itself."""
 
 

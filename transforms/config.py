@@ -221,12 +221,18 @@ class TableSpec(_Section):
         `event_timestamp`, in UTC. If left out, there is no such column.
       timestamp_unit: what numbers in `event_timestamp` count since 1970: seconds,
         milliseconds or microseconds. Required for numbers, refused for anything else.
+      entity: columns of `source.keep` that say whose features a row holds, such as a
+        user's id, for feature stores. An entity may have several rows, each at a time
+        of its own: the run fails at its end if one comes twice at one
+        `event_timestamp`. A row whose entity is null is a bad row. If left out, the
+        table's rows are told apart by their key alone.
     """
 
     path: str
     rows_per_part: Rows | None = None
     event_timestamp: Annotated[str | None, BeforeValidator(_time_text)] = None
     timestamp_unit: Literal["s", "ms", "us"] | None = None
+    entity: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ()
 
     @field_validator("path")
     @classmethod

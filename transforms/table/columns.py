@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from transforms.column_names import RESERVED, is_column_name, snake
+from transforms.column_names import KEY, RESERVED, TIME, is_column_name, snake
 from transforms.config import Config, TableSpec
 from transforms.dtypes import DTYPES, KEY_DTYPES, Feature, null_name
 from transforms.lookup import ConfigError, nearest
@@ -138,7 +138,31 @@ def make_columns(
         for output in outputs
     ]
     _check_unique(columns)
+    _check_entity(config, columns)
     return columns
+
+
+def _check_entity(config: Config, columns: Sequence[Column]) -> None:
+    """Refuse an entity that cannot name rows apart together with a time."""
+    entity = config.table.entity
+    if entity and not config.table.event_timestamp:
+        raise ConfigError(
+            "table.entity must go with table.event_timestamp, which tells rows of one"
+            " entity apart, got none"
+        )
+    kept = {column.name: column for column in columns if column.role == "keep"}
+    for name in entity:
+        column = kept.get(name)
+        if column is None:
+            raise ConfigError(
+                f"table.entity must name columns of source.keep, got {name!r}"
+                f"{nearest(name, kept)} (columns: {', '.join(sorted(kept)) or 'none'})"
+            )
+        if column.shape or column.dtype not in KEY_DTYPES:
+            raise ConfigError(
+                "table.entity must name scalars of text or whole numbers,"
+                f" {name!r} is {column.dtype} {list(column.shape)}"
+            )
 
 
 def _kept_column(column: str, source: str, features: Mapping[str, Feature]) -> Column:
@@ -227,7 +251,7 @@ def passed_features(columns: Sequence[Column]) -> list[str]:
 
 def _key_column(key: str | None, features: Mapping[str, Feature]) -> Column:
     if key is None:
-        return Column("example_id", "key", "string")
+        return Column(KEY, "key", "string")
     feature = _feature(key, features, "source.key")
     if feature.dtype == "bytes":  # they must be text, as rows are encoded
         feature = replace(feature, dtype="string")
@@ -236,7 +260,7 @@ def _key_column(key: str | None, features: Mapping[str, Feature]) -> Column:
             f"source.key must be a scalar of text or whole numbers, {key!r} is"
             f" {feature.dtype} {list(feature.shape)}"
         )
-    return Column("example_id", "key", feature.dtype, (), key)
+    return Column(KEY, "key", feature.dtype, (), key)
 
 
 def _timestamp_column(table: TableSpec, features: Mapping[str, Feature]) -> Column:
@@ -247,7 +271,7 @@ def _timestamp_column(table: TableSpec, features: Mapping[str, Feature]) -> Colu
                 "table.timestamp_unit must be left out for a constant"
                 f" table.event_timestamp, got {unit!r}"
             )
-        return Column("event_timestamp", "timestamp", "timestamp")
+        return Column(TIME, "timestamp", "timestamp")
     feature = _feature(text, features, "table.event_timestamp")
     is_number = feature.family in ("integer", "float")
     if feature.shape or not (is_number or feature.family in ("text", "time")):
@@ -262,9 +286,7 @@ def _timestamp_column(table: TableSpec, features: Mapping[str, Feature]) -> Colu
             f" (RFC 3339 text and timestamps need none), got {unit} for {text!r},"
             f" which is {feature.dtype}"
         )
-    return Column(
-        "event_timestamp", "timestamp", "timestamp", (), text, unit=unit or ""
-    )
+    return Column(TIME, "timestamp", "timestamp", (), text, unit=unit or "")
 
 
 def _feature(name: str, features: Mapping[str, Feature], option: str) -> Feature:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms import storage
+from transforms.column_names import TIME
 from transforms.shard import Shards
-from transforms.table.columns import Column
 from transforms.table.commit_record import Commit, Work
 from transforms.table.directory import Table, to_json, to_parquet
 from transforms.table.keys import repeated_keys
@@ -25,7 +25,7 @@ from transforms.table.manifest import (
     with_plan,
 )
 from transforms.table.names import NOTICE
-from transforms.table.plan_file import read_plan, read_shards
+from transforms.table.plan_file import TablePlan, read_plan, read_shards
 
 _PARALLEL_LOOKS = 32
 _RECORDS_AT_A_TIME = 10_000
@@ -66,7 +66,7 @@ def commit_table(
     stored = {*table.part_names(), *table.error_names()}
     _check_present(table, named - stored)
     _tidy(table, stored - named)
-    _check_keys(table, plan.columns[0], found.manifest)
+    _check_keys(table, plan, found.manifest)
     manifest = to_parquet(with_plan(found.manifest, plan))
     storage.replace(table.internal("manifest.parquet"), manifest)
     summary = {
@@ -188,20 +188,33 @@ def _check_budget(
         )
 
 
-def _check_keys(table: Table, key: Column, manifest: pa.Table) -> None:
-    """See that no key comes twice; default keys cannot."""
-    if not key.source:
-        return
+def _check_keys(table: Table, plan: TablePlan, manifest: pa.Table) -> None:
+    """See that no key comes twice, and no entity at one time; default keys cannot."""
     paths, rows = manifest["path"].to_pylist(), manifest["rows"].to_pylist()
     parts = list(zip(paths, rows, strict=True))
-    repeated = repeated_keys(table, key.name, parts)
-    if repeated:
-        named = "; ".join(f"{k!r} in {', '.join(p)}" for k, p in repeated.items())
+    key, entity = plan.columns[0], plan.config.table.entity
+    if key.source and (repeated := repeated_keys(table, [key.name], parts)):
+        named = {repr(str(k)): paths for (k,), paths in repeated.items()}
         raise RuntimeError(
-            f"source.key must name each row apart, {key.source!r} repeats: {named}."
-            " Choose another source.key, or none for keys of file and row, and start"
-            " afresh with --overwrite"
+            f"source.key must name each row apart, {key.source!r} repeats:"
+            f" {_places(named)}. Choose another source.key, or none for keys of file"
+            " and row, and start afresh with --overwrite"
         )
+    if entity and (repeated := repeated_keys(table, [*entity, TIME], parts)):
+        named = {
+            f"{', '.join(map(repr, k))} at {time.isoformat()}": paths
+            for (*k, time), paths in repeated.items()
+        }
+        raise RuntimeError(
+            "table.entity and event_timestamp must name each row apart,"
+            f" {', '.join(entity)} repeats: {_places(named)}. Add a column to the"
+            " entity, or take the rows out of the source, and start afresh with"
+            " --overwrite"
+        )
+
+
+def _places(repeated: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{key} in {', '.join(parts)}" for key, parts in repeated.items())
 
 
 def _check_present(table: Table, names: Collection[str]) -> None:

@@ -1,10 +1,14 @@
-"""Find keys that come twice in a table, in bounded memory."""
+"""Find keys that come twice in a table, in bounded memory.
+
+A key is a column, or several: an entity and a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +24,8 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def repeated_keys(
-    table: Table, column: str, parts: Sequence[tuple[str, int]]
-) -> dict[str, list[str]]:
+    table: Table, columns: Sequence[str], parts: Sequence[tuple[str, int]]
+) -> dict[tuple[Any, ...], list[str]]:
     """Find keys that come more than once.
 
     Keys are spread by a hash over groups, of which one at a time is looked at; groups
@@ -29,60 +33,59 @@ def repeated_keys(
 
     Args:
       table: whose keys.
-      column: that holds them.
+      columns: that hold them together, scalars without nulls.
       parts: path and rows of each part.
 
     Returns:
-      `{key: paths of the parts it is in}`, the first few; empty if all are unique.
+      `{values of the columns: paths of the parts they are in}`, the first few; empty if
+      all are unique.
     """
     rows = sum(count for _, count in parts)
     groups = min(-(-rows // _KEYS_IN_MEMORY), _MOST_GROUPS)
     if groups <= 1:
-        found = [_marked(keys, i) for i, keys in _keys(table, column, parts)]
-        return _repeated(found, parts)
+        return _repeated(list(_keys(table, columns, parts)), columns, parts)
     with scratch.directory() as directory:
-        _spread(directory, groups, _keys(table, column, parts))
+        _spread(directory, groups, _keys(table, columns, parts))
         for group in range(groups):
             with pa.memory_map(str(directory / f"{group}.arrow")) as stream:
                 found = list(pa.ipc.open_stream(stream))
-                if repeated := _repeated(found, parts):
+                if repeated := _repeated(found, columns, parts):
                     return repeated
     return {}
 
 
 def _keys(
-    table: Table, column: str, parts: Sequence[tuple[str, int]]
-) -> Iterator[tuple[int, pa.Array]]:
-    """Yield part and keys, some at a time; nothing else of a part is read."""
+    table: Table, columns: Sequence[str], parts: Sequence[tuple[str, int]]
+) -> Iterator[pa.RecordBatch]:
+    """Yield keys with the number of their part, some at a time; nothing else is read.
+
+    The columns are called by their positions, the number of the part `part`.
+    """
     for index, (name, _) in enumerate(parts):
         fs, path = storage.filesystem(table.path(name))
         with fs.open(path, "rb") as stream, open_parquet(stream) as file:
             for batch in file.iter_batches(
-                _HASHED_AT_ONCE, columns=[column], use_threads=False
+                _HASHED_AT_ONCE, columns=list(columns), use_threads=False
             ):
-                yield index, batch.column(0)
+                found = {str(i): batch[column] for i, column in enumerate(columns)}
+                part = pa.repeat(pa.scalar(index, pa.int32()), len(batch))
+                yield pa.record_batch({**found, "part": part})
 
 
-def _marked(keys: pa.Array, part: int) -> pa.RecordBatch:
-    return pa.record_batch(
-        {"key": keys, "part": pa.repeat(pa.scalar(part, pa.int32()), len(keys))}
-    )
-
-
-def _spread(
-    directory: Path, groups: int, found: Iterator[tuple[int, pa.Array]]
-) -> None:
+def _spread(directory: Path, groups: int, found: Iterator[pa.RecordBatch]) -> None:
     """Write each group of keys to a file of its own."""
     with ExitStack() as stack:
         writers: list[pa.ipc.RecordBatchStreamWriter] = []
-        for part, keys in found:
-            batch = _marked(keys, part)
+        for batch in found:
             if not writers:
                 for group in range(groups):
                     path = str(directory / f"{group}.arrow")
                     writer = pa.ipc.new_stream(path, batch.schema)
                     writers.append(stack.enter_context(writer))
-            chosen = _hash(keys) % np.uint64(groups)
+            hashes = np.zeros(len(batch), np.uint64)
+            for column in batch.columns[:-1]:
+                hashes = hashes * _ODD + _hash(column)
+            chosen = hashes % np.uint64(groups)
             for group in np.unique(chosen):
                 writers[int(group)].write_batch(batch.filter(pa.array(chosen == group)))
 
@@ -107,15 +110,20 @@ def _hash(keys: pa.Array) -> np.ndarray:
 
 
 def _repeated(
-    batches: Sequence[pa.RecordBatch], parts: Sequence[tuple[str, int]]
-) -> dict[str, list[str]]:
+    batches: Sequence[pa.RecordBatch],
+    columns: Sequence[str],
+    parts: Sequence[tuple[str, int]],
+) -> dict[tuple[Any, ...], list[str]]:
     if not batches:
         return {}
     table = pa.Table.from_batches(batches)
-    counts = table["key"].value_counts()
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[:3]
-    places = {}
-    for key in twice:
-        at = table.filter(pc.equal(table["key"], key))["part"].unique().to_pylist()
-        places[str(key.as_py())] = [parts[part][0] for part in at]
-    return places
+    names = [str(i) for i in range(len(columns))]
+    grouped = table.group_by(names, use_threads=False)
+    counts = grouped.aggregate([("part", "count"), ("part", "distinct")])
+    twice = counts.filter(pc.greater(counts["part_count"], 1)).slice(0, 3)
+    return {
+        tuple(key[name] for name in names): [
+            parts[part][0] for part in sorted(key["part_distinct"])
+        ]
+        for key in twice.to_pylist()
+    }
