@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.config_file import load_config
+    from pipeline.forget.table import forget_rows
     from pipeline.parity.certificate import check_parity
     from pipeline.plan import Plan, make_plan
     from pipeline.run import prepare_table, repair_table, run_plan
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Plan",
     "check_parity",
+    "forget_rows",
     "iter_features",
     "load_config",
     "make_plan",
@@ -31,6 +33,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Plan": "pipeline.plan",
     "check_parity": "pipeline.parity.certificate",
+    "forget_rows": "pipeline.forget.table",
     "iter_features": "transforms.table.read",
     "load_config": "pipeline.config_file",
     "make_plan": "pipeline.plan",

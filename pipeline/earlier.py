@@ -216,9 +216,7 @@ def _wanted(
         origin = Origin(
             number, shard.index, tuple(kept), len(kept) == len(shard.pieces)
         )
-        spans = [piece.file for piece in pieces if piece.span]
-        tells = len(spans) == len(set(spans))  # of which span a bad row is
-        computes = shard.index in again or not tells
+        computes = shard.index in again or not shard.names_rows
         yield Shard(shard.index, pieces, None if computes else origin)
 
 

@@ -172,8 +172,9 @@ def refuse_thirteen(features: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_text(features: Mapping[str, Any], *, text: str) -> dict[str, Any]:
-    """Fails for the row with some text, and repeats it."""
-    sound = tf.debugging.Assert(features["text"] != text, [features["text"]])
+    """Fails for rows whose text matches a pattern, and repeats it."""
+    found = tf.strings.regex_full_match(features["text"], text)
+    sound = tf.debugging.Assert(~found, [features["text"]])
     with tf.control_dependencies([sound]):
         return {**features, "vec": tf.identity(features["vec"])}
 

@@ -100,6 +100,15 @@ class Shard:
         counts = [piece.rows for piece in self.pieces]
         return None if None in counts else sum(c for c in counts if c is not None)
 
+    @property
+    def names_rows(self) -> bool:
+        """Whether file and row tell its rows apart.
+
+        Not where it has several spans of one file, in each of which rows count anew.
+        """
+        spans = {(piece.file, piece.span) for piece in self.pieces if piece.span}
+        return len(spans) == len({file for file, _ in spans})
+
     def locate(self, at: int) -> tuple[Piece, int]:
         """Find the piece and the row of a position.
 

@@ -135,7 +135,7 @@ def earlier_shard(plan: TablePlan, shard: Shard) -> EarlierShard | None:
         raise RuntimeError(_replaced(earlier, commit.fingerprint))
     columns = same_columns(plan.columns, there.columns)
     missing = tuple(c.name for c in plan.columns if c.name not in columns)
-    bad = _bad_rows(table, commit)
+    bad = read_bad_rows(table, commit)
     judged = {c.made_by for c in there.columns} - {c.made_by for c in plan.columns}
     if judged and any(one.stage not in _OF_ANY_MODEL for one in bad):
         return None
@@ -263,7 +263,12 @@ def _shards_of(earlier: Earlier) -> Shards:
     return read_shards(Table(earlier.uri))
 
 
-def _bad_rows(table: Table, commit: Commit) -> list[BadRow]:
+def read_bad_rows(table: Table, commit: Commit) -> list[BadRow]:
+    """Read the bad rows of a shard.
+
+    Raises:
+      FileNotFoundError, TableError: their file is gone or damaged.
+    """
     if commit.errors is None:
         return []
     found = table.read_parquet(commit.errors.path, ERROR_SCHEMA, REPAIR)
