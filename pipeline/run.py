@@ -20,7 +20,7 @@ from transforms.shard import Shard
 from transforms.stop import stopping
 from transforms.table.commit import commit_table
 from transforms.table.directory import Table
-from transforms.table.names import DATA, NOTICE
+from transforms.table.names import DATA, NOTICE, POINTER
 from transforms.table.plan_file import (
     claim_table,
     pending_shards,
@@ -222,6 +222,11 @@ def _still(table: Table, claim: str) -> Callable[[], None]:
 
 def _check_empty(table: Table) -> None:
     """Refuse a directory in which readers would find other parts than ours."""
+    if storage.exists(table.path(POINTER)):
+        raise ConfigError(
+            f"table.path must not be a directory of tables, {table.uri!r} holds"
+            f" {POINTER}; make another of them with --as NAME"
+        )
     found = [
         name
         for name in table.visible_names()

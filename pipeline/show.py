@@ -17,14 +17,14 @@ from transforms.messages import plain, shape_text, shown
 
 if TYPE_CHECKING:
     from pipeline.earlier import Outlook
+    from pipeline.forget.table import Forgotten
     from pipeline.init.draft import Draft
-    from pipeline.list_taps import TapListing
     from pipeline.parity.certificate import Parity
     from pipeline.plan import Plan
     from pipeline.status import Status
+    from pipeline.versions import Pruned
     from transforms.table.columns import Column
     from transforms.table.commit_record import Made
-    from transforms.taps.language import Activation
 
 
 # Where Beam and TensorFlow put names of steps and nodes.
@@ -55,93 +55,6 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[
     for row in [head, *rows]:
         line = "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
         yield line.rstrip()
-
-
-HEAD = (
-    "",
-    "address",
-    "shape",
-    "dtype",
-    "a row",
-    "dataset",
-    "FLOPs",
-    "column, or why not",
-)
-
-
-def table_rows(listing: TapListing) -> Iterator[tuple[str, ...]]:
-    """Give a row of text for each activation, in the order of `HEAD`."""
-    for one in listing.activations:
-        yield _row(one.address or "'' (the model's result)", one, listing)
-
-
-def tree_rows(listing: TapListing) -> Iterator[tuple[str, ...]]:
-    """Give the same rows as a tree of layers, with a row for what only holds others."""
-    root: dict[str | None, Any] = {}
-    for one in listing.activations:
-        path, colon, leaf = one.address.partition(":")
-        segments = path.split("/") if path else []
-        if colon or not segments:
-            segments.append(f":{leaf}" if leaf else "'' (the model's result)")
-        node = root
-        for segment in segments:
-            node = node.setdefault(segment, {})
-        node[None] = one
-    yield from _branches(root, "", listing)
-
-
-def documents(listing: TapListing) -> list[dict[str, Any]]:
-    """Give a JSON document for each activation."""
-    return [
-        {
-            "address": one.address,
-            "shape": list(one.shape),
-            "dtype": one.dtype,
-            "rows": listing.rows,
-            "bytes_per_row": one.bytes_per_row,
-            "bytes": listing.bytes(one),
-            "flops_per_row": one.flops,
-            "flops_share": one.flops_share,
-            "refusal": one.refusal,
-            "columns": list(listing.columns.get(one.address, ())),
-        }
-        for one in listing.activations
-    ]
-
-
-def _branches(
-    node: Mapping[Any, Any],
-    before: str,
-    listing: TapListing,
-) -> Iterator[tuple[str, ...]]:
-    below = [(name, child) for name, child in node.items() if name is not None]
-    for index, (name, child) in enumerate(below):
-        last = index == len(below) - 1
-        label = f"{before}{'└─ ' if last else '├─ '}{name}"
-        if None in child:
-            yield _row(label, child[None], listing)
-        else:
-            yield ("", label, "", "", "", "", "", "")
-        further = f"{before}{'   ' if last else '│  '}"
-        yield from _branches(child, further, listing)
-
-
-def _row(
-    label: str,
-    one: Activation,
-    listing: TapListing,
-) -> tuple[str, ...]:
-    share, columns = one.flops_share, listing.columns.get(one.address, ())
-    return (
-        "*" if columns else "",
-        label,
-        shape_text(one.shape),
-        one.dtype,
-        size_text(one.bytes_per_row),
-        size_text(listing.bytes(one)),
-        "?" if share is None else f"{share:.0%}",
-        one.refusal or ", ".join(columns),
-    )
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -384,3 +297,25 @@ def last_words(error: Exception) -> str:
     text = _GRAPH_NOISE.sub("", text)
     text = "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
     return f"{text}\nset FEATURETAP_DEBUG=1 to see where"
+
+
+def print_forgotten(made: Forgotten) -> None:
+    """Say what was forgotten, and where it may lie still."""
+    print_summary(made.table, made.summary, finished=False)
+    say(
+        f"forgotten: {made.rows} rows; {made.keys_found} of {made.keys} keys were found"
+    )
+    say("rows of these keys may lie still in")
+    for one in made.places:
+        say(f"  {one}")
+
+
+def print_pruned(root: str, done: Pruned, *, as_json: bool) -> None:
+    """Say which tables of a root are gone."""
+    if as_json:
+        print_json({"root": root, **asdict(done)})
+        return
+    say(f"{root}: removed {', '.join(done.removed) or 'nothing'}")
+    say(f"kept {', '.join(done.kept)}")
+    if done.spared:
+        say(f"spared, since unfinished tables need them: {', '.join(done.spared)}")

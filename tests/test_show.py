@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samples import commit, planned, table_plan
 
-from pipeline import show
+from pipeline import show, show_taps
 from pipeline.earlier import Outlook
 from pipeline.list_taps import TapListing
-from pipeline.show import last_words, size_text, table_lines, tree_rows
+from pipeline.show import last_words, size_text, table_lines
+from pipeline.show_taps import tree_rows
 from pipeline.status import Status, Watch
 from transforms import storage
 from transforms.credentials import mask
@@ -197,8 +198,8 @@ def test_a_tree_has_a_branch_for_what_only_holds_others() -> None:
 
 
 def test_each_activation_has_a_row_with_all_that_is_known() -> None:
-    rows = list(show.table_rows(LISTING))
-    assert all(len(row) == len(show.HEAD) for row in [*rows, *tree_rows(LISTING)])
+    rows = list(show_taps.table_rows(LISTING))
+    assert all(len(row) == len(show_taps.HEAD) for row in [*rows, *tree_rows(LISTING)])
     each = LISTING.activations[0].bytes_per_row
     total = LISTING.bytes(LISTING.activations[0])
     assert rows[0] == (
@@ -217,12 +218,12 @@ def test_each_activation_has_a_row_with_all_that_is_known() -> None:
 
 
 def test_documents_of_activations_are_json() -> None:
-    found = json.loads(json.dumps(show.documents(LISTING)))
+    found = json.loads(json.dumps(show_taps.documents(LISTING)))
     assert [one["address"] for one in found] == [a.address for a in LISTING.activations]
     assert found[0]["columns"] == ["a", "b"]
     assert found[0]["shape"] == [2, None]
     assert (found[2]["flops_per_row"], found[2]["rows"]) == (3, 10)
-    unknown = show.documents(replace(LISTING, rows=None))
+    unknown = show_taps.documents(replace(LISTING, rows=None))
     assert {one["bytes"] for one in unknown} == {None}
 
 

@@ -12,6 +12,7 @@ _featuretap/first_bad_row.json            which bad row the run has told of
 _featuretap/uploads/                      unfinished files of local workers
 _featuretap/manifest.parquet              parts of the finished table
 _featuretap/parity.json                   deviations from an independent computation
+_featuretap/published/                    where the table has gone
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class Table:
                 " check the path, or start the table with featuretap run CONFIG"
             ) from None
         remedy = BEGIN_AGAIN if name == "config.json" else WRITE_AGAIN
-        return _parse(self.internal(name), data, remedy)
+        return parse_document(self.internal(name), data, remedy)
 
     def read_parquet(
         self,
@@ -251,7 +252,7 @@ class Table:
         """
         uri = self.path("_SUCCESS")
         try:
-            document = _parse(uri, storage.read(uri, written=written), REPAIR)
+            document = parse_document(uri, storage.read(uri, written=written), REPAIR)
         except FileNotFoundError:
             return None
         check_says(document, SUMMARY, uri, REPAIR)
@@ -271,7 +272,8 @@ class Table:
         check()
         storage.remove(self.path("_SUCCESS"))
         self._clear_shards(check)
-        storage.remove_tree(self.internal("uploads"))
+        for name in ("uploads", "published"):
+            storage.remove_tree(self.internal(name))
         for name in _DOCUMENTS:
             check()
             storage.remove(self.internal(name))
@@ -279,6 +281,16 @@ class Table:
         for name in ("commits", "attempts", "errors"):
             storage.remove_empty(self.internal(name))
         storage.remove_empty(self.path(DATA))
+
+    def remove(self) -> None:
+        """Remove the table; what is not featuretap's stays, and with it the directory.
+
+        It stops being a table first, and holds nothing else when its claim goes.
+        """
+        self.clear(lambda: None)
+        storage.remove(self.internal("config.json"))
+        storage.remove_empty(self.internal())
+        storage.remove_empty(self.uri)
 
     def _clear_shards(self, check: Callable[[], None]) -> None:
         commits = (self.path(commit_name(shard)) for shard in self.committed())
@@ -304,7 +316,7 @@ def check_says(
             )
 
 
-def _parse(uri: str, data: bytes, remedy: str) -> dict[str, Any]:
+def parse_document(uri: str, data: bytes, remedy: str) -> dict[str, Any]:
     """Parse one of featuretap's own documents.
 
     Raises:

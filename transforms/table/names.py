@@ -7,6 +7,7 @@ import re
 INTERNAL = "_featuretap"
 DATA = "data"
 NOTICE = "first_bad_row.json"
+POINTER = "current.json"
 PART = re.compile(r"part-\d{5,}-[0-9a-f]{8}\.parquet")
 ERRORS = re.compile(r"\d{5,}-[0-9a-f]{8}\.parquet")
 COMMIT = re.compile(r"(\d{5,})\.json")

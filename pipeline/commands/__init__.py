@@ -1,0 +1,1 @@
+"""The commands: of a config, of a table, of a root of tables."""

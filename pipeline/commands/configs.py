@@ -1,0 +1,222 @@
+"""Commands that take a config: init, taps, plan, run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline import show, show_taps
+from pipeline.commands.options import (
+    As,
+    ConfigPath,
+    From,
+    Json,
+    Limit,
+    RetryErrors,
+    Set,
+    errors,
+    refuse,
+)
+from pipeline.quiet import quiet_import, start_tensorflow
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from pipeline.versions import Place
+
+_TAKEN = "--out must name a new file, {!r} exists; remove it or give another name"
+
+
+def init(
+    data: Annotated[
+        str, typer.Option("--data", metavar="PATH", help="Files, directory or glob.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="PATH", help="A model, or package.module:make"),
+    ],
+    out: Annotated[
+        str, typer.Option("--out", metavar="CONFIG", help="The file to write.")
+    ] = "job.toml",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Never ask: take what is likeliest.")
+    ] = False,
+    as_json: Json = False,
+    overrides: Set = None,
+) -> None:
+    """Look at data and a model, and write a config that runs."""
+    with errors():
+        from transforms import storage
+
+        if storage.exists(out):
+            refuse(_TAKEN.format(out))
+        start_tensorflow(compute=False)
+        from pipeline.init.draft import draft_config
+        from pipeline.init.questions import Questions
+
+        asks = sys.stdin.isatty() and not yes and not as_json
+        table = f"out/{PurePath(out).stem}"
+        made = draft_config(data, model, table, overrides or (), Questions(asks))
+        if not storage.create(out, made.text.encode()):
+            refuse(_TAKEN.format(out))
+    if as_json:
+        show.print_json(show.draft_json(out, made))
+    else:
+        show.print_draft(out, made)
+
+
+def taps(
+    config: ConfigPath,
+    as_json: Json = False,
+    overrides: Set = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="PATTERN", help="Only addresses that match."),
+    ] = None,
+    tree: Annotated[bool, typer.Option("--tree", help="Show the tree of layers.")] = (
+        False
+    ),
+) -> None:
+    """List every activation address of the model and its cost; mark the tapped ones."""
+    with errors():
+        from pipeline.config_file import load_config
+
+        checked = load_config(config, overrides or ())
+        start_tensorflow(compute=False)
+        from pipeline.list_taps import list_taps
+
+        found = list_taps(checked, pattern)
+    for complaint in found.complaints:
+        show.say(f"featuretap: {complaint}", err=True)
+    if as_json:
+        show.print_json(show_taps.documents(found))
+        return
+    rows = show_taps.tree_rows(found) if tree else show_taps.table_rows(found)
+    show.print_table(show_taps.HEAD, list(rows))
+
+
+def plan(
+    config: ConfigPath,
+    as_json: Json = False,
+    overrides: Set = None,
+    limit: Limit = None,
+    earlier: From = None,
+    retry_errors: RetryErrors = False,
+    name: As = None,
+) -> None:
+    """Show shards, columns, sizes and fingerprint; run nothing."""
+    with errors():
+        place = _place(config, overrides, limit, earlier, name)
+        made = _make_plan(place, retry_errors, compute=False)
+        from pipeline.earlier import outlook
+
+        ahead = outlook(made, made.shards)
+    if as_json:
+        show.print_json(show.plan_json(made, ahead))
+    else:
+        show.print_plan(made, ahead)
+
+
+def run(
+    config: ConfigPath,
+    beam_args: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- BEAM ARGS]", help="Passed to Beam as they are."),
+    ] = None,
+    as_json: Json = False,
+    overrides: Set = None,
+    limit: Limit = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier table there.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Compute again what is damaged.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Run N processes here."),
+    ] = None,
+    earlier: From = None,
+    retry_errors: RetryErrors = False,
+    name: As = None,
+) -> None:
+    """Extract the table; what an earlier run has committed is kept."""
+    given = beam_args or []
+    _check_run(given, workers, overwrite=overwrite, repair=repair)
+    with errors():
+        threads = not workers and _works_here(given)
+        place = _place(config, overrides, limit, earlier, name)
+        made = _make_plan(place, retry_errors, compute=threads)
+        show.say_notes(made)
+        with quiet_import():
+            from pipeline.attended import run_attended
+
+        summary, finished = run_attended(
+            made, given, workers, overwrite=overwrite, repair=repair
+        )
+        if name and summary:
+            _make_current(place, name)
+    show.warn_of_non_finite(summary)
+    if as_json:
+        notes = {"notes": list(made.notes)}
+        show.print_json({"table": made.config.table.path, **summary, **notes})
+    else:
+        show.print_summary(made.config.table.path, summary, finished=finished)
+
+
+def _check_run(
+    beam_args: list[str], workers: int | None, *, overwrite: bool, repair: bool
+) -> None:
+    """Refuse options of `run` that exclude each other."""
+    if overwrite and repair:
+        refuse("either --overwrite or --repair, got both")
+    if beam_args and not beam_args[0].startswith("-"):
+        refuse(f"one CONFIG is enough, got also {beam_args[0]!r}")
+    if workers and beam_args:
+        refuse(
+            f"either --workers or arguments for Beam, got --workers {workers} and"
+            f" {beam_args[0]!r}"
+        )
+
+
+def _works_here(beam_args: list[str]) -> bool:
+    """Whether this process's own threads will compute."""
+    with quiet_import():
+        from pipeline.runners import works_here
+
+    return works_here(beam_args)
+
+
+def _place(
+    config: str,
+    overrides: list[str] | None,
+    limit: int | None,
+    earlier: list[str] | None,
+    name: str | None,
+) -> Place:
+    """Load a config, and find where its table goes and what it is made from."""
+    from pipeline.config_file import load_config
+    from pipeline.versions import Place, place, resolve
+
+    checked = load_config(config, overrides or (), limit)
+    froms = tuple(map(resolve, earlier or ()))
+    if name:
+        return place(checked, name, froms)
+    return Place(checked, froms)
+
+
+def _make_current(place: Place, name: str) -> None:
+    from pipeline.versions import point_at
+
+    point_at(place.root, name, place.after)
+
+
+def _make_plan(place: Place, retry_errors: bool, *, compute: bool) -> Plan:
+    if retry_errors and not place.earlier:
+        refuse("--retry-errors is for --from, got it without")
+    start_tensorflow(compute=compute)
+    from pipeline.plan import make_plan
+
+    return make_plan(place.config, place.earlier, retry_errors=retry_errors)

@@ -1,0 +1,278 @@
+"""Tables that follow each other under one root: which is current, which may go.
+
+A root is a directory of tables. `_versions/00007.json` says which of them became the
+current one as the seventh; such a record is created once and never changes, so of two
+runs that end together one wins. `current.json` is a copy of the newest, for readers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from transforms import storage
+from transforms.config import Config
+from transforms.lookup import ConfigError, TableError
+from transforms.table.directory import Table, check_says, parse_document, to_json
+from transforms.table.names import POINTER
+from transforms.table.plan_file import read_plan
+
+_VERSIONS = "_versions"
+_RECORD = re.compile(r"(\d{5,})\.json")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+_SAYS: dict[str, type] = {"number": int, "table": str, "fingerprint": str, "rows": int}
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A table that is, or was, the current one of its root.
+
+    Attributes:
+      number: counts from 1, each time another table becomes current.
+      table: name of the table's directory in the root.
+      fingerprint: of its plan.
+      rows: that it holds.
+    """
+
+    number: int
+    table: str
+    fingerprint: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What `prune_tables` has done.
+
+    Attributes:
+      removed: names of tables.
+      kept: names of tables, the newest first.
+      spared: names of older tables that an unfinished one takes rows over from.
+    """
+
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    spared: tuple[str, ...]
+
+
+def current_version(root: str) -> Version | None:
+    """Read which table of a root is current; None if none has been yet.
+
+    Raises:
+      TableError: the record that says so is damaged.
+    """
+    newest = max(_numbers(root), default=0)
+    return _read(root, newest) if newest else None
+
+
+def no_version(root: str) -> FileNotFoundError:
+    """Say that a directory is no root of tables."""
+    return FileNotFoundError(
+        f"a root of tables must hold {POINTER}, found none in {root!r}; tables get"
+        " there by featuretap run CONFIG --as NAME"
+    )
+
+
+def resolve(uri: str) -> str:
+    """Give the URI of a table: the current one's, if a root of tables is named."""
+    newest = current_version(uri)
+    return uri if newest is None else storage.join(uri, newest.table)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a new table goes, and what it follows.
+
+    Attributes:
+      config: with the table's own path.
+      earlier: tables to take rows over from.
+      root: directory of tables that it is in; empty if it stands alone.
+      after: number of the version that it follows; 0 if it is the first.
+    """
+
+    config: Config
+    earlier: tuple[str, ...]
+    root: str = ""
+    after: int = 0
+
+
+def place(config: Config, name: str, earlier: Sequence[str] = ()) -> Place:
+    """Put the table of a config under its path, which becomes a root of tables.
+
+    A table that was begun before goes on with the tables that it was begun with.
+
+    Args:
+      config: whose `table.path` is the root.
+      name: of the new table's directory in the root.
+      earlier: tables to take rows over from; the current one if there are none.
+
+    Raises:
+      ConfigError: it is no name of a directory, or the root is itself a table.
+    """
+    root = config.table.path
+    _check_name(name)
+    if config.limit:
+        raise ConfigError(
+            "either --as or --limit, got both: a table of some rows does not follow one"
+            " of all"
+        )
+    if _is_begun(root):
+        raise ConfigError(
+            f"with --as table.path must be a directory of tables, {root!r} is itself a"
+            " table; choose another path"
+        )
+    path = storage.join(root, name)
+    newest = current_version(root)
+    after = newest.number if newest else 0
+    if _is_begun(path):
+        before = [one.uri for one in read_plan(Table(path)).earlier]
+        after = _last_of(root, before) or after
+        earlier = earlier or before
+    elif newest:
+        earlier = earlier or [storage.join(root, newest.table)]
+    spec = config.table.model_copy(update={"path": path})
+    config = config.model_copy(update={"table": spec})
+    return Place(config, tuple(earlier), root, after)
+
+
+def point_at(root: str, name: str, after: int | None = None) -> Version:
+    """Make a finished table of a root the current one.
+
+    Args:
+      root: URI of the directory of tables.
+      name: of the table's directory in there.
+      after: number of the version that must still be current, 0 for none; None to
+        point at the table whatever is current.
+
+    Returns:
+      The version; the current one if it is this table already.
+
+    Raises:
+      FileNotFoundError: there is no such table.
+      ConfigError: it is not finished.
+      RuntimeError: another table has become current.
+    """
+    _check_name(name)
+    table = Table(storage.join(root, name))
+    fingerprint = table.read_config()["fingerprint"]
+    summary = table.read_success()
+    if summary is None:
+        raise ConfigError(
+            f"the current table must be finished, {table.uri!r} has no _SUCCESS; go on"
+            " with the command that began it"
+        )
+    newest = current_version(root)
+    if newest and (newest.table, newest.fingerprint) == (name, fingerprint):
+        _show_newest(root)
+        return newest
+    last = newest.number if newest else 0
+    version = Version(last + 1, name, fingerprint, summary["rows"])
+    is_expected = after is None or after == last
+    if not is_expected or not storage.create(
+        _record(root, version.number), to_json(asdict(version))
+    ):
+        now = current_version(root)
+        raise RuntimeError(
+            f"{table.uri} is finished, but meanwhile {now and now.table!r} has become"
+            f" the current table of {root!r}; that stays, unless you point at this one:"
+            f" featuretap current {root} {name}"
+        )
+    _show_newest(root)
+    return version
+
+
+def prune_tables(root: str, keep: int) -> Pruned:
+    """Remove tables of a root that have been current, but for the newest.
+
+    Parts that a newer table carries are its own: links and copies stand alone. A table
+    that an unfinished one of the root takes rows over from is spared.
+
+    Args:
+      root: URI of the directory of tables.
+      keep: how many tables to keep, the current one included.
+
+    Raises:
+      FileNotFoundError: no table of the root has become current.
+      ConfigError: none would be kept.
+    """
+    if keep < 1:
+        raise ConfigError(f"--keep must be at least 1, got {keep}")
+    numbers = sorted(_numbers(root), reverse=True)
+    if not numbers:
+        raise no_version(root)
+    names = dict.fromkeys(_read(root, number).table for number in numbers)
+    there = [name for name in names if _is_begun(storage.join(root, name))]
+    needed = set(_needed(root))
+    removed, spared = [], []
+    for name in there[keep:]:
+        uri = storage.join(root, name)
+        if storage.filesystem(uri)[1] in needed:
+            spared.append(name)
+            continue
+        Table(uri).remove()
+        removed.append(name)
+    return Pruned(tuple(removed), tuple(there[:keep]), tuple(spared))
+
+
+def _needed(root: str) -> Iterator[str]:
+    """Yield the paths of tables that unfinished ones of a root take rows over from."""
+    for name in storage.list_directories(root):
+        table = Table(storage.join(root, name))
+        if not _is_begun(table.uri) or table.read_success() is not None:
+            continue
+        for earlier in read_plan(table).earlier:
+            yield storage.filesystem(earlier.uri)[1]
+
+
+def _last_of(root: str, tables: Sequence[str]) -> int:
+    """Give the number of the newest version that is one of some tables; else 0."""
+    paths = {storage.filesystem(uri)[1] for uri in tables}
+    for number in sorted(_numbers(root), reverse=True) if paths else ():
+        uri = storage.join(root, _read(root, number).table)
+        if storage.filesystem(uri)[1] in paths:
+            return number
+    return 0
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            "a table must be named by letters, digits and . _ = + -, such as"
+            f" 2026-01-31, got {name!r}"
+        )
+
+
+def _is_begun(uri: str) -> bool:
+    return storage.exists(Table(uri).internal("config.json"))
+
+
+def _record(root: str, number: int) -> str:
+    return storage.join(root, _VERSIONS, f"{number:05d}.json")
+
+
+def _numbers(root: str) -> list[int]:
+    names = storage.list_names(storage.join(root, _VERSIONS))
+    return [int(found[1]) for found in map(_RECORD.fullmatch, names) if found]
+
+
+def _read(root: str, number: int) -> Version:
+    uri = _record(root, number)
+    document = parse_document(uri, storage.read(uri, written=True), _REMEDY)
+    check_says(document, _SAYS, uri, _REMEDY)
+    version = Version(**{name: document[name] for name in _SAYS})
+    if not _NAME.fullmatch(version.table):
+        raise TableError(f"{uri} must name a table beside it, got {version.table!r}")
+    return version
+
+
+def _show_newest(root: str) -> None:
+    """Copy the newest record for readers; again if there is a newer one by then."""
+    shown = 0
+    while (newest := max(_numbers(root))) > shown:
+        version = to_json(asdict(_read(root, newest)))
+        storage.replace(storage.join(root, POINTER), version)
+        shown = newest
+
+
+_REMEDY = "remove it, and point at a table with featuretap current ROOT NAME"
