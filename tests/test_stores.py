@@ -6,6 +6,8 @@ REQUIRE_STORES set they fail where they would be skipped.
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from test_readers import (
     written,
 )
 
-from pipeline import make_plan, prepare_table, run_plan, verify_table
+from pipeline import forget_rows, make_plan, prepare_table, run_plan, verify_table
+from pipeline.versions import place, point_at, prune_tables, resolve
 from transforms.extract import extract_shard
 
 __all__ = ["gcs", "local", "s3", "written"]  # fixtures
@@ -125,3 +128,37 @@ def test_tables_grow_in_stores(
     summary = run_plan(make_plan(job.config(table={"path": wider}, taps=more), [new]))
     assert set(summary["made"]) == {"extended"}
     assert verify_table(wider) == []
+
+
+@pytest.mark.parametrize("store", ["s3", "gcs"])
+def test_tables_follow_each_other_in_stores(
+    store: str, data: Path, tmp_path: Path, request: Any
+) -> None:
+    """One of many becomes current; rows are forgotten; what is old is pruned."""
+    root = f"{request.getfixturevalue(store)}/days"
+    job = Job(tmp_path, {"reader": "parquet", "path": str(data / "parquet")})
+    config = job.config(table={"path": root}, taps=[{"path": "head"}])
+    for day in ("monday", "tuesday", "wednesday"):
+        put = place(config, day)
+        made = run_plan(make_plan(put.config, put.earlier))["made"]
+        point_at(root, day, put.after)
+    assert set(made) == {"carried"}
+    keys = tmp_path / "keys.txt"
+    keys.write_text("7\n75\n")
+    less = f"{root}/less"
+    done = forget_rows(resolve(root), str(keys), less)
+    assert (done.rows, done.summary["rows"]) == (2, 98)
+    assert set(done.summary["made"]) == {"carried", "projected"}
+    assert verify_table(less) == []
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(point_at, root, n, 3) for n in ("less", "monday") * 2]
+    won = {call.result().table for call in calls if not call.exception()}
+    assert len(won) == 1
+    point_at(root, "less")
+    assert set(prune_tables(root, 1).removed) == {"monday", "tuesday", "wednesday"}
+    fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
+    assert {f.removeprefix(f"{path}/").split("/")[0] for f in fs.find(path)} == {
+        *("_versions", "current.json", "less"),
+    }
+    assert json.loads(fs.cat_file(f"{path}/current.json"))["table"] == "less"
+    assert verify_table(less) == []
