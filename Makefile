@@ -17,7 +17,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-models test-stores test-faults test-engines \
-  test-infra lint audit sbom bench bench-smoke constraints clean
+  test-infra test-hand-off lint audit sbom bench bench-smoke constraints clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -86,6 +86,10 @@ $(ENGINES)/schemas: $(STAMP)
 test-infra: $(ENGINES)/flink/jars $(ENGINES)/bin/boot $(ENGINES)/schemas  ## Build the images, run them, and check the files of infra/
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[engines,infra]'
 	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/infra -m heavy
+
+test-hand-off: $(STAMP)  ## Publish to real stores, and read with their own readers
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[hand-off]'
+	REQUIRE_HAND_OFF=1 $(BIN)/python -m pytest tests/hand_off -m heavy $(PARALLEL)
 
 audit: $(STAMP)  ## Look for known faults of the pinned dependencies
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pipeline.forget.table import forget_rows
     from pipeline.parity.certificate import check_parity
     from pipeline.plan import Plan, make_plan
+    from pipeline.publish.publish import publish_table
     from pipeline.run import prepare_table, repair_table, run_plan
     from pipeline.status import table_status
     from pipeline.verify import verify_table
@@ -22,6 +23,7 @@ __all__ = [
     "load_config",
     "make_plan",
     "prepare_table",
+    "publish_table",
     "read_features",
     "repair_table",
     "run_plan",
@@ -38,6 +40,7 @@ _HOMES = {
     "load_config": "pipeline.config_file",
     "make_plan": "pipeline.plan",
     "prepare_table": "pipeline.run",
+    "publish_table": "pipeline.publish.publish",
     "read_features": "transforms.table.read",
     "repair_table": "pipeline.run",
     "run_plan": "pipeline.run",

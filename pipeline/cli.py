@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.configs import init, plan, run, taps
-from pipeline.commands.tables import current, forget, prune, status, verify
+from pipeline.commands.tables import current, forget, prune, publish, status, verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,7 +15,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn a dataset and a trained Keras model into a table of activations.",
 )
-for command in (init, taps, plan, run, status, verify, forget, current, prune):
+for command in (
+    *(init, taps, plan, run),
+    *(status, verify, publish, forget, current, prune),
+):
     app.command()(command)
 
 

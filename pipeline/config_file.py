@@ -123,7 +123,7 @@ def _known_keys(place: Sequence[str | int]) -> list[str]:
     """The keys that a config knows at a place."""
     section: type[BaseModel] = Config
     for part in place:
-        if isinstance(part, str):
+        if isinstance(part, str) and part in section.model_fields:
             annotation = section.model_fields[part].annotation
             inner = [annotation, *get_args(annotation)]
             section = next(

@@ -271,6 +271,10 @@ def _check_config(config: Config, earlier: Sequence[str]) -> None:
             "taps must name at least one activation, got none (featuretap taps CONFIG"
             " lists all)"
         )
+    if config.publish:
+        from pipeline.publish.publish import check_targets
+
+        check_targets(config)
     if earlier and config.limit:
         raise ConfigError("either --from or --limit, got both: --from is for all rows")
     for uri in earlier:

@@ -55,12 +55,13 @@ def run_plan(
       workers: run so many processes on this machine instead, without Beam.
 
     Returns:
-      The summary that `_SUCCESS` holds; an empty one if the run was stopped, or handed
-      over to Dataflow by a template.
+      The summary that `_SUCCESS` holds, and under `published` where the table has gone,
+      if the config says where to; an empty one if the run was stopped, or handed over
+      to Dataflow by a template.
 
     Raises:
       ConfigError: the directory holds a table of another plan, or Beam refuses its
-        arguments.
+        arguments, or something else is where the table is to be published.
       RuntimeError: the run failed; what it has committed is kept for the next.
     """
     table = Table(plan.config.table.path)
@@ -74,8 +75,15 @@ def run_plan(
     pending = pending_shards(table.uri)
     first = next(pending, None)
     if first is None:
-        return commit_table(table, plan.config.errors.max_fraction)
-    return engine(chain([first], pending))
+        summary = commit_table(table, plan.config.errors.max_fraction)
+    else:
+        summary = engine(chain([first], pending))
+    if summary and plan.config.publish:
+        from pipeline.publish.publish import publish_as_configured
+
+        published = publish_as_configured(plan.config)
+        return {**summary, "published": [one.to_json() for one in published]}
+    return summary
 
 
 def check_engine(

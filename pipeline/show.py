@@ -193,6 +193,8 @@ def print_summary(table: str, summary: Mapping[str, Any], *, finished: bool) -> 
         f" {size_text(summary['bytes'])}{f', {bad} bad rows set apart' if bad else ''}"
     )
     _say_made(summary["made"], summary["saved_seconds"], summary["saved_bytes"])
+    if published := summary.get("published"):
+        print_published(published)
 
 
 def _say_made(
@@ -215,6 +217,8 @@ def print_status(found: Status) -> None:
         f" {size_text(found.bytes)}"
     )
     _say_made(found.made, found.saved_seconds, found.saved_bytes)
+    if found.published:
+        print_published(found.published)
     if not found.committed:
         return
     total = found.seconds["total"] or 1.0
@@ -297,6 +301,18 @@ def last_words(error: Exception) -> str:
     text = _GRAPH_NOISE.sub("", text)
     text = "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
     return f"{text}\nset FEATURETAP_DEBUG=1 to see where"
+
+
+def print_published(found: Sequence[Mapping[str, Any]]) -> None:
+    """Say where a table has gone."""
+    for one in found:
+        there = " (it was there)" if one["was_there"] else ""
+        say(
+            f"published to {one['target']}: {one['location']}, {one['rows']} rows and"
+            f" {one['sampled']} sampled vectors read back{there}"
+        )
+    if not found:
+        say("published nowhere")
 
 
 def print_forgotten(made: Forgotten) -> None:

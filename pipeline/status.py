@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.publish.publish import publications
 from transforms.table.commit_record import Commit, Made, Work
 from transforms.table.directory import Table
 from transforms.table.plan_file import TablePlan, read_plan
@@ -30,6 +31,8 @@ class Status:
       made: shards and rows by how their parts came about.
       saved_seconds: of workers that taking rows over has saved, at least.
       saved_bytes: that it has not written.
+      published: where the finished table has gone, the newest publication to each kind
+        of store.
     """
 
     table: str
@@ -44,6 +47,7 @@ class Status:
     made: dict[Made, dict[str, int]]
     saved_seconds: float
     saved_bytes: int
+    published: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The status as a JSON document."""
@@ -75,9 +79,10 @@ class Watch:
         new = [i for i in self.table.committed() if i not in self.committed]
         for commit in self.table.read_commits(new):
             self._add(commit)
+        finished = self.table.read_success() is not None
         return Status(
             table=self.table.uri,
-            finished=self.table.read_success() is not None,
+            finished=finished,
             shards=plan.shard_count,
             committed=len(self.committed),
             rows=self._sums["rows"],
@@ -88,6 +93,7 @@ class Watch:
             made=self._work.made,
             saved_seconds=round(self._work.saved_seconds, 3),
             saved_bytes=self._work.saved_bytes,
+            published=tuple(publications(self.table.uri)) if finished else (),
         )
 
     def _add(self, commit: Commit) -> None:

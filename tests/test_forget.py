@@ -125,14 +125,14 @@ def test_it_ends_with_the_places_where_the_rows_may_lie_still(users: Users) -> N
     users.make("old", "older", taps=[{"path": "head"}])
     published = users.directory / "old" / "_featuretap" / "published"
     published.mkdir()
-    (published / "feast.json").write_text(
-        '{"target": "feast", "location": "/stores/feast"}'
-    )
+    record = {"target": "delta", "location": "/stores/delta", "was_there": False}
+    text = json.dumps({**record, "rows": 60, "sampled": 4})
+    (published / "delta.json").write_text(text)
     made = users.forget("user-007\n")
     assert made.places == (
         f"the old table: {users.directory / 'old'}",
         f"a table that it took rows over from: {users.directory / 'older'}",
-        "feast: /stores/feast",
+        "delta: /stores/delta",
         f"the source: parquet {users.data}; a later run brings rows back that are"
         " still there",
     )

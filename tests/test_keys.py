@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from transforms.lookup import ConfigError
 from transforms.table import keys
-from transforms.table.keys import _hash
+from transforms.table.keys import hash_keys
 
 
 def job_with(directory: Path, **columns: Any) -> Job:
@@ -49,25 +49,25 @@ def test_a_key_that_repeats_across_parts_is_refused(
 
 
 @given(st.lists(st.text(max_size=12), min_size=1), st.integers(0, 3))
-def test_equal_text_hashes_alike_wherever_it_stands(
+def test_equal_texthash_keyses_alike_wherever_it_stands(
     texts: list[str], start: int
 ) -> None:
     encodable = [t for t in texts if t.isprintable()] or ["x"]
     array = pa.array(["other"] * start + encodable + encodable)
-    found = _hash(array[start:])
+    found = hash_keys(array[start:])
     half = len(encodable)
     np.testing.assert_array_equal(found[:half], found[half:])
-    alone = [_hash(pa.array([text]))[0] for text in encodable]
+    alone = [hash_keys(pa.array([text]))[0] for text in encodable]
     np.testing.assert_array_equal(found[:half], alone)
 
 
-def test_hashes_spread_keys_over_groups() -> None:
+def testhash_keyses_spread_keys_over_groups() -> None:
     for array in (
         pa.array([f"images/{i:07d}.jpg" for i in range(20_000)]),
         pa.array(np.arange(20_000)),
         pa.array(np.arange(20_000) * 4096),
     ):
-        counts = np.bincount(_hash(array) % 16, minlength=16)
+        counts = np.bincount(hash_keys(array) % 16, minlength=16)
         assert counts.min() > 1000
 
 

@@ -268,6 +268,25 @@ class ErrorSpec(_Section):
     attempts: Annotated[int, Field(gt=0)] = 2
 
 
+class PublishSpec(BaseModel):
+    """`[publish.NAME]`: a store that the finished table is published to.
+
+    Other keys are the target's own options, as for `featuretap publish --set`.
+
+    Attributes:
+      to: the target, a built-in or `package.module:callable`. If left out, NAME.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    to: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The target's own options."""
+        return dict(self.model_extra or {})
+
+
 class Config(_Section):
     """A whole config: one attribute for each section of the TOML file.
 
@@ -278,6 +297,8 @@ class Config(_Section):
         `featuretap taps`, which lists what can be tapped.
       table: `[table]`, where the results go.
       errors: `[errors]`, how bad rows are treated. If left out, none are accepted.
+      publish: `[publish.NAME]`, where a run takes the finished table, in this order. If
+        left out, nowhere.
       limit: the command line's `--limit`: the first so many rows of the source and no
         others, which makes another table. If left out, all rows.
     """
@@ -287,4 +308,5 @@ class Config(_Section):
     taps: tuple[TapSpec, ...] = ()
     table: TableSpec
     errors: ErrorSpec = ErrorSpec()
+    publish: dict[str, PublishSpec] = {}
     limit: Rows | None = None

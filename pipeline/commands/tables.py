@@ -97,6 +97,41 @@ def _certify(
     return check_parity(table, checked, rows, seed)
 
 
+def publish(
+    table: TableUri,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="TARGET", help="A store, or package.module:make."),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="option=value", help="An option of the target."),
+    ] = None,
+    listing: Annotated[
+        bool, typer.Option("--list", help="Only say where the table has gone.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a finished table to a store, and prove that it arrived."""
+    if listing == bool(to) or (listing and options):
+        refuse("either --to TARGET, with --set, or --list")
+    with errors():
+        from pipeline.config_file import set_key
+        from pipeline.publish.publish import publications, publish_table
+        from pipeline.versions import resolve
+
+        table = resolve(table)
+        given: dict[str, Any] = {}
+        for option in options or ():
+            set_key(given, option)
+        done = [publish_table(table, to, given).to_json()] if to else []
+        found = publications(table) if listing else done
+    if as_json:
+        show.print_json(found if listing else found[0])
+    else:
+        show.print_published(found)
+
+
 def forget(
     table: TableUri,
     keys: Annotated[

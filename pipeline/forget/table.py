@@ -13,6 +13,7 @@ from pipeline.fingerprint import digest_of
 from pipeline.forget.keys import Redaction, read_keys, redaction_of
 from pipeline.forget.rows import Left, leave_out
 from pipeline.plan import Plan
+from pipeline.publish.publish import publications
 from pipeline.run import prepare_table
 from transforms import storage
 from transforms.extract import extract_shard
@@ -166,9 +167,8 @@ def _places(old: Table, there: TablePlan, left: Left) -> Iterator[str]:
     for earlier in there.earlier:
         if storage.exists(earlier.uri):
             yield f"a table that it took rows over from: {earlier.uri}"
-    for name in storage.list_names(old.internal("published")):
-        record = old.read_json(f"published/{name}")
-        yield f"{record.get('target')}: {record.get('location')}"
+    for one in publications(old.uri):
+        yield f"{one['target']}: {one['location']}"
     path = there.config.source.model_dump().get("path")
     source = f" {path}" if isinstance(path, str) else ""
     yield (

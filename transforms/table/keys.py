@@ -84,15 +84,15 @@ def _spread(directory: Path, groups: int, found: Iterator[pa.RecordBatch]) -> No
                     writers.append(stack.enter_context(writer))
             hashes = np.zeros(len(batch), np.uint64)
             for column in batch.columns[:-1]:
-                hashes = hashes * _ODD + _hash(column)
+                hashes = hashes * _ODD + hash_keys(column)
             chosen = hashes % np.uint64(groups)
             for group in np.unique(chosen):
                 writers[int(group)].write_batch(batch.filter(pa.array(chosen == group)))
 
 
-def _hash(keys: pa.Array) -> np.ndarray:
-    """Hash keys to uint64; equal ones alike."""
-    if not pa.types.is_string(keys.type):
+def hash_keys(keys: pa.Array) -> np.ndarray:
+    """Hash text or whole numbers to uint64 below 2^32; equal ones alike."""
+    if pa.types.is_integer(keys.type):
         mixed = keys.cast(pa.int64(), safe=False).to_numpy().astype(np.uint64) * _ODD
         return np.asarray(mixed >> np.uint64(32))
     array = keys.cast(pa.large_binary())

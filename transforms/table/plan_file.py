@@ -119,6 +119,7 @@ class TablePlan:
         """
         document = _config_document(self.config)
         del document["errors"]  # names nothing, and may change from run to run
+        document.pop("publish", None)  # is of no concern to workers
         del document["table"]["path"]  # of which there are many spellings
         text = json.dumps([document, _layout_document(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""`publish`: a finished table -> a store, and the proof that it arrived."""

@@ -1,0 +1,165 @@
+"""A finished table as targets see it: parts, columns, rows in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from transforms import storage
+from transforms.lookup import ConfigError, nearest
+from transforms.sources.staging import readable_copy
+from transforms.table.columns import Column
+from transforms.table.directory import Table, open_parquet
+from transforms.table.manifest import read_manifest
+from transforms.table.plan_file import TablePlan, read_plan
+
+_ROWS_AT_A_TIME = 16_384
+FINGERPRINT = "featuretap.fingerprint"
+MODEL = "featuretap.model_digest"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a table.
+
+    Attributes:
+      path: relative to the table.
+      rows: that it holds.
+      bytes: size.
+      sha256: hash of its content, 64 hex digits.
+    """
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedTable:
+    """A table that can be published.
+
+    Attributes:
+      table: its directory.
+      plan: that it was made by.
+      summary: that its `_SUCCESS` holds.
+      parts: with rows, in order, as the manifest names them.
+    """
+
+    table: Table
+    plan: TablePlan
+    summary: Mapping[str, Any]
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def key(self) -> Column:
+        """The column that tells rows apart."""
+        return self.plan.columns[0]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the parts, without metadata; all fields but the key may be null.
+
+        A field that must not be null could never be added to a table that is there.
+        """
+        key, *others = self.plan.schema.remove_metadata()
+        return pa.schema([key, *(field.with_nullable(True) for field in others)])
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What travels with the data: which table it is, and of which model."""
+        return {
+            FINGERPRINT: self.plan.fingerprint,
+            MODEL: self.plan.model_digest,
+            "featuretap.table": self.table.uri,
+        }
+
+    def vectors(self) -> list[Column]:
+        """Give the columns that hold vectors of floats, all of one length."""
+        return [
+            column
+            for column in self.plan.columns
+            if column.role == "feature" and column.width and column.family == "float"
+            if column.is_vector
+        ]
+
+    def vector(self, name: str | None, what: str) -> Column:
+        """Choose a column of vectors.
+
+        Args:
+          name: of the column; None for the only one.
+          what: the option that names it, for messages.
+
+        Raises:
+          ConfigError: there is no such column, or it is not clear which is meant.
+        """
+        by_name = {column.name: column for column in self.vectors()}
+        if name is None and len(by_name) == 1:
+            return next(iter(by_name.values()))
+        if name in by_name:
+            return by_name[name]
+        given = f"got {name!r}{nearest(name, by_name)}" if name else "got none"
+        raise ConfigError(
+            f"{what} must name a column of vectors, {given} (columns:"
+            f" {', '.join(sorted(by_name)) or 'none'})"
+        )
+
+    def batches(
+        self, columns: Sequence[str], parts: Sequence[Part] | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield rows in order, some thousands at a time.
+
+        Args:
+          columns: which columns, by name, in this order.
+          parts: of which parts; all of them by default.
+        """
+        for part in self.parts if parts is None else parts:
+            with (
+                readable_copy(self.table.path(part.path)) as path,
+                open(path, "rb") as stream,
+                open_parquet(stream, check_pages=True) as file,
+            ):
+                for batch in file.iter_batches(
+                    _ROWS_AT_A_TIME, columns=list(columns), use_threads=False
+                ):
+                    yield pa.Table.from_batches([batch]).select(columns)
+
+    def part_uri(self, part: Part) -> str:
+        """Give the URI of a part, absolute also on a local disk."""
+        uri = self.table.path(part.path)
+        local = storage.local_path(uri)
+        return uri if local is None else local.absolute().as_uri()
+
+
+def open_finished(uri: str) -> FinishedTable:
+    """Open a table that is to be published.
+
+    Raises:
+      FileNotFoundError: there is no table.
+      ConfigError: it is not finished, or has no rows.
+      TableError: it is damaged.
+    """
+    table = Table(uri)
+    plan = read_plan(table)
+    summary = table.read_success()
+    if summary is None:
+        raise ConfigError(
+            f"only finished tables are published, {uri!r} has no _SUCCESS; go on with"
+            " the command that began it"
+        )
+    parts = tuple(
+        Part(row["path"], row["rows"], row["bytes"], row["sha256"])
+        for row in read_manifest(table).to_pylist()
+        if row["rows"]
+    )
+    if not parts:
+        raise ConfigError(f"a published table must have rows, {uri!r} has none")
+    return FinishedTable(table, plan, summary, parts)

@@ -1,0 +1,134 @@
+"""Hugging Face datasets: a directory with a card, which `load_dataset` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.publish.finished import FinishedTable
+from pipeline.publish.placed import place_parts, placed_name, remove_others
+from pipeline.publish.publish import rows_of
+from transforms import storage
+from transforms.column_names import KEY
+from transforms.sources.staging import readable_copy
+from transforms.table.columns import Column
+from transforms.table.directory import open_parquet
+
+_CARD = "README.md"
+_DATA = "data"
+_BEGIN, _END = "<!-- featuretap ", " -->"
+
+
+class HuggingFace:
+    """A directory that is a dataset: a card (README.md), and the parts below `data`."""
+
+    normalizes = False
+
+    def __init__(
+        self, table: str, *, path: str | None = None, license: str | None = None
+    ) -> None:
+        """Find the place.
+
+        Args:
+          table: URI of the table that is published.
+          path: URI of the directory; beside the table by default.
+          license: that the card names.
+        """
+        self._path = path or f"{table.rstrip('/')}-huggingface"
+        self._license = license
+
+    @property
+    def location(self) -> str:
+        """The directory."""
+        return self._path
+
+    def found(self, table: FinishedTable) -> Mapping[str, str] | None:
+        """Read the properties that the card holds."""
+        try:
+            card = storage.read(storage.join(self._path, _CARD)).decode()
+        except FileNotFoundError:
+            return None
+        text = card.partition(_BEGIN)[2].partition(_END)[0]
+        try:
+            found: dict[str, str] = json.loads(text)
+        except ValueError:
+            return {}
+        return found
+
+    def write(self, table: FinishedTable) -> None:
+        """Put the parts there, then the card that names them, then remove old parts."""
+        directory = storage.join(self._path, _DATA)
+        place_parts(table, directory)
+        storage.replace(storage.join(self._path, _CARD), self._card(table).encode())
+        remove_others(directory, {placed_name(part) for part in table.parts})
+
+    def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
+        """Yield the keys of all files that the card names."""
+        for batch in self._rows([KEY]):
+            yield batch.column(0)
+
+    def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
+        """Read rows of the files that the card names."""
+        names = [KEY, *(column.name for column in table.vectors())]
+        some = (
+            rows_of(pa.Table.from_batches([batch]), keys) for batch in self._rows(names)
+        )
+        return pa.concat_tables(some)
+
+    def _rows(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        card = storage.read(storage.join(self._path, _CARD)).decode()
+        for line in card.splitlines():
+            name = line.strip().removeprefix("- ")
+            if not name.startswith(f"{_DATA}/"):
+                continue
+            with (
+                readable_copy(storage.join(self._path, name)) as path,
+                open(path, "rb") as stream,
+                open_parquet(stream) as file,
+            ):
+                yield from file.iter_batches(columns=columns, use_threads=False)
+
+    def _card(self, table: FinishedTable) -> str:
+        """Write the card: YAML for programs, text for people."""
+        head: list[str] = []
+        if self._license:
+            head.append(f"license: {json.dumps(self._license)}")
+        head += ["configs:", "- config_name: default", "  data_files:"]
+        head += ["  - split: train", "    path:"]
+        head += [f"    - {_DATA}/{placed_name(part)}" for part in table.parts]
+        head += ["dataset_info:", "  features:"]
+        for column in table.plan.columns:
+            head += [f"  - name: {json.dumps(column.name)}", f"    {_kind(column)}"]
+            if column.is_vector and column.width:
+                head.append(f"    length: {column.width}")
+        properties = json.dumps(table.properties)
+        by = f"featuretap {table.plan.versions['featuretap']}"
+        return "\n".join(
+            [
+                *("---", *head, "---", "", f"{_BEGIN}{properties}{_END}", ""),
+                "# Features",
+                "",
+                f"{table.rows} rows, made by {by} with the model of digest"
+                f" `{table.plan.model_digest}`.",
+                "",
+                "| column | type | shape | from |",
+                "|---|---|---|---|",
+                *(_row(column) for column in table.plan.columns),
+                "",
+            ]
+        )
+
+
+def _row(column: Column) -> str:
+    made = " ".join([f"`{column.source}`", *column.reduce]) if column.source else ""
+    return f"| {column.name} | {column.dtype} | {list(column.shape)} | {made} |"
+
+
+def _kind(column: Column) -> str:
+    """Name a column's type as datasets does."""
+    names: dict[str, Any] = {"timestamp": "timestamp[us, tz=UTC]", "bytes": "binary"}
+    kind = names.get(column.dtype, column.dtype)
+    return f"{'list' if column.is_vector else 'dtype'}: {kind}"

@@ -1,0 +1,91 @@
+"""LanceDB: a table with vectors of fixed length, a version for each publication."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.publish.finished import FinishedTable
+from pipeline.publish.target import need
+from transforms.column_names import KEY
+
+
+class Lance:
+    """A table of a LanceDB database; searches work on each column of vectors."""
+
+    normalizes = False
+
+    def __init__(
+        self, table: str, *, uri: str | None = None, name: str = "features"
+    ) -> None:
+        """Find the place.
+
+        Args:
+          table: URI of the table that is published.
+          uri: of the database, a directory; beside the table by default.
+          name: of the table in there.
+        """
+        need("lancedb", "lance")
+        self._uri = uri or f"{table.rstrip('/')}-lance"
+        self._name = name
+
+    @property
+    def location(self) -> str:
+        """Database and name."""
+        return f"{self._uri}/{self._name}.lance"
+
+    def found(self, table: FinishedTable) -> Mapping[str, str] | None:
+        """Read the properties that the table's schema holds."""
+        database = self._database()
+        if self._name not in database.list_tables().tables:
+            return None
+        metadata = database.open_table(self._name).schema.metadata or {}
+        return {name.decode(): value.decode() for name, value in metadata.items()}
+
+    def write(self, table: FinishedTable) -> None:
+        """Write a version, which appears at once."""
+        schema = _schema(table)
+        names = schema.names
+        batches = (
+            batch.cast(schema.remove_metadata()).to_batches()
+            for batch in table.batches(names)
+        )
+        reader = pa.RecordBatchReader.from_batches(
+            schema, (one.cast(schema) for some in batches for one in some)
+        )
+        self._database().create_table(
+            self._name, data=reader, schema=schema, mode="overwrite"
+        )
+
+    def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
+        """Yield the keys of the newest version."""
+        there = self._database().open_table(self._name).to_lance()
+        for batch in there.to_batches(columns=[KEY]):
+            yield batch.column(0)
+
+    def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
+        """Read rows of the newest version."""
+        import pyarrow.compute as pc
+
+        names = [KEY, *(column.name for column in table.vectors())]
+        there = self._database().open_table(self._name).to_lance()
+        return there.to_table(columns=names, filter=pc.field(KEY).isin(keys))
+
+    def _database(self) -> Any:
+        import lancedb
+
+        return lancedb.connect(self._uri)
+
+
+def _schema(table: FinishedTable) -> pa.Schema:
+    """Vectors of one length as fixed-size lists, which search needs."""
+    widths = {column.name: column.width for column in table.vectors()}
+    fields = [
+        field.with_type(pa.list_(field.type.value_type, widths[field.name]))
+        if field.name in widths
+        else field
+        for field in table.schema
+    ]
+    return pa.schema(fields, metadata=table.properties)

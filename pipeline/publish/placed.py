@@ -1,0 +1,47 @@
+"""Parts of a table -> a directory of a target's own, named by their content."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from pipeline.publish.finished import FinishedTable, Part
+from transforms import storage
+
+_PLACED = re.compile(r"[0-9a-f]{32}\.parquet")
+
+
+def placed_name(part: Part) -> str:
+    """Name a part by its content, so that a table that grew adds only new ones."""
+    return f"{part.sha256[:32]}.parquet"
+
+
+def place_parts(table: FinishedTable, directory: str) -> None:
+    """Put the parts of a table into a directory, by links or copies.
+
+    Args:
+      table: whose parts.
+      directory: URI; parts that are there already stay.
+    """
+    there = set(storage.list_names(directory))
+    for part in table.parts:
+        name = placed_name(part)
+        if name not in there:
+            storage.copy(table.table.path(part.path), storage.join(directory, name))
+
+
+def is_placed(name: str) -> bool:
+    """Whether `place_parts` has named a file so, for this table or another."""
+    return _PLACED.fullmatch(name) is not None
+
+
+def remove_others(directory: str, kept: Collection[str]) -> None:
+    """Remove files that `place_parts` has put there for another table.
+
+    Args:
+      directory: URI.
+      kept: names of files that stay.
+    """
+    for name in storage.list_names(directory):
+        if is_placed(name) and name not in kept:
+            storage.remove(storage.join(directory, name))

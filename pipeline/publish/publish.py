@@ -1,0 +1,214 @@
+"""Publish a finished table: check, write, read back, note."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.publish.finished import FinishedTable, open_finished
+from pipeline.publish.target import Target, make_target, refuse_others
+from transforms import storage
+from transforms.column_names import KEY
+from transforms.config import Config
+from transforms.table.directory import Table, check_says, to_json
+from transforms.table.keys import hash_keys
+
+PUBLISHED = "published"
+_SAYS: dict[str, type] = {
+    **dict.fromkeys(("target", "location"), str),
+    **dict.fromkeys(("rows", "sampled"), int),
+    "was_there": bool,
+}
+_SAMPLES = 8
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A table in a store, as `_featuretap/published/<target>.json` notes it.
+
+    Attributes:
+      target: which kind of store.
+      location: where in there.
+      fingerprint: of the table's plan.
+      model_digest: of the model.
+      rows: that were read back.
+      key_sum: sum of hashes of the keys that were read back, modulo 2^64.
+      sampled: how many rows were compared, value by value.
+      seconds: that it took.
+      was_there: whether it had been published there before.
+    """
+
+    target: str
+    location: str
+    fingerprint: str
+    model_digest: str
+    rows: int
+    key_sum: int
+    sampled: int
+    seconds: float
+    was_there: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as a JSON document."""
+        return asdict(self)
+
+
+def publish_table(
+    table: str, target: str, options: Mapping[str, Any] | None = None
+) -> Publication:
+    """Publish a finished table to a store, and read back what arrived.
+
+    Publishing again does nothing if the same table is there. A table that grew, or one
+    made anew with the same model, takes the place of the one before, at once.
+
+    Args:
+      table: URI of the table.
+      target: a built-in target, or `package.module:callable`.
+      options: of the target.
+
+    Raises:
+      FileNotFoundError: there is no such table.
+      ConfigError: the table is not finished, the target's package is missing, it does
+        not have these options, or something else is there.
+      RuntimeError: what arrived is not what was sent.
+    """
+    began = time.perf_counter()
+    finished = open_finished(table)
+    made = make_target(table, target, options or {})
+    was_there = refuse_others(made, finished)
+    if not was_there:
+        made.write(finished)
+    rows, key_sum = _compare_keys(made, finished)
+    sampled = _compare_rows(made, finished)
+    publication = Publication(
+        target=target,
+        location=made.location,
+        fingerprint=finished.plan.fingerprint,
+        model_digest=finished.plan.model_digest,
+        rows=rows,
+        key_sum=key_sum,
+        sampled=sampled,
+        seconds=round(time.perf_counter() - began, 3),
+        was_there=was_there,
+    )
+    place = finished.table.internal(_note(finished.table, target, made.location))
+    storage.replace(place, to_json(publication.to_json()))
+    return publication
+
+
+def publish_as_configured(config: Config) -> list[Publication]:
+    """Publish a finished table wherever `[publish]` of its config says, in that order.
+
+    Raises:
+      As `publish_table`.
+    """
+    return [
+        publish_table(config.table.path, spec.to or name, spec.options)
+        for name, spec in config.publish.items()
+    ]
+
+
+def check_targets(config: Config) -> None:
+    """See that the targets of a config can be made, before there is a table.
+
+    Raises:
+      ConfigError: one is unknown, has other options, or its package is missing.
+    """
+    for name, spec in config.publish.items():
+        make_target(config.table.path, spec.to or name, spec.options)
+
+
+def publications(table: str) -> list[dict[str, Any]]:
+    """Read where a table has gone: the documents of `Publication`.
+
+    Raises:
+      TableError: one is damaged.
+    """
+    place = Table(table)
+    found = []
+    for name in storage.list_names(place.internal(PUBLISHED)):
+        document = place.read_json(f"{PUBLISHED}/{name}")
+        uri = place.internal(f"{PUBLISHED}/{name}")
+        check_says(document, _SAYS, uri, "remove it, and publish the table again")
+        found.append(document)
+    return found
+
+
+def _note(table: Table, target: str, location: str) -> str:
+    """Name the document of a publication by target; of a second place also by place."""
+    kind = target.replace(":", ".")
+    name = f"{PUBLISHED}/{kind}.json"
+    if not storage.exists(table.internal(name)):
+        return name
+    if table.read_json(name).get("location") == location:
+        return name
+    place = hashlib.sha256(location.encode()).hexdigest()[:8]
+    return f"{PUBLISHED}/{kind}-{place}.json"
+
+
+def _compare_keys(target: Target, table: FinishedTable) -> tuple[int, int]:
+    """See that a store has the keys of a table, each once."""
+    sent = _sum(batch[KEY] for batch in table.batches([KEY]))
+    arrived = _sum(target.keys(table))
+    if sent != arrived:
+        raise RuntimeError(
+            f"{target.location} must hold the rows of {table.table.uri!r}, it does not"
+            f"\n  sent:    {sent[0]} rows, sum of keys {sent[1]:016x}"
+            f"\n  arrived: {arrived[0]} rows, sum of keys {arrived[1]:016x}"
+        )
+    return arrived
+
+
+def _sum(batches: Iterable[pa.Array | pa.ChunkedArray]) -> tuple[int, int]:
+    rows = total = 0
+    for keys in batches:
+        rows += len(keys)
+        hashes = [hash_keys(chunk) for chunk in getattr(keys, "chunks", [keys])]
+        total += sum(int(one.sum(dtype=np.uint64)) for one in hashes)
+    return rows, total % 2**64
+
+
+def _compare_rows(target: Target, table: FinishedTable) -> int:
+    """Compare the first rows of some parts, value by value."""
+    step = max(1, len(table.parts) // _SAMPLES)
+    chosen = table.parts[::step][:_SAMPLES]
+    names = [column.name for column in table.vectors()]
+    sent = pa.concat_tables(
+        next(table.batches([KEY, *names], [part])).slice(0, 1) for part in chosen
+    )
+    found = target.look_up(table, sent[KEY].combine_chunks())
+    rows = {row[KEY]: row for row in found.to_pylist()}
+    for row in sent.to_pylist():
+        there = rows.get(row[KEY])
+        if there is None:
+            raise RuntimeError(f"{target.location} has no row {row[KEY]!r}")
+        for name in [name for name in names if name in found.column_names]:
+            if not _agree(row[name], there[name], normalized=target.normalizes):
+                raise RuntimeError(
+                    f"{target.location} has other values than were sent in column"
+                    f" {name!r} of row {row[KEY]!r}"
+                )
+    return len(sent)
+
+
+def _agree(sent: Sequence[float], found: Sequence[float], *, normalized: bool) -> bool:
+    one, other = (np.asarray(values, np.float64) for values in (sent, found))
+    if normalized and one.any() and other.any():
+        one, other = one / np.linalg.norm(one), other / np.linalg.norm(other)
+    size = max(float(np.abs(one).max(initial=0.0)), 1e-30)
+    return one.shape == other.shape and bool(
+        np.allclose(one, other, rtol=0, atol=_TOLERANCE * size, equal_nan=True)
+    )
+
+
+def rows_of(table: pa.Table, keys: pa.Array) -> pa.Table:
+    """Give the rows of some keys."""
+    return table.filter(pc.is_in(table[KEY], keys.cast(table[KEY].type)))

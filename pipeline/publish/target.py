@@ -1,0 +1,149 @@
+"""What a store must be able to do, for a finished table to be published there."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+from pipeline.publish.finished import FINGERPRINT, MODEL, FinishedTable
+from transforms.lookup import ConfigError, bind, nearest, resolve
+
+TARGETS = {
+    "delta": "Delta",
+    "faiss": "Faiss",
+    "huggingface": "HuggingFace",
+    "iceberg": "Iceberg",
+    "lance": "Lance",
+    "pgvector": "PgVector",
+    "qdrant": "Qdrant",
+}
+"""Built-in targets: the class in the module of the same name in this package."""
+
+
+@runtime_checkable
+class Target(Protocol):
+    """One place in a store. Made of a table's URI, and of options by name."""
+
+    @property
+    def location(self) -> str:
+        """Say where the table goes, without credentials."""
+        ...
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether vectors come to lie there with length 1."""
+        ...
+
+    def found(self, table: FinishedTable) -> Mapping[str, str] | None:
+        """Give the properties of what is there; None if there is nothing.
+
+        Args:
+          table: that is to be published; columns and options are checked against it.
+
+        Raises:
+          ConfigError: it cannot be published so.
+        """
+        ...
+
+    def write(self, table: FinishedTable) -> None:
+        """Put the table there in place of what is there: all of it at once, or nothing.
+
+        Args:
+          table: the table.
+        """
+        ...
+
+    def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
+        """Yield the keys that are there now."""
+        ...
+
+    def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
+        """Read some rows back.
+
+        Args:
+          table: that was published.
+          keys: of the rows.
+
+        Returns:
+          The key and the published columns of vectors, in any order.
+        """
+        ...
+
+
+def make_target(table: str, name: str, options: Mapping[str, Any]) -> Target:
+    """Make a target of its options.
+
+    Args:
+      table: URI of the table that is to be published, or will be; targets that lie
+        beside it begin with it.
+      name: a built-in, or `package.module:callable`, which takes the table's URI and
+        options by name.
+      options: by name.
+
+    Raises:
+      ConfigError: there is no such target, or it has other options.
+    """
+    if name not in TARGETS and ":" not in name:
+        raise ConfigError(
+            f"--to must name a target, got {name!r}{nearest(name, TARGETS)} (built in:"
+            f" {', '.join(TARGETS)}; or package.module:callable)"
+        )
+    if name in TARGETS:
+        module = importlib.import_module(f"pipeline.publish.{name}")
+        found = getattr(module, TARGETS[name])
+    else:
+        found = resolve(name, {}, "--to")
+    kind = partial(found, table)
+    made = kind(**bind(kind, options, f"target {name}"))
+    if not isinstance(made, Target):
+        raise ConfigError(
+            f"target {name!r} must keep the promises of pipeline.publish.target.Target,"
+            f" {type(made).__name__} does not"
+        )
+    return made
+
+
+def refuse_others(target: Target, table: FinishedTable) -> bool:
+    """Refuse to replace what is not of the same model, or not featuretap's.
+
+    Returns:
+      Whether this very table is there already.
+
+    Raises:
+      ConfigError: something else is there, or the table cannot be published so.
+    """
+    found = target.found(table)
+    if found is None:
+        return False
+    if MODEL not in found:
+        raise ConfigError(
+            f"{target.location} must be empty or of featuretap's making, it holds"
+            " something else; choose another place"
+        )
+    if found[MODEL] != table.plan.model_digest:
+        raise ConfigError(
+            f"{target.location} must hold vectors of one model, it holds those of"
+            " another; choose another place\n"
+            f"  there: {found[MODEL]}\n  here:  {table.plan.model_digest}"
+        )
+    return found.get(FINGERPRINT) == table.plan.fingerprint
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import a package that a target needs.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"this target needs the package {error.name or module}, which is not"
+            f" installed; install featuretap[{extra}]"
+        ) from error
