@@ -1,6 +1,7 @@
 # Everything happens in .venv, made from what the project's own files pin.
 PYTHON ?= python3
 VENV := .venv
+FEAST := $(VENV)/feast
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FAKE_GCS := v1.56.1
@@ -87,9 +88,14 @@ test-infra: $(ENGINES)/flink/jars $(ENGINES)/bin/boot $(ENGINES)/schemas  ## Bui
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[engines,infra]'
 	REQUIRE_ENGINES=1 $(BIN)/python -m pytest tests/infra -m heavy
 
-test-hand-off: $(STAMP)  ## Publish to real stores, and read with their own readers
+# Feast needs other versions than anybody else, so it has an environment of its own.
+$(FEAST)/bin/feast: tests/hand_off/feast-constraints.txt
+	rm -rf $(FEAST) && $(PYTHON) -m venv $(FEAST)
+	$(FEAST)/bin/python -m pip install -qq -c $< 'feast[duckdb,milvus]'
+
+test-hand-off: $(STAMP) $(FEAST)/bin/feast  ## Publish to real stores, and read with their own readers
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[hand-off]'
-	REQUIRE_HAND_OFF=1 $(BIN)/python -m pytest tests/hand_off -m heavy $(PARALLEL)
+	REQUIRE_HAND_OFF=1 FEAST=$(CURDIR)/$(FEAST)/bin/feast $(BIN)/python -m pytest tests/hand_off -m heavy $(PARALLEL)
 
 audit: $(STAMP)  ## Look for known faults of the pinned dependencies
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'

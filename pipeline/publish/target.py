@@ -16,6 +16,7 @@ from transforms.lookup import ConfigError, bind, nearest, resolve
 TARGETS = {
     "delta": "Delta",
     "faiss": "Faiss",
+    "feast": "Feast",
     "huggingface": "HuggingFace",
     "iceberg": "Iceberg",
     "lance": "Lance",
