@@ -282,7 +282,7 @@ def test_a_folder_of_photos_is_a_table_after_two_commands(here: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "guessed: pixels are given from 0 to 255, since the model" in result.stdout
-    assert "guessed: 1 of the first 6 images are stored turned" in result.stdout
+    assert "guessed: 1 of 6 images looked at are stored turned" in result.stdout
     assert "orient = true" in Path("job.toml").read_text()
     assert "featuretap run job.toml\n" in result.stdout
     result = CliRunner().invoke(app, ["run", "job.toml"])
@@ -294,6 +294,23 @@ def test_a_folder_of_photos_is_a_table_after_two_commands(here: Path) -> None:
     assert result.exit_code == 2
     assert "--out must name a new file, 'job.toml' exists" in result.stderr
     assert Path("job.toml").read_text() == before
+
+
+def test_photos_stored_turned_are_found_all_over_a_folder(here: Path) -> None:
+    (here / "photos").mkdir()
+    pixels = PIL.Image.fromarray(np.zeros([9, 7, 3], np.uint8))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    for number in range(200):
+        turned = {"exif": exif} if number >= 150 else {}
+        pixels.save(here / "photos" / f"{number:03}.jpg", **turned)
+    image = keras.Input((8, 8, 3))
+    model = saved(image, keras.layers.Flatten()(image))
+    draft = draft_config("photos", model, "out")
+    found = "12 of 50 images looked at are stored turned: they are turned upright"
+    assert found in draft.guessed
+    (step, *_) = tomllib.loads(draft.text)["source"]["preprocess"]
+    assert step["orient"] is True
 
 
 def test_what_was_guessed_as_json(here: Path) -> None:
