@@ -239,14 +239,64 @@ def test_bad_rows_in_the_head_are_accepted_and_named(here: Path) -> None:
     assert len(pq.read_table("out")) == 20
 
 
-def test_rows_that_lack_a_value_are_accepted_and_named(here: Path) -> None:
+def test_what_goes_in_is_filled_where_a_row_lacks_it(here: Path) -> None:
     text = "".join(f"{i},{'' if i % 5 == 0 else 0.5},1\n" for i in range(20))
     Path("t.csv").write_text(f"id,a,b\n{text}")
     pair = keras.Input((2,), name="pair")
     draft = draft_config("t.csv", saved(pair, keras.layers.Dense(2)(pair)), "out")
-    assert any("20% of the first rows are bad, or lack" in one for one in draft.guessed)
+    source, errors = (tomllib.loads(draft.text)[one] for one in ("source", "errors"))
+    assert source["preprocess"][0] == {"step": "fill", "feature": "a", "value": 0}
+    assert [step["step"] for step in source["preprocess"]] == ["fill", "stack"]
+    said = "4 of the first 20 rows lack 'a'; write here what stood there in training"
+    assert said in draft.guessed
+    assert errors["max_fraction"] == 0
     run_plan(planned(draft))
-    assert len(pq.read_table("out")) == 16
+    assert len(pq.read_table("out")) == 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "null", "value", "steps"),
+    [
+        ("list", [1.0, None], 0, ["fill"]),
+        ("list", None, 0, ["fill"]),
+        ("open", [1, None, 3], 0, ["fill", "pad"]),
+        ("text", None, "", ["fill", "reshape"]),
+    ],
+)
+def test_lists_and_text_are_filled(
+    here: Path, kind: str, null: Any, value: Any, steps: list[str]
+) -> None:
+    values = {"list": [[1.0, 2.0]] * 8, "open": [[1], [2, 3]] * 4, "text": ["b"] * 8}
+    words = keras.Input((1,), dtype="string", name="x")
+    known = keras.layers.StringLookup(vocabulary=["b"], output_mode="multi_hot")
+    tokens, pair = keras.Input((None,), dtype="int32", name="x"), keras.Input((2,))
+    embedded = keras.layers.Embedding(9, 4)(tokens)
+    models = {
+        "list": (pair, keras.layers.Dense(2)(pair)),
+        "open": (tokens, keras.layers.GlobalAveragePooling1D()(embedded)),
+        "text": (words, keras.layers.Dense(2)(known(words))),
+    }
+    jsonl(x=[*values[kind], null], other=[*range(8), None])
+    draft = draft_config("rows.jsonl", saved(*models[kind]), "out")
+    written = tomllib.loads(draft.text)["source"]["preprocess"]
+    assert written[0] == {"step": "fill", "feature": "x", "value": value}
+    assert [step["step"] for step in written] == steps
+    run_plan(planned(draft, limit=100))
+    assert len(pq.read_table("out")) == 9
+
+
+def test_rows_that_are_bad_of_what_does_not_go_in_are_no_reason_to_fill(
+    here: Path,
+) -> None:
+    jsonl(vec=[[1.0] * 6] * 9, other=[[1, 2]] * 8 + [[1, None]])
+    draft = draft_config("rows.jsonl", "toolbox:dict_model", "out")
+    assert "fill" not in draft.text
+    assert tomllib.loads(draft.text)["errors"]["max_fraction"] == 0
+    given = ["source.preprocess=[]"]
+    jsonl(vec=[[1.0] * 6] * 9 + [None], other=[1] * 10)
+    draft = draft_config("rows.jsonl", "toolbox:dict_model", "out", given)
+    assert tomllib.loads(draft.text)["errors"]["max_fraction"] == 0.2
+    assert any("10% of the first rows are bad, or lack" in one for one in draft.guessed)
 
 
 def test_of_features_that_fit_alike_the_name_decides(here: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,11 +60,9 @@ class Head:
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
             return [head for head in pool.map(_beginning, spread) if head]
 
-    def bad_share(self, names: Iterable[str]) -> float:
-        """Give the share of rows that are bad, or lack a value of some features."""
-        flags = [null_name(name) for name in names]
-        lacking = sum(any(row.get(flag, False) for flag in flags) for row in self.rows)
-        return (self.bad + lacking) / max(len(self.rows) + self.bad, 1)
+    def nulls(self, name: str) -> int:
+        """Count the rows that have no value of a feature."""
+        return sum(row.get(null_name(name), False) for row in self.rows)
 
     def keys(self) -> list[str]:
         """Name features that could be the key, the likeliest first."""
