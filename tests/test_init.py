@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tomllib
 from pathlib import Path
@@ -199,6 +200,26 @@ def test_a_table_without_a_header_gets_names(here: Path) -> None:
     Path("t.csv").write_text("1,0.5\n2,0.25\n")
     draft = draft_config("t.csv", "toolbox:dict_model", "out")
     assert tomllib.loads(draft.text)["source"]["columns"] == ["c0", "c1"]
+
+
+def test_decimals_with_a_comma_are_found(here: Path) -> None:
+    Path("t.csv").write_text(
+        "id;a;b\n" + "".join(f"{i};{i},5;0,25\n" for i in range(9))
+    )
+    pair = keras.Input((2,), name="pair")
+    draft = draft_config("t.csv", saved(pair, keras.layers.Dense(2)(pair)), "out")
+    source = planned(draft).config.source
+    assert (source.options["delimiter"], source.options["decimal"]) == (";", ",")
+    assert source.options["features"]["b"] == "float64"
+    assert any("decimals are written with a comma" in one for one in draft.guessed)
+
+
+def test_a_file_that_ends_too_soon_is_named(here: Path) -> None:
+    (here / "t.csv.gz").write_bytes(gzip.compress(b"id,a\n1,2\n" * 9)[:-12])
+    with pytest.raises(
+        ConfigError, match=r"can be read, got .*t\.csv\.gz.*ended before"
+    ):
+        draft_config("t.csv.gz", "toolbox:dict_model", "out")
 
 
 def test_a_key_must_differ_in_every_row_that_was_read(here: Path) -> None:
