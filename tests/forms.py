@@ -178,7 +178,7 @@ FORMS: dict[str, Form] = {
     ),
     "`.keras`, subclassed": Form(
         lambda: subclassed().save("model.keras"),
-        {"path": "model.keras", "imports": ["forms"], "inputs": {"inputs": "vec"}},
+        {"path": "model.keras", "imports": ["forms"], "inputs": "vec"},
     ),
     "`.h5`, whole model": Form(
         lambda: functional().save("model.h5"), {"path": "model.h5"}

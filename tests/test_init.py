@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tomllib
 from pathlib import Path
@@ -201,6 +202,26 @@ def test_a_table_without_a_header_gets_names(here: Path) -> None:
     assert tomllib.loads(draft.text)["source"]["columns"] == ["c0", "c1"]
 
 
+def test_decimals_with_a_comma_are_found(here: Path) -> None:
+    Path("t.csv").write_text(
+        "id;a;b\n" + "".join(f"{i};{i},5;0,25\n" for i in range(9))
+    )
+    pair = keras.Input((2,), name="pair")
+    draft = draft_config("t.csv", saved(pair, keras.layers.Dense(2)(pair)), "out")
+    source = planned(draft).config.source
+    assert (source.options["delimiter"], source.options["decimal"]) == (";", ",")
+    assert source.options["features"]["b"] == "float64"
+    assert any("decimals are written with a comma" in one for one in draft.guessed)
+
+
+def test_a_file_that_ends_too_soon_is_named(here: Path) -> None:
+    (here / "t.csv.gz").write_bytes(gzip.compress(b"id,a\n1,2\n" * 9)[:-12])
+    with pytest.raises(
+        ConfigError, match=r"can be read, got .*t\.csv\.gz.*ended before"
+    ):
+        draft_config("t.csv.gz", "toolbox:dict_model", "out")
+
+
 def test_a_key_must_differ_in_every_row_that_was_read(here: Path) -> None:
     jsonl(id=[1, 1], vec=[[1.0] * 6, [2.0] * 6])
     draft = draft_config("rows.jsonl", "toolbox:dict_model", "out")
@@ -239,14 +260,64 @@ def test_bad_rows_in_the_head_are_accepted_and_named(here: Path) -> None:
     assert len(pq.read_table("out")) == 20
 
 
-def test_rows_that_lack_a_value_are_accepted_and_named(here: Path) -> None:
+def test_what_goes_in_is_filled_where_a_row_lacks_it(here: Path) -> None:
     text = "".join(f"{i},{'' if i % 5 == 0 else 0.5},1\n" for i in range(20))
     Path("t.csv").write_text(f"id,a,b\n{text}")
     pair = keras.Input((2,), name="pair")
     draft = draft_config("t.csv", saved(pair, keras.layers.Dense(2)(pair)), "out")
-    assert any("20% of the first rows are bad, or lack" in one for one in draft.guessed)
+    source, errors = (tomllib.loads(draft.text)[one] for one in ("source", "errors"))
+    assert source["preprocess"][0] == {"step": "fill", "feature": "a", "value": 0}
+    assert [step["step"] for step in source["preprocess"]] == ["fill", "stack"]
+    said = "4 of the first 20 rows lack 'a'; write here what stood there in training"
+    assert said in draft.guessed
+    assert errors["max_fraction"] == 0
     run_plan(planned(draft))
-    assert len(pq.read_table("out")) == 16
+    assert len(pq.read_table("out")) == 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "null", "value", "steps"),
+    [
+        ("list", [1.0, None], 0, ["fill"]),
+        ("list", None, 0, ["fill"]),
+        ("open", [1, None, 3], 0, ["fill", "pad"]),
+        ("text", None, "", ["fill", "reshape"]),
+    ],
+)
+def test_lists_and_text_are_filled(
+    here: Path, kind: str, null: Any, value: Any, steps: list[str]
+) -> None:
+    values = {"list": [[1.0, 2.0]] * 8, "open": [[1], [2, 3]] * 4, "text": ["b"] * 8}
+    words = keras.Input((1,), dtype="string", name="x")
+    known = keras.layers.StringLookup(vocabulary=["b"], output_mode="multi_hot")
+    tokens, pair = keras.Input((None,), dtype="int32", name="x"), keras.Input((2,))
+    embedded = keras.layers.Embedding(9, 4)(tokens)
+    models = {
+        "list": (pair, keras.layers.Dense(2)(pair)),
+        "open": (tokens, keras.layers.GlobalAveragePooling1D()(embedded)),
+        "text": (words, keras.layers.Dense(2)(known(words))),
+    }
+    jsonl(x=[*values[kind], null], other=[*range(8), None])
+    draft = draft_config("rows.jsonl", saved(*models[kind]), "out")
+    written = tomllib.loads(draft.text)["source"]["preprocess"]
+    assert written[0] == {"step": "fill", "feature": "x", "value": value}
+    assert [step["step"] for step in written] == steps
+    run_plan(planned(draft, limit=100))
+    assert len(pq.read_table("out")) == 9
+
+
+def test_rows_that_are_bad_of_what_does_not_go_in_are_no_reason_to_fill(
+    here: Path,
+) -> None:
+    jsonl(vec=[[1.0] * 6] * 9, other=[[1, 2]] * 8 + [[1, None]])
+    draft = draft_config("rows.jsonl", "toolbox:dict_model", "out")
+    assert "fill" not in draft.text
+    assert tomllib.loads(draft.text)["errors"]["max_fraction"] == 0
+    given = ["source.preprocess=[]"]
+    jsonl(vec=[[1.0] * 6] * 9 + [None], other=[1] * 10)
+    draft = draft_config("rows.jsonl", "toolbox:dict_model", "out", given)
+    assert tomllib.loads(draft.text)["errors"]["max_fraction"] == 0.2
+    assert any("10% of the first rows are bad, or lack" in one for one in draft.guessed)
 
 
 def test_of_features_that_fit_alike_the_name_decides(here: Path) -> None:
@@ -282,7 +353,7 @@ def test_a_folder_of_photos_is_a_table_after_two_commands(here: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "guessed: pixels are given from 0 to 255, since the model" in result.stdout
-    assert "guessed: 1 of the first 6 images are stored turned" in result.stdout
+    assert "guessed: 1 of 6 images looked at are stored turned" in result.stdout
     assert "orient = true" in Path("job.toml").read_text()
     assert "featuretap run job.toml\n" in result.stdout
     result = CliRunner().invoke(app, ["run", "job.toml"])
@@ -294,6 +365,23 @@ def test_a_folder_of_photos_is_a_table_after_two_commands(here: Path) -> None:
     assert result.exit_code == 2
     assert "--out must name a new file, 'job.toml' exists" in result.stderr
     assert Path("job.toml").read_text() == before
+
+
+def test_photos_stored_turned_are_found_all_over_a_folder(here: Path) -> None:
+    (here / "photos").mkdir()
+    pixels = PIL.Image.fromarray(np.zeros([9, 7, 3], np.uint8))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    for number in range(200):
+        turned = {"exif": exif} if number >= 150 else {}
+        pixels.save(here / "photos" / f"{number:03}.jpg", **turned)
+    image = keras.Input((8, 8, 3))
+    model = saved(image, keras.layers.Flatten()(image))
+    draft = draft_config("photos", model, "out")
+    found = "12 of 50 images looked at are stored turned: they are turned upright"
+    assert found in draft.guessed
+    (step, *_) = tomllib.loads(draft.text)["source"]["preprocess"]
+    assert step["orient"] is True
 
 
 def test_what_was_guessed_as_json(here: Path) -> None:

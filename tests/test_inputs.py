@@ -223,6 +223,19 @@ def test_the_unbuilt_sequential_of_the_articles_is_explained_at_once(kind: str) 
     spec = ModelSpec(build=f"toolbox:{kind}_sequential_unbuilt")
     with pytest.raises(ConfigError, match="'head' comes after it; choose what goes on"):
         load_model(spec, {"vec": VEC})
+    with pytest.raises(ConfigError, match="'head' comes after it; choose what goes on"):
+        load_model(spec, {**FEATURES, **TWO}, apart=["pixels"])
+
+
+def test_a_sequential_of_several_ways_in_whose_layers_can_follow_is_asked_about() -> (
+    None
+):
+    spec = ModelSpec(build="toolbox:pair_sequential_unbuilt")
+    with pytest.raises(ConfigError, match=r'more than one way fits.*inputs = "a"'):
+        load_model(spec, TWO)
+    assert (
+        load_model(spec.model_copy(update={"inputs": ["a"]}), TWO).form.stock is False
+    )
 
 
 def found_in(job: Job, inputs: Any) -> Config:

@@ -117,12 +117,15 @@ def test_a_run_tells_of_one_bad_row_and_goes_on(
     pq.write_table(pa.table({"id": range(60), "vec": vec}), tmp_path / "rows.parquet")
     job = Job(tmp_path, {"reader": "parquet", "path": str(tmp_path / "rows.parquet")})
     with caplog.at_level(logging.WARNING, "featuretap"):
-        with pytest.raises(RuntimeError, match="2 of 60 are"):
+        with pytest.raises(
+            RuntimeError, match=r"2 of 60 are .* to 0\.0334 and run again"
+        ):
             job.run()
         texts = [r.getMessage() for r in caplog.records if r.name == "featuretap"]
         assert len(texts) == 1
         assert "row 5 of" in texts[0] or "row 45 of" in texts[0]
         assert "max_fraction = 0 accepts no bad row" in texts[0]
+        assert "--set errors.max_fraction=0.1:" in texts[0]  # 0.01 of 60 is no row
         caplog.clear()
         assert len(job.run(errors={"max_fraction": 0.1})) == 58
     assert not [r for r in caplog.records if r.name == "featuretap"]

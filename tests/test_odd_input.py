@@ -7,8 +7,10 @@ import re
 import tarfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tensorflow as tf
 from conftest import ROWS, Job
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from pipeline.cli import app
 from pipeline.config_file import load_config
 from transforms.config import TapSpec
 from transforms.lookup import ConfigError
+from transforms.shard import Piece
 from transforms.sources.csv import Csv
 from transforms.sources.jsonl import Jsonl
 from transforms.sources.webdataset import WebDataset, _block, expand_braces
@@ -129,12 +132,38 @@ def test_rows_that_are_no_objects_do_not_stop_json_lines(tmp_path: Path) -> None
         Jsonl(path=str(path), features={"a": "float32"}).describe()
 
 
-@pytest.mark.parametrize("kind", [Csv, Jsonl])
-def test_a_cut_off_head_is_named(kind: type[Csv | Jsonl], tmp_path: Path) -> None:
-    data = gzip.compress(b'{"v": 1}\n' * 5)
-    (tmp_path / "a.gz").write_bytes(data[:-12])
-    with pytest.raises(ConfigError, match=r"(?s)must be given.*a\.gz.* cannot be read"):
-        kind(path=str(tmp_path)).describe()
+@pytest.mark.parametrize("features", [None, {"v": "int64"}])
+@pytest.mark.parametrize(
+    ("kind", "text"), [(Csv, b"v\n" + b"1\n" * 5), (Jsonl, b'{"v": 1}\n' * 5)]
+)
+def test_files_that_end_too_soon_are_named_if_there_are_no_others(
+    kind: type[Csv | Jsonl],
+    text: bytes,
+    features: dict[str, Any] | None,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(text)[:-12])
+    with pytest.raises(
+        ConfigError, match=r"can be read, got .*a\.gz.*file ended before"
+    ):
+        kind(path=str(tmp_path), features=features).describe()
+    (tmp_path / "b.gz").write_bytes(gzip.compress(text))
+    source = kind(path=str(tmp_path), features=features)
+    found = {"v": source.describe()["v"]}
+    assert found["v"].dtype == "int64"
+    pieces = [Piece(file.uri, file.name) for file in source.files()]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="file ended before"):
+        list(source.read(pieces[:1], found, None))
+    assert len(list(source.read(pieces[1:], found, None))) == 5
+
+
+def test_a_header_is_not_looked_for_in_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("")
+    source = Csv(path=str(tmp_path), features={"v": "int64"})
+    with pytest.raises(ConfigError, match="must hold a line, got only empty files"):
+        source.describe()
+    (tmp_path / "b.csv").write_text("v\n1\n")
+    assert Csv(path=str(tmp_path), features={"v": "int64"}).describe()["v"]
 
 
 def test_a_flag_that_is_none_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from conftest import Job
 from readers import prepare_tfds
 from test_casts import TAP
 
-from transforms.sources.arrow import block_of, feature_of
+from transforms.dtypes import Feature
+from transforms.sources.arrow import arrow_type, block_of, feature_of
 
 LARGE = 2**40
 
@@ -123,7 +124,7 @@ def test_the_fault_names_the_first_value_that_does_not_fit() -> None:
     assert faults.tolist() == [
         "",
         f"x must hold values that fit into int32, as planned, got {LARGE} (int64)",
-        "x is null or has another length than planned",
+        "x holds a null",
         f"x must hold values that fit into int32, as planned, got -{LARGE} (int64)",
     ]
 
@@ -139,7 +140,39 @@ def test_a_column_of_nothing_but_nulls_holds_nulls_of_any_type() -> None:
         assert feature is not None
         table = pa.table({"x": pa.nulls(2)})
         faults = block_of(table, np.arange(2), {"x": feature}).faults
-        assert faults.tolist() == ["x is null or has another length than planned"] * 2
+        assert faults.tolist() == ["x is null"] * 2
+
+
+def test_the_fault_tells_a_null_from_another_length() -> None:
+    pairs = Feature("float32", (2,))
+    matrices = Feature("float32", (2, 2))
+    rows: dict[str, tuple[Feature, list[Any]]] = {
+        "pair": (pairs, [None, [1.0], [None, 1.0], [1.0, 2.0, 3.0]]),
+        "matrix": (matrices, [[[1.0, 2.0]], [[1.0, 2.0], None], [[], []], None]),
+        "open": (Feature("int64", (None,)), [None, [None], [], [1]]),
+        "one": (Feature("string"), [None, "", "a", None]),
+    }
+    said = {}
+    for name, (feature, values) in rows.items():
+        table = pa.table({name: pa.array(values, arrow_type(feature))})
+        said[name] = block_of(table, np.arange(4), {name: feature}).faults.tolist()
+    length = "pair has length"
+    assert said == {
+        "pair": [
+            "pair is null",
+            f"{length} 1, planned was 2",
+            "pair holds a null",
+            f"{length} 3, planned was 2",
+        ],
+        "matrix": [
+            "matrix has length 1, planned was 2",
+            "matrix holds a null",
+            "matrix holds a list of length 0, planned was 2",
+            "matrix is null",
+        ],
+        "open": ["open is null", "open holds a null", "", ""],
+        "one": ["one is null", "", "", "one is null"],
+    }
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])

@@ -405,6 +405,11 @@ def tuple_sequential_unbuilt() -> keras.Model:
     return _sequential(Pairing(name="features"))
 
 
+def pair_sequential_unbuilt() -> keras.Model:
+    """One whose layers can follow each other: the second takes a tuple."""
+    return keras.Sequential([Pairing(name="pair"), keras.layers.Add(name="sum")])
+
+
 def no_function() -> Any:
     """Returns nothing that can be called."""
     return 3

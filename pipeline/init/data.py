@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -108,7 +109,7 @@ def _find_files(path: str, questions: Questions) -> dict[str, Any]:
         place = _patterns(path, chosen)
         others = ", ".join(sorted({_suffix(f.name) for f in files if f not in chosen}))
         questions.guess(f"files of other kinds are left out ({others})")
-    return {"reader": reader, "path": place, **_options(reader, path, chosen)}
+    return {"reader": reader, "path": place, **_options(reader, chosen, questions)}
 
 
 def _kind(name: str) -> str | None:
@@ -136,14 +137,16 @@ def _patterns(path: str, files: Sequence[File]) -> str | list[str]:
     return globs[0] if len(globs) == 1 else globs
 
 
-def _options(reader: str, path: str, files: Sequence[File]) -> dict[str, Any]:
+def _options(
+    reader: str, files: Sequence[File], questions: Questions
+) -> dict[str, Any]:
     """Find the options without which a reader cannot read files as they are meant."""
     if reader in ("images", "audio"):
         folders = {folder_of(file.name) for file in files}
         label = {"label": "folder"} if len(folders) > 1 else {}
         return {**_sound(files[0].uri), **label} if reader == "audio" else label
     if reader == "csv":
-        return _columns(files[0].uri)
+        return _columns(files[0].uri, questions)
     if reader == "numpy":
         return _arrays(files)
     return {}
@@ -167,15 +170,25 @@ def _sound(uri: str) -> dict[str, Any]:
     return {"sample_rate": header.samplerate, **channels}
 
 
-def _columns(uri: str) -> dict[str, Any]:
-    """Tell by the first line how fields are parted, and whether it is a header."""
+def _columns(uri: str, questions: Questions) -> dict[str, Any]:
+    """Tell by the first lines how fields and decimals are parted, and of a header."""
     fs, path = storage.filesystem(uri)
-    with fs.open(path, "rb", compression="infer") as stream:
-        line = stream.readline(1 << 20).decode("utf-8-sig", "replace").rstrip("\r\n")
+    text = ""
+    with suppress(EOFError), fs.open(path, "rb", compression="infer") as stream:
+        text = stream.read(1 << 16).decode("utf-8-sig", "replace")
+    line, *others = text.splitlines() or [""]
     delimiter = max(_DELIMITERS, key=line.count)
     found: dict[str, Any] = {} if delimiter == "," else {"delimiter": delimiter}
-    fields = line.split(delimiter)
-    if all(re.fullmatch(r"\s*[-+]?[\d.]+(e[-+]?\d+)?\s*", one, re.I) for one in fields):
+    fields = [one.strip() for one in line.split(delimiter)]
+    values = [one.strip() for row in others for one in row.split(delimiter)]
+    commas, points = (
+        sum(re.fullmatch(rf"[-+]?\d+{mark}\d+", one) is not None for one in values)
+        for mark in (",", r"\.")
+    )
+    if delimiter != "," and commas > points:
+        found["decimal"] = ","
+        questions.guess('decimals are written with a comma (decimal = ",")')
+    if all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", one, re.I) for one in fields):
         found["columns"] = [f"c{index}" for index in range(len(fields))]
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from pipeline.config_file import parse_config, set_key
 from pipeline.init.data import find_source, window_frames
 from pipeline.init.head import Head, read_head
 from pipeline.init.inputs import Wiring, wire_inputs
+from pipeline.init.nulls import bad_share, fill_nulls, fill_steps
 from pipeline.init.questions import Questions
 from pipeline.init.taps import Proposal, propose_taps
 from pipeline.init.text import Lines
@@ -25,7 +26,6 @@ from transforms.models.forms import build_form, load_form
 from transforms.models.model import ModelForm
 from transforms.sources.examples import RECORD
 from transforms.sources.readers import make_source
-from transforms.sources.source import Source
 from transforms.sources.staging import local_copies
 from transforms.taps.survey import list_activations
 
@@ -84,11 +84,15 @@ def draft_config(
     source = make_source(parse_config(given).source)
     head = read_head(source, _parsed(source.describe(), given["source"]["reader"]))
     wiring = wire_inputs(form, _given_inputs(config.model, form), head, questions)
+    used = {n: head.features[n] for n in wiring.used & head.features.keys()}
+    if "preprocess" not in given["source"]:
+        filled = fill_nulls(source, head, used)
+        wiring.steps[:0] = fill_steps(filled, head, questions)
+        used |= filled
     lines = Lines()
     _write_source(lines, given["source"], head, wiring, questions)
     _write_model(lines, given["model"], form, wiring, questions)
-    bad_share = _bad_share(source, head, wiring.used & head.features.keys())
-    return _with_taps(lines, given, bad_share, questions)
+    return _with_taps(lines, given, bad_share(source, head, used), questions)
 
 
 def _parsed(features: Mapping[str, Feature], reader: str) -> dict[str, Feature]:
@@ -232,7 +236,7 @@ def _write_model(
 
 
 def _with_taps(
-    lines: Lines, given: Mapping[str, Any], bad_share: float, questions: Questions
+    lines: Lines, given: Mapping[str, Any], bad: float, questions: Questions
 ) -> Draft:
     """Choose taps that can be planned, and write the rest."""
     document = tomllib.loads(lines.text())
@@ -249,28 +253,19 @@ def _with_taps(
     for name, value in given["table"].items():
         lines.put(name, value)
     lines.section("[errors]")
-    _write_errors(lines, bad_share, questions)
+    _write_errors(lines, bad, questions)
     return Draft(lines.text(), questions.guessed, questions.unknown, problem)
 
 
-def _write_errors(lines: Lines, bad_share: float, questions: Questions) -> None:
-    if bad_share:
-        text = (
-            f"{bad_share:.0%} of the first rows are bad, or lack a value that goes in"
-        )
-        share = min(1.0, round(2 * bad_share, 2))
+def _write_errors(lines: Lines, bad: float, questions: Questions) -> None:
+    if bad:
+        text = f"{bad:.0%} of the first rows are bad, or lack a value that goes in"
+        share = min(1.0, round(2 * bad, 2))
         comment = questions.guess(f"{text}; twice that is accepted")
         lines.put("max_fraction", share, comment)
     else:
         text = "share of rows that may be bad; 0.01 accepts one in a hundred"
         lines.put("max_fraction", 0, text)
-
-
-def _bad_share(source: Source, head: Head, used: Collection[str]) -> float:
-    """Give the share of the first rows that lack what goes into the model."""
-    if head.bad:  # perhaps only of features that are not used
-        head = read_head(source, {name: head.features[name] for name in used})
-    return head.bad_share(used)
 
 
 def _proposals(document: dict[str, Any]) -> tuple[list[Proposal], str]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cut import cut_shards
+from transforms import storage
 from transforms.dtypes import KEY_DTYPES, Feature, null_name
 from transforms.errors.stages import read_errors
 from transforms.sources.line_rows import ROW_ID
-from transforms.sources.source import Source
+from transforms.sources.source import File, Source
 from transforms.sources.staging import readable
 
 _ROWS = 100
 _PIECES = 8  # of which some may be whole recordings
+_SPREAD = 64  # files, of which the beginning is read
+_EXIF_BYTES = 1 << 17  # in front of the pixels of a JPEG file
+_PARALLEL_READS = 16
 _KEYS = ("id", "key", "__key__", "uuid", "guid", "example_id", "index", "filename")
 _LABELS = ("label", "labels", "class", "cls", "category", "target", "y", "caption")
 
@@ -27,12 +33,14 @@ class Head:
       features: by name.
       rows: the first rows that can be read, `{feature: value}`.
       bad: how many rows before them could not be read.
+      files: of the source.
       default_key: the reader's own key, if it has one that says more than the place.
     """
 
     features: Mapping[str, Feature]
     rows: list[dict[str, Any]]
     bad: int
+    files: Sequence[File]
     default_key: str | None
 
     def values(self, name: str) -> list[Any]:
@@ -40,11 +48,21 @@ class Head:
         flag = null_name(name)
         return [row[name] for row in self.rows if not row.get(flag, False)]
 
-    def bad_share(self, names: Iterable[str]) -> float:
-        """Give the share of rows that are bad, or lack a value of some features."""
-        flags = [null_name(name) for name in names]
-        lacking = sum(any(row.get(flag, False) for flag in flags) for row in self.rows)
-        return (self.bad + lacking) / max(len(self.rows) + self.bad, 1)
+    def images(self, name: str) -> list[bytes]:
+        """Give encoded images of a feature, or as much of them as holds EXIF data.
+
+        Where each file is an image, they are of files all over the source; else of the
+        first rows.
+        """
+        if any(file.blocks != (1,) for file in self.files):
+            return [bytes(value) for value in self.values(name)]
+        spread = self.files[:: -(-len(self.files) // _SPREAD) or 1]
+        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+            return [head for head in pool.map(_beginning, spread) if head]
+
+    def nulls(self, name: str) -> int:
+        """Count the rows that have no value of a feature."""
+        return sum(row.get(null_name(name), False) for row in self.rows)
 
     def keys(self) -> list[str]:
         """Name features that could be the key, the likeliest first."""
@@ -71,6 +89,17 @@ class Head:
         )
 
 
+def _beginning(file: File) -> bytes:
+    """Read the first bytes of a file; none if it cannot be read."""
+    with suppress(
+        OSError, ValueError
+    ):  # of a reader of somebody's own, perhaps no file
+        fs, path = storage.filesystem(file.uri)
+        found: bytes = fs.cat_file(path, 0, min(file.bytes, _EXIF_BYTES))
+        return found
+    return b""
+
+
 def _key_rank(name: str) -> int:
     if name in _KEYS:
         return _KEYS.index(name)
@@ -85,7 +114,8 @@ def read_head(source: Source, features: Mapping[str, Feature]) -> Head:
     """
     rows: list[dict[str, Any]] = []
     bad = 0
-    for shard in cut_shards(source.files(), _ROWS):
+    files = source.files()
+    for shard in cut_shards(files, _ROWS):
         with readable(source, shard.pieces[:_PIECES]) as pieces:
             elements = iter(source.read(pieces, features, None))
             while len(rows) + bad < _ROWS:
@@ -102,4 +132,4 @@ def read_head(source: Source, features: Mapping[str, Feature]) -> Head:
     key = source.default_key
     if key == ROW_ID:  # made of file and place, of no use outside of the table
         features, key = {n: one for n, one in features.items() if n != key}, None
-    return Head(features, rows, bad, key)
+    return Head(features, rows, bad, files, key)

@@ -141,8 +141,9 @@ class _Wanted:
             return []
         feature, values = self.head.features[name], self.head.values(name)
         if self._is_image(feature, values):
+            stored = [] if feature.shape else self.head.images(name)
             declared, form = self.declared, self.form
-            return image_steps(name, feature, values, declared, form, questions)
+            return image_steps(name, feature, stored, declared, form, questions)
         if feature.shape[:1] == (None,):
             return [self._padded(name, values, questions)]
         shape = [] if self.declared.shape is None else [*self.declared.shape[1:]]

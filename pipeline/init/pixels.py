@@ -44,7 +44,7 @@ def is_image(values: Sequence[Any]) -> bool:
 def image_steps(
     name: str,
     feature: Feature,
-    values: Sequence[Any],
+    stored: Sequence[bytes],
     declared: Declared,
     form: ModelForm,
     questions: Questions,
@@ -54,7 +54,7 @@ def image_steps(
     Args:
       name: of the feature: encoded images, or pixels `[h, w, c]`.
       feature: its type.
-      values: of the first rows.
+      stored: some encoded images, as far as they hold EXIF data.
       declared: the input; if the model does not declare its shape, the images become
         224 by 224 RGB.
       form: the model, whose layers tell how pixels are to be scaled.
@@ -69,9 +69,9 @@ def image_steps(
             "channels": channels,
         }
         comment = "bytes to uint8 [height, width, channels]"
-        if sideways := sum(orientation(bytes(value)) != 1 for value in values):
+        if sideways := sum(orientation(image) != 1 for image in stored):
             decode["orient"] = True
-            text = f"{sideways} of the first {len(values)} images are stored turned"
+            text = f"{sideways} of {len(stored)} images looked at are stored turned"
             comment = questions.guess(f"{text}: they are turned upright")
         steps.append((decode, comment))
     size = [height or _SIZE[0], width or _SIZE[1]]

@@ -43,6 +43,8 @@ def _consequence(max_fraction: float, rows: int | None) -> str:
 
     >>> _consequence(1, None)
     'and sets such rows apart, as errors.max_fraction = 1 says'
+    >>> "--set errors.max_fraction=0.1" in _consequence(0, 41)
+    True
     """
     setting = f"errors.max_fraction = {max_fraction:g}"
     if max_fraction == 1:
@@ -57,7 +59,8 @@ def _consequence(max_fraction: float, rows: int | None) -> str:
             f"but will fail at its end if more than {most} of {rows} rows are bad"
             f" ({setting})"
         )
-    more = next(one for one in (0.01, 0.1, 0.5, 1) if one > max_fraction)
+    least = max(max_fraction, 0 if rows is None else 1 / rows)  # one row, if no more
+    more = next((one for one in (0.01, 0.1, 0.5) if one > least), 1)
     return (
         f"{when}. To accept more run it again, now or then, with --set"
         f" errors.max_fraction={more:g}: nothing that is done is computed twice"

@@ -9,8 +9,15 @@ from pathlib import Path
 from transforms import device
 from transforms.config import ModelSpec
 from transforms.lookup import ConfigError, import_module, source_digest
+from transforms.models.explain import explain_unbuilt
 from transforms.models.forms import build_form, load_form
-from transforms.models.inputs import Shape, declared_features, wire, wired_spec
+from transforms.models.inputs import (
+    Input,
+    Shape,
+    declared_features,
+    wire,
+    wired_spec,
+)
 from transforms.models.model import Model, ModelForm
 from transforms.models.weights import load_weights, set_precision
 from transforms.sources.staging import local_copies
@@ -48,7 +55,7 @@ def load_model(
         declared = form.declared()
         if features is None:
             features = declared_features(spec, declared)
-        inputs = wire(spec, declared, features, apart)
+        inputs = _wired(spec, form, features, apart)
         form.build(inputs)
         if spec.weights:
             load_weights(form, files[spec.weights], spec)
@@ -92,6 +99,28 @@ def cached_model(
     wired = wired_spec(spec, model.inputs)
     _models[f"{model.digest} {wired.model_dump_json()}"] = model
     return model
+
+
+def _wired(
+    spec: ModelSpec,
+    form: ModelForm,
+    features: Mapping[str, tuple[Shape, str]],
+    apart: Collection[str],
+) -> tuple[Input, ...]:
+    """Wire the inputs; where that fails, a model that takes nothing is the cause.
+
+    Raises:
+      ConfigError: it is not clear what goes in, or nothing can.
+    """
+    declared = form.declared()
+    try:
+        return wire(spec, declared, features, apart)
+    except ConfigError as error:
+        if any(one.shape is None for one in declared):
+            names = sorted(features, key=apart.__contains__)
+            if fault := explain_unbuilt(form.model, (features[name] for name in names)):
+                raise ConfigError(fault) from error
+        raise
 
 
 def _digest(spec: ModelSpec, form: ModelForm, files: Iterable[Path]) -> str:

@@ -16,7 +16,6 @@ from transforms.sources.plain import is_list, plain, plain_type
 from transforms.values import MOST_VALUES
 
 _OPEN_ROWS = 64
-_ABSENT = "is null or has another length than planned"
 
 
 Lengths = tuple[int | None, ...]
@@ -235,29 +234,43 @@ def _values(
         filled = nothing(len(array), replace(feature, shape=shape), longest)
         mask = np.arange(longest) < lengths[:, None]
         filled[mask] = inner
-    return filled, lengths, _first_faults(sound, mask, wrong)
+    if wrong is None and sound.all():
+        return filled, lengths, None
+    own = np.full(len(array), "", object)
+    inside = len(shape) < len(feature.shape)
+    own[~sound] = [_length_fault(size, shape[0], inside) for size in sizes[~sound]]
+    return filled, lengths, _first_faults(own, mask, wrong)
+
+
+def _length_fault(size: int, planned: int | None, inside: bool) -> str:
+    """Say what is wrong with a list of another length than planned, or null (-1)."""
+    if size < 0:
+        return _null_fault(inside)
+    holds = "holds a list of" if inside else "has"
+    return f"{holds} length {size}, planned was {planned}"
+
+
+def _null_fault(inside: bool) -> str:
+    """Say of a row that it is null, or that one of its lists holds a null."""
+    return "holds a null" if inside else "is null"
 
 
 def _first_faults(
-    sound: np.ndarray, mask: np.ndarray, wrong: np.ndarray | None
-) -> np.ndarray | None:
+    own: np.ndarray, mask: np.ndarray, wrong: np.ndarray | None
+) -> np.ndarray:
     """Give the fault of each row: its own, or that of the first of its elements.
 
     Args:
-      sound: which rows are of the planned length, or filled, bool `[rows]`.
+      own: what is wrong with each row's list itself, empty if nothing is.
       mask: where each row has elements, bool `[rows, longest]`.
       wrong: what is wrong with each element; None if nothing is.
     """
-    if wrong is None and sound.all():
-        return None
-    faults = np.where(sound, "", _ABSENT).astype(object)
-    if wrong is not None:
-        elements = np.full(mask.shape, "", object)
-        elements[mask] = wrong
-        first = (elements != "").argmax(axis=1)
-        found = elements[np.arange(len(first)), first]
-        faults[sound] = found[sound]
-    return faults
+    if wrong is None:
+        return own
+    elements = np.full(mask.shape, "", object)
+    elements[mask] = wrong
+    first = (elements != "").argmax(axis=1)
+    return np.where(own == "", elements[np.arange(len(first)), first], own)
 
 
 def _scalars(array: pa.Array, feature: Feature) -> tuple[np.ndarray, np.ndarray | None]:
@@ -275,7 +288,7 @@ def _scalars(array: pa.Array, feature: Feature) -> tuple[np.ndarray, np.ndarray 
         return made, None
     wrong = np.full(len(array), "", object)
     if nulls is not None:
-        wrong[nulls] = _ABSENT
+        wrong[nulls] = _null_fault(bool(feature.shape))
     if changed is not None:
         texts = array.filter(pa.array(changed)).cast(pa.string()).to_pylist()
         fits = f"must hold values that fit into {feature.dtype}, as planned, got"

@@ -122,8 +122,8 @@ class Audio:
     def notes(self) -> list[str]:
         """Say which files are not read, and which recordings give no window."""
         said = self._files.left_out.notes(
-            f"{suffix_remedy(self._suffixes)}; other formats than those of libsndfile,"
-            " such as AAC, must be converted first"
+            f"{suffix_remedy(self._files.suffixes)}; other formats than those of"
+            " libsndfile, such as AAC, must be converted first"
         )
         return said + self._short
 
@@ -217,13 +217,9 @@ class Audio:
             )
         return frames
 
-    @property
-    def _suffixes(self) -> Sequence[str]:
-        return SUFFIXES if self.suffixes is None else self.suffixes
-
     @cached_property
     def _files(self) -> Listing:
-        return list_files(self.path, suffixes=self._suffixes)
+        return list_files(self.path, suffixes=SUFFIXES, chosen=self.suffixes)
 
     @cached_property
     def _windows(self) -> list[tuple[File, int, int]]:

@@ -118,12 +118,13 @@ class Csv(Lines):
                     " a field of a CSV file holds one value (preprocessing step stack"
                     " makes vectors)"
                 )
-        names = self._names(self._first_line(self._files[0].uri))
+        uri, _ = self._head()
+        names = self._names(self._first_line(uri))
         for name in given:
             if name not in names:
                 raise ConfigError(
-                    f"source.features must name columns of {self._files[0].uri!r}, got"
-                    f" {name!r} (columns: {', '.join(names)})"
+                    f"source.features must name columns of {uri!r}, got {name!r}"
+                    f" (columns: {', '.join(names)})"
                 )
         return given
 

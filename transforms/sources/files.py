@@ -44,18 +44,23 @@ class Listing(list[File]):
 
     Attributes:
       left_out: how many others there are, and why they are not read.
+      suffixes: in which the names of the files end; empty if all are taken.
     """
 
-    def __init__(self, files: Iterable[File], left_out: LeftOut) -> None:
+    def __init__(
+        self, files: Iterable[File], left_out: LeftOut, suffixes: Sequence[str] = ()
+    ) -> None:
         """Take the files, and the count of the others."""
         super().__init__(files)
         self.left_out = left_out
+        self.suffixes = suffixes
 
 
 def list_files(
     path: str | Sequence[str],
     option: str = "source.path",
     suffixes: Sequence[str] = (),
+    chosen: Sequence[str] | None = None,
 ) -> Listing:
     """List the files that paths and globs name, sorted within each of them.
 
@@ -68,13 +73,15 @@ def list_files(
       option: name of the config's option that holds the path, for errors.
       suffixes: take only files whose names end so, in upper or lower case; a path that
         names one file is taken whatever its name. Empty: take all files.
+      chosen: suffixes that somebody wants in their place; None if nobody does.
 
     Raises:
       ConfigError: a pattern matches nothing, or two files would get one name.
     """
     files: list[File] = []
     left_out = LeftOut()
-    ends = tuple(suffix.lower() for suffix in suffixes)
+    wanted = suffixes if chosen is None else chosen
+    ends = tuple(suffix.lower() for suffix in wanted)
     for pattern in [path] if isinstance(path, str) else path:
         files += _expand(pattern, option, ends, left_out)
     by_name: dict[str, File] = {}
@@ -85,7 +92,7 @@ def list_files(
                 f"{option} must not give two files one name (keys would repeat), got"
                 f" {other.uri!r} and {file.uri!r}; use one pattern above both"
             )
-    return Listing(files, left_out)
+    return Listing(files, left_out, ends)
 
 
 def find_file(uri: str) -> File:

@@ -62,8 +62,8 @@ class Images:
     def notes(self) -> list[str]:
         """Say which files of the listing are not read."""
         return self._files.left_out.notes(
-            f"{suffix_remedy(self._suffixes)}; decode_image decodes JPEG, PNG, GIF, BMP"
-            " and WebP, other formats must be converted first"
+            f"{suffix_remedy(self._files.suffixes)}; decode_image decodes JPEG, PNG,"
+            " GIF, BMP and WebP, other formats must be converted first"
         )
 
     def describe(self) -> Mapping[str, Feature]:
@@ -98,13 +98,9 @@ class Images:
         examples = rows.map(read_file, threads if threads > 1 else None)
         return examples if batch_rows is None else examples.batch(batch_rows)
 
-    @property
-    def _suffixes(self) -> Sequence[str]:
-        return SUFFIXES if self.suffixes is None else self.suffixes
-
     @cached_property
     def _files(self) -> Listing:
-        return list_files(self.path, suffixes=self._suffixes)
+        return list_files(self.path, suffixes=SUFFIXES, chosen=self.suffixes)
 
 
 def folder_of(name: str) -> str:

@@ -60,10 +60,7 @@ class Jsonl(Lines):
         That a row lacks a key is a null of that row, no error.
         """
         given = super()._given()
-        try:
-            uri, head = self._head()
-        except ConfigError:  # empty files: there is nothing to compare with
-            return given
+        uri, head = self._head()
         known = {name for row in _objects(self._as_utf8(head)) for name in row}
         for name in given if known else ():
             if name not in known:

@@ -173,22 +173,30 @@ class Lines:
     def _head(self) -> tuple[str, bytes]:
         """Give the first file that has a line, by URI, and its first whole lines.
 
+        Damaged files are passed over: reading makes bad rows of them.
+
         Raises:
-          ConfigError: all files are empty, or the head is damaged.
+          ConfigError: none has a line, though one is needed or a file is damaged.
         """
+        damaged = []
         for file in self._files:
             with self._open(file.uri, 0) as stream:
                 sample, broken = self._more(stream, _SAMPLE_BYTES)
-            if broken:
-                why = f"{file.uri!r} cannot be read: {broken.partition(';')[0]}"
-                raise ConfigError(f"source.features must be given: the head of {why}")
             whole = sample[: sample.rfind(b"\n") + 1] or sample
             if whole.strip():
                 return file.uri, whole.removeprefix(BOM)
-        raise ConfigError(
-            f"source.path must hold at least one line, got only empty files in"
-            f" {self.path!r}"
-        )
+            if broken:
+                damaged.append(f"{file.uri!r}: {broken.partition(';')[0]}")
+        if damaged:
+            raise ConfigError(
+                f"source.path must hold a file that can be read, got {damaged[0]};"
+                " replace it with a whole one"
+            )
+        if self.features is None or self._starts_with_header:
+            raise ConfigError(
+                f"source.path must hold a line, got only empty files in {self.path!r}"
+            )
+        return self._files[0].uri, b""
 
     def _infer(self, lines: bytes) -> dict[str, Feature]:
         """Tell the features from the first lines of a file, given as UTF-8."""

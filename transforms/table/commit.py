@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -180,11 +181,12 @@ def _check_budget(
             " check source.path"
         )
     if quarantined / planned > max_fraction:
+        enough = math.ceil(quarantined / planned * 10_000) / 10_000
         raise RuntimeError(
             f"at most {max_fraction:.4%} of the rows may be bad, {quarantined} of"
             f" {planned} are ({quarantined / planned:.4%}); see"
-            f" {table.internal('errors')}. To accept them raise errors.max_fraction and"
-            " run again: nothing is computed twice"
+            f" {table.internal('errors')}. To accept them raise errors.max_fraction to"
+            f" {enough:g} and run again: nothing is computed twice"
         )
 
 
