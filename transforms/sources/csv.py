@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -14,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from transforms.dtypes import Feature
-from transforms.errors.halving import by_halves
 from transforms.lookup import ConfigError
-from transforms.sources.arrow import arrow_type, features_of, whole
+from transforms.sources.arrow import arrow_type, features_of
+from transforms.sources.distinct import add_faults, complaint, is_refused
 from transforms.sources.line_rows import (
     Blame,
     Parser,
@@ -33,6 +35,7 @@ from transforms.sources.numerals import (
     kept_type,
     may_be_inexact,
     may_be_marked,
+    no_instant,
 )
 
 _NUMBER = "\0number"  # no header has such a name
@@ -172,42 +175,105 @@ class Csv(Lines):
 
     def _blame(self, first_line: str, features: Mapping[str, Feature]) -> Blame:
         names = self._names(first_line)
-        kinds = {n: _csv_type(one) for n, one in features.items() if n in names}
-        typed = {n: kind for n, kind in kinds.items() if not pa.types.is_string(kind)}
+        kinds = {n: _csv_type(features[n]) for n in names if n in features}
+        ranks = {"time": 0, "float": 1}  # in which order the parser checks columns
+        checked = sorted(kinds, key=lambda n: ranks.get(features[n].family, 2))
+        parsers = {n: self._parser(first_line, {n: features[n]}) for n in checked}
 
         def blame(lines: TextLines) -> np.ndarray:
-            """Convert each text that stands in a column once."""
-            faults = np.full(len(lines), "", object)
+            """Count fields, then judge each text that stands in a column once."""
+            faults = self._unended(lines)
             try:
-                self._check_ends(lines)
-                texts = self._read(lines, names, dict.fromkeys(typed, pa.string()))
-            except ValueError:  # a line has too few fields, or too many, or no end
+                fit = self._blame_widths(lines, names, faults)
+            except ValueError:  # a line is not one row, or not of the encoding
                 return faults
-            for name, kind in typed.items():
-                codes = np.asarray(whole(texts[name]).dictionary_encode().indices)
-                firsts = np.unique(codes, return_index=True)[1]  # line of each text
-                only = {name: kind}
-                for text, error in self._inconvertible(lines.take(firsts), names, only):
-                    faults[(codes == text) & (faults == "")] = error
+            if len(fit) and kinds:
+                faults[fit] = by_texts(lines.take(fit))
+            return faults
+
+        def by_texts(lines: TextLines) -> np.ndarray:
+            faults = np.full(len(lines), "", object)
+            table = self._read(lines, names, dict.fromkeys(kinds, pa.binary()))
+            texts = {name: table[name].to_pylist() for name in kinds}
+            for name, kind in kinds.items():
+                read = partial(self._read, names=names, types={name: kind})
+                says = partial(self._refusal, kind=kind, place=names.index(name))
+                add_faults(faults, lines, texts[name], read, says)
+            for name in checked:
+                judges = [_no_instant] if features[name].family == "time" else []
+                add_faults(faults, lines, texts[name], parsers[name], *judges)
             return faults
 
         return blame
 
-    def _inconvertible(
-        self, lines: TextLines, names: Sequence[str], only: Mapping[str, pa.DataType]
-    ) -> list[tuple[int, str]]:
-        """List the lines whose field in a column cannot be converted, and why."""
-        found: list[tuple[int, str]] = []
+    def _blame_widths(
+        self, lines: TextLines, names: Sequence[str], faults: np.ndarray
+    ) -> np.ndarray:
+        """Tell of lines that have too few fields, or too many.
 
-        def convert(chosen: np.ndarray) -> None:
-            self._read(lines.take(chosen), names, only)
+        Args:
+          lines: the lines.
+          names: of the columns.
+          faults: what is wrong with each line so far, text `[lines]`; is added to.
 
-        def blame(line: int, error: Exception) -> None:
-            found.append((line, str(error)))
+        Returns:
+          The lines that have as many fields as columns, rising, int64 `[n]`.
 
-        for _ in by_halves(len(lines), convert, (ValueError,), blame):
-            pass
+        Raises:
+          ValueError: the rows that Arrow finds are not the lines.
+        """
+        chosen = np.flatnonzero((faults == "") & (lines.count("\r", "\n") == 0))
+        if not len(chosen):
+            return chosen
+        some = lines.take(chosen)
+        said = some.each()
+        told = {
+            row: f"CSV parse error: Row #1: Expected {len(names)} columns, got {width}:"
+            f" {_cut(said[row])}"
+            for row, width in self._of_other_widths(some, names)
+        }
+        wrong = np.array([*told], np.int64)
+        read = partial(self._read, names=names, types={names[0]: pa.string()})
+        if told and complaint(read, some.take(wrong[:1])) != told[wrong[0]]:
+            raise ValueError("the parser of one line has other words")
+        faults[chosen[wrong]] = [*told.values()]
+        return np.delete(chosen, wrong)
+
+    def _of_other_widths(
+        self, lines: TextLines, names: Sequence[str]
+    ) -> list[tuple[int, int]]:
+        """List the lines that have not as many fields as columns, and how many.
+
+        Raises:
+          ValueError: the rows that Arrow finds are not the lines.
+        """
+        found: list[tuple[int, int]] = []
+
+        def skip(row: pacsv.InvalidRow) -> str:
+            found.append((row.number - 1, row.actual_columns))
+            return "skip"
+
+        options = self._parse_options()
+        options.invalid_row_handler = skip
+        # Text of rows in another encoding than UTF-8 does not reach the handler.
+        data = b"\n" + lines.text()
+        table = self._table(data, names, {names[0]: pa.binary()}, options, "latin-1")
+        if len(table) + len(found) != len(lines):
+            raise ValueError("a line is not one row")
         return found
+
+    def _refusal(self, text: bytes, kind: pa.DataType, place: int) -> str:
+        """Say as Arrow's parser does that a field cannot be converted."""
+        said = f"In CSV column #{place}: Row #1: CSV conversion error to {kind}: "
+        if pa.types.is_string(kind):
+            return "" if _is_utf8(text) else f"{said}invalid UTF8 data"
+        shown = text.decode(errors="replace")
+        if not pa.types.is_boolean(kind):
+            shown = shown.strip(" \t")
+        point = self.decimal if pa.types.is_floating(kind) else "."
+        swapped = shown.translate({ord(point): ".", ord("."): point})
+        is_bad = text and is_refused(swapped, kind)
+        return f"{said}invalid value '{shown}'" if is_bad else ""
 
     def _check_floats(
         self,
@@ -236,11 +302,20 @@ class Csv(Lines):
         Raises:
           ValueError: one does.
         """
+        if len(faults := np.flatnonzero((found := self._unended(lines)) != "")):
+            raise ValueError(found[faults[0]])
+
+    def _unended(self, lines: TextLines) -> np.ndarray:
+        """Tell which lines end within a field: an object array of text `[lines]`."""
         cure = "" if self.multiline else _MULTILINE
-        if self.quote and (lines.count(self.quote, escape=self.escape) % 2).any():
-            raise ValueError(f"has an opening quote without a closing one{cure}")
-        if self.escape and lines.end_escaped(self.escape).any():
-            raise ValueError(f"ends in the escape character{cure}")
+        faults = np.full(len(lines), "", object)
+        if self.escape:
+            taken = lines.end_escaped(self.escape)
+            faults[taken] = f"ends in the escape character{cure}"
+        if self.quote:
+            open_ = lines.count(self.quote, escape=self.escape) % 2 == 1
+            faults[open_] = f"has an opening quote without a closing one{cure}"
+        return faults
 
     def _read(
         self, lines: TextLines, names: Sequence[str], types: Mapping[str, pa.DataType]
@@ -269,10 +344,18 @@ class Csv(Lines):
         return table.drop_columns([_NUMBER])
 
     def _table(
-        self, data: bytes, names: Sequence[str], types: Mapping[str, pa.DataType]
+        self,
+        data: bytes,
+        names: Sequence[str],
+        types: Mapping[str, pa.DataType],
+        options: pacsv.ParseOptions | None = None,
+        encoding: str = "utf-8",
     ) -> pa.Table:
         read = pacsv.ReadOptions(
-            use_threads=False, column_names=list(names), block_size=len(data) + 1
+            use_threads=False,
+            column_names=list(names),
+            block_size=2 * len(data) + 1,
+            encoding=encoding,
         )
         convert = pacsv.ConvertOptions(
             column_types=dict(types),
@@ -281,7 +364,8 @@ class Csv(Lines):
             strings_can_be_null=False,
             decimal_point=self.decimal,
         )
-        return pacsv.read_csv(io.BytesIO(data), read, self._parse_options(), convert)
+        options = options or self._parse_options()
+        return pacsv.read_csv(io.BytesIO(data), read, options, convert)
 
     def _names(self, first_line: str) -> list[str]:
         names = self.columns
@@ -314,6 +398,24 @@ class Csv(Lines):
             escape_char=self.escape or False,
             newlines_in_values=self.multiline,
         )
+
+
+def _cut(line: bytes) -> str:
+    """Give a line as Arrow's messages do."""
+    shown = line if len(line) <= 100 else line[:96] + b" ..."
+    return shown.decode(errors="replace")
+
+
+def _is_utf8(text: bytes) -> bool:
+    with contextlib.suppress(UnicodeDecodeError):
+        text.decode()
+        return True
+    return False
+
+
+def _no_instant(text: bytes) -> str:
+    """Say why text is no time; empty text if it is one, or null."""
+    return no_instant(text.decode()) if text else ""
 
 
 def _without_empty_text(table: pa.Table, names: Sequence[str]) -> pa.Table:
