@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +16,7 @@ import pyarrow.csv as pacsv
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError
 from transforms.sources.arrow import arrow_type, features_of
-from transforms.sources.distinct import add_faults, complaint, is_refused
+from transforms.sources.csv_blame import CsvBlame
 from transforms.sources.line_rows import (
     Blame,
     Parser,
@@ -35,7 +33,6 @@ from transforms.sources.numerals import (
     kept_type,
     may_be_inexact,
     may_be_marked,
-    no_instant,
 )
 
 _NUMBER = "\0number"  # no header has such a name
@@ -178,66 +175,16 @@ class Csv(Lines):
         kinds = {n: _csv_type(features[n]) for n in names if n in features}
         ranks = {"time": 0, "float": 1}  # in which order the parser checks columns
         checked = sorted(kinds, key=lambda n: ranks.get(features[n].family, 2))
-        parsers = {n: self._parser(first_line, {n: features[n]}) for n in checked}
-
-        def blame(lines: TextLines) -> np.ndarray:
-            """Count fields, then judge each text that stands in a column once."""
-            faults = self._unended(lines)
-            try:
-                fit = self._blame_widths(lines, names, faults)
-            except ValueError:  # a line is not one row, or not of the encoding
-                return faults
-            if len(fit) and kinds:
-                faults[fit] = by_texts(lines.take(fit))
-            return faults
-
-        def by_texts(lines: TextLines) -> np.ndarray:
-            faults = np.full(len(lines), "", object)
-            table = self._read(lines, names, dict.fromkeys(kinds, pa.binary()))
-            texts = {name: table[name].to_pylist() for name in kinds}
-            for name, kind in kinds.items():
-                read = partial(self._read, names=names, types={name: kind})
-                says = partial(self._refusal, kind=kind, place=names.index(name))
-                add_faults(faults, lines, texts[name], read, says)
-            for name in checked:
-                judges = [_no_instant] if features[name].family == "time" else []
-                add_faults(faults, lines, texts[name], parsers[name], *judges)
-            return faults
-
-        return blame
-
-    def _blame_widths(
-        self, lines: TextLines, names: Sequence[str], faults: np.ndarray
-    ) -> np.ndarray:
-        """Tell of lines that have too few fields, or too many.
-
-        Args:
-          lines: the lines.
-          names: of the columns.
-          faults: what is wrong with each line so far, text `[lines]`; is added to.
-
-        Returns:
-          The lines that have as many fields as columns, rising, int64 `[n]`.
-
-        Raises:
-          ValueError: the rows that Arrow finds are not the lines.
-        """
-        chosen = np.flatnonzero((faults == "") & (lines.count("\r", "\n") == 0))
-        if not len(chosen):
-            return chosen
-        some = lines.take(chosen)
-        said = some.each()
-        told = {
-            row: f"CSV parse error: Row #1: Expected {len(names)} columns, got {width}:"
-            f" {_cut(said[row])}"
-            for row, width in self._of_other_widths(some, names)
-        }
-        wrong = np.array([*told], np.int64)
-        read = partial(self._read, names=names, types={names[0]: pa.string()})
-        if told and complaint(read, some.take(wrong[:1])) != told[wrong[0]]:
-            raise ValueError("the parser of one line has other words")
-        faults[chosen[wrong]] = [*told.values()]
-        return np.delete(chosen, wrong)
+        return CsvBlame(
+            names,
+            kinds,
+            {n: self._parser(first_line, {n: features[n]}) for n in checked},
+            [name for name in checked if features[name].family == "time"],
+            self.decimal,
+            self._unended,
+            self._read,
+            self._of_other_widths,
+        )
 
     def _of_other_widths(
         self, lines: TextLines, names: Sequence[str]
@@ -261,19 +208,6 @@ class Csv(Lines):
         if len(table) + len(found) != len(lines):
             raise ValueError("a line is not one row")
         return found
-
-    def _refusal(self, text: bytes, kind: pa.DataType, place: int) -> str:
-        """Say as Arrow's parser does that a field cannot be converted."""
-        said = f"In CSV column #{place}: Row #1: CSV conversion error to {kind}: "
-        if pa.types.is_string(kind):
-            return "" if _is_utf8(text) else f"{said}invalid UTF8 data"
-        shown = text.decode(errors="replace")
-        if not pa.types.is_boolean(kind):
-            shown = shown.strip(" \t")
-        point = self.decimal if pa.types.is_floating(kind) else "."
-        swapped = shown.translate({ord(point): ".", ord("."): point})
-        is_bad = text and is_refused(swapped, kind)
-        return f"{said}invalid value '{shown}'" if is_bad else ""
 
     def _check_floats(
         self,
@@ -398,24 +332,6 @@ class Csv(Lines):
             escape_char=self.escape or False,
             newlines_in_values=self.multiline,
         )
-
-
-def _cut(line: bytes) -> str:
-    """Give a line as Arrow's messages do."""
-    shown = line if len(line) <= 100 else line[:96] + b" ..."
-    return shown.decode(errors="replace")
-
-
-def _is_utf8(text: bytes) -> bool:
-    with contextlib.suppress(UnicodeDecodeError):
-        text.decode()
-        return True
-    return False
-
-
-def _no_instant(text: bytes) -> str:
-    """Say why text is no time; empty text if it is one, or null."""
-    return no_instant(text.decode()) if text else ""
 
 
 def _without_empty_text(table: pa.Table, names: Sequence[str]) -> pa.Table:

@@ -72,7 +72,7 @@ def complaint(parse: Callable[[TextLines], object], lines: TextLines) -> str:
 
 
 def is_refused(text: str, kind: pa.DataType) -> bool:
-    """Whether Arrow cannot cast text to a type; to times neither with a zone nor not."""
+    """Whether Arrow cannot cast text to a type; to times, with a zone or without."""
     kinds = [pa.timestamp("us")] if pa.types.is_timestamp(kind) else []
     for one in [kind, *kinds]:
         with contextlib.suppress(ValueError):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ import pyarrow.json as pajson
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest
 from transforms.sources.arrow import arrow_type, features_of, list_lengths
-from transforms.sources.distinct import add_faults, complaint, is_refused
+from transforms.sources.json_blame import GIVES_NUMBER, JsonBlame
 from transforms.sources.line_rows import (
     ROW_ID,
     Blame,
@@ -27,7 +25,6 @@ from transforms.sources.line_rows import (
     TextLines,
     check_finite,
     flat,
-    parsed,
     parsed_as,
 )
 from transforms.sources.lines import Lines
@@ -35,15 +32,11 @@ from transforms.sources.numerals import (
     check_exact_numbers,
     json_object,
     kept_json_type,
-    leaves,
     may_be_inexact,
     whole_numbers,
     with_text,
 )
-from transforms.sources.outline import outline
 
-_GIVES_NUMBER = re.compile(r"changed from string to number in row")
-_OF_OUTLINES = ("JSON parse error: ", "holds ")  # what is said before conversion
 _SHORT = ("float16", "float32")  # Arrow refuses what is too large for float64
 
 
@@ -102,49 +95,19 @@ class Jsonl(Lines):
 
     def _blame(self, first_line: str, features: Mapping[str, Feature]) -> Blame:
         types = _types(features)
-        parser = partial(parsed, self._parser(first_line, features))
-        texts = [name for name in types if features[name].family == "text"]
         floats = [name for name in types if features[name].family == "float"]
-        parsers = {n: self._parser(first_line, {n: features[n]}) for n in floats}
-
-        def blame(lines: TextLines) -> np.ndarray:
-            """Judge each outline once, then each value that stands under a key."""
-            try:
-                outlines = [outline(line) for line in lines.each()]
-            except ValueError:  # of which line the encoding is another is not known
-                return np.full(len(lines), "", object)
-            faults = np.full(len(lines), "", object)
-            add_faults(faults, TextLines.of(outlines), outlines, parser)
-            for line in np.flatnonzero(faults != ""):
-                if not faults[line].startswith(_OF_OUTLINES):
-                    faults[line] = ""
-            if (rest := np.flatnonzero(faults == "")).size:
-                some = lines.take(rest)
-                if complaint(parser, some):
-                    faults[rest] = by_values(some)
-            return faults
-
-        def by_values(lines: TextLines) -> np.ndarray:
-            faults = np.full(len(lines), "", object)
-            rows = [_row(line) for line in lines.each()]
-            for name, kind in types.items():
-                if name in texts:
-                    continue
-                read = partial(_read, types={name: kind})
-                says = partial(_refusal, kind=_leaf(kind))
-                add_faults(faults, lines, _values(rows, name), read, says)
-            for name in floats:
-                add_faults(faults, lines, _values(rows, name), parsers[name])
-            for name in texts:
-                says = partial(_not_utf8, place=[*types].index(name))
-                add_faults(faults, lines, _values(rows, name), parser, says)
-            return faults
-
-        return blame
+        return JsonBlame(
+            types,
+            [name for name in types if features[name].dtype == "string"],
+            self._parser(first_line, features),
+            {n: self._parser(first_line, {n: features[n]}) for n in floats},
+            _table,
+        )
 
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
         types = _types(features)
         texts = [name for name in types if features[name].dtype == "string"]
+        others = {name: kind for name, kind in types.items() if name not in texts}
         floats = [name for name in types if features[name].family == "float"]
         told = floats if self.features is None else []
         short = [name for name in floats if features[name].dtype in _SHORT]
@@ -157,8 +120,9 @@ class Jsonl(Lines):
             try:
                 table = _table(data, types)
             except ValueError as error:
-                if not texts or not _GIVES_NUMBER.search(str(error)):
+                if not texts or not GIVES_NUMBER.search(str(error)):
                     raise
+                _table(data, others)  # what else is wrong, rewriting might mend
                 data = b"\n".join(with_text(lines.each(), texts))
                 table = _table(data, types)
             for name in told:
@@ -180,53 +144,6 @@ def _types(features: Mapping[str, Feature]) -> dict[str, pa.DataType]:
         for name, feature in features.items()
         if name != ROW_ID
     }
-
-
-def _leaf(kind: pa.DataType) -> pa.DataType:
-    while pa.types.is_list(kind):
-        kind = kind.value_type
-    return kind
-
-
-def _read(lines: TextLines, types: Mapping[str, pa.DataType]) -> pa.Table:
-    return _table(lines.text(), types)
-
-
-def _row(line: bytes) -> dict[str, Any]:
-    """Parse a line with numbers as they are written; empty if it holds no object.
-
-    Bytes that are not UTF-8 become surrogates.
-    """
-    with contextlib.suppress(ValueError, RecursionError):
-        text = line.decode(errors="surrogateescape")
-        row = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
-        if isinstance(row, dict):
-            return row
-    return {}
-
-
-def _values(rows: Sequence[dict[str, Any]], name: str) -> list[tuple[Any, ...]]:
-    """Give what stands under a key of each row, and in its lists."""
-    return [tuple(leaves([row.get(name)])) for row in rows]
-
-
-def _refusal(values: Sequence[Any], kind: pa.DataType) -> str:
-    """Say as Arrow's parser does that a value cannot be converted."""
-    for value in values:
-        if isinstance(value, str) and is_refused(value, kind):
-            shown = value.encode(errors="surrogateescape").decode(errors="replace")
-            return f"Failed to convert JSON to {kind}, couldn't parse:{shown}"
-    return ""
-
-
-def _not_utf8(values: Sequence[Any], place: int) -> str:
-    """Say as Arrow does that text of a column is not UTF-8."""
-    try:
-        "".join(values).encode()
-    except UnicodeEncodeError:
-        said = "Invalid: Invalid UTF8 sequence at string index 0"
-        return f"Column {place}: In chunk 0: {said}"
-    return ""
 
 
 _Place = tuple[str, ...]
