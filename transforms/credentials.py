@@ -8,7 +8,7 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any
 
@@ -82,6 +82,7 @@ def holds_credentials(uri: str) -> bool:
     return any(True for _ in chain(_user_info(uri), _values(uri, of_queries=True)))
 
 
+@lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Whether something of this name is likely to be a credential.
 
@@ -148,8 +149,9 @@ def _values(text: str, *, of_queries: bool = False) -> Iterator[tuple[int, int]]
 
 def _environment() -> Iterator[str]:
     """Yield the values of credentials that this process has been given."""
-    for name, value in os.environ.items():
-        if is_secret_name(name) and len(value) >= _SHORTEST_SECRET:
+    for name in filter(is_secret_name, os.environ):  # many messages come at once
+        value = os.environ.get(name, "")
+        if len(value) >= _SHORTEST_SECRET:
             yield value
     from fsspec.config import conf
 

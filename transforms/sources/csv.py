@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from transforms.dtypes import Feature
-from transforms.errors.halving import by_halves
 from transforms.lookup import ConfigError
-from transforms.sources.arrow import arrow_type, features_of, whole
+from transforms.sources.arrow import arrow_type, features_of
+from transforms.sources.csv_blame import CsvBlame
 from transforms.sources.line_rows import (
     Blame,
     Parser,
@@ -173,41 +173,41 @@ class Csv(Lines):
 
     def _blame(self, first_line: str, features: Mapping[str, Feature]) -> Blame:
         names = self._names(first_line)
-        kinds = {n: _csv_type(one) for n, one in features.items() if n in names}
-        typed = {n: kind for n, kind in kinds.items() if not pa.types.is_string(kind)}
+        kinds = {n: _csv_type(features[n]) for n in names if n in features}
+        ranks = {"time": 0, "float": 1}  # in which order the parser checks columns
+        checked = sorted(kinds, key=lambda n: ranks.get(features[n].family, 2))
+        return CsvBlame(
+            names,
+            kinds,
+            {n: self._parser(first_line, {n: features[n]}) for n in checked},
+            [name for name in checked if features[name].family == "time"],
+            self.decimal,
+            self._unended,
+            self._read,
+            self._of_other_widths,
+        )
 
-        def blame(lines: TextLines) -> np.ndarray:
-            """Convert each text that stands in a column once."""
-            faults = np.full(len(lines), "", object)
-            try:
-                self._check_ends(lines)
-                texts = self._read(lines, names, dict.fromkeys(typed, pa.string()))
-            except ValueError:  # a line has too few fields, or too many, or no end
-                return faults
-            for name, kind in typed.items():
-                codes = np.asarray(whole(texts[name]).dictionary_encode().indices)
-                firsts = np.unique(codes, return_index=True)[1]  # line of each text
-                only = {name: kind}
-                for text, error in self._inconvertible(lines.take(firsts), names, only):
-                    faults[(codes == text) & (faults == "")] = error
-            return faults
+    def _of_other_widths(
+        self, lines: TextLines, names: Sequence[str]
+    ) -> list[tuple[int, int]]:
+        """List the lines that have not as many fields as columns, and how many.
 
-        return blame
+        Raises:
+          ValueError: the rows that Arrow finds are not the lines.
+        """
+        found: list[tuple[int, int]] = []
 
-    def _inconvertible(
-        self, lines: TextLines, names: Sequence[str], only: Mapping[str, pa.DataType]
-    ) -> list[tuple[int, str]]:
-        """List the lines whose field in a column cannot be converted, and why."""
-        found: list[tuple[int, str]] = []
+        def skip(row: pacsv.InvalidRow) -> str:
+            found.append((row.number - 1, row.actual_columns))
+            return "skip"
 
-        def convert(chosen: np.ndarray) -> None:
-            self._read(lines.take(chosen), names, only)
-
-        def blame(line: int, error: Exception) -> None:
-            found.append((line, str(error)))
-
-        for _ in by_halves(len(lines), convert, (ValueError,), blame):
-            pass
+        options = self._parse_options()
+        options.invalid_row_handler = skip
+        # Text of rows in another encoding than UTF-8 does not reach the handler.
+        data = b"\n" + lines.text()
+        table = self._table(data, names, {names[0]: pa.binary()}, options, "latin-1")
+        if len(table) + len(found) != len(lines):
+            raise ValueError("a line is not one row")
         return found
 
     def _check_floats(
@@ -237,11 +237,20 @@ class Csv(Lines):
         Raises:
           ValueError: one does.
         """
+        if len(faults := np.flatnonzero((found := self._unended(lines)) != "")):
+            raise ValueError(found[faults[0]])
+
+    def _unended(self, lines: TextLines) -> np.ndarray:
+        """Tell which lines end within a field: an object array of text `[lines]`."""
         cure = "" if self.multiline else _MULTILINE
-        if self.quote and (lines.count(self.quote, escape=self.escape) % 2).any():
-            raise ValueError(f"has an opening quote without a closing one{cure}")
-        if self.escape and lines.end_escaped(self.escape).any():
-            raise ValueError(f"ends in the escape character{cure}")
+        faults = np.full(len(lines), "", object)
+        if self.escape:
+            taken = lines.end_escaped(self.escape)
+            faults[taken] = f"ends in the escape character{cure}"
+        if self.quote:
+            open_ = lines.count(self.quote, escape=self.escape) % 2 == 1
+            faults[open_] = f"has an opening quote without a closing one{cure}"
+        return faults
 
     def _read(
         self, lines: TextLines, names: Sequence[str], types: Mapping[str, pa.DataType]
@@ -270,10 +279,18 @@ class Csv(Lines):
         return table.drop_columns([_NUMBER])
 
     def _table(
-        self, data: bytes, names: Sequence[str], types: Mapping[str, pa.DataType]
+        self,
+        data: bytes,
+        names: Sequence[str],
+        types: Mapping[str, pa.DataType],
+        options: pacsv.ParseOptions | None = None,
+        encoding: str = "utf-8",
     ) -> pa.Table:
         read = pacsv.ReadOptions(
-            use_threads=False, column_names=list(names), block_size=len(data) + 1
+            use_threads=False,
+            column_names=list(names),
+            block_size=2 * len(data) + 1,
+            encoding=encoding,
         )
         convert = pacsv.ConvertOptions(
             column_types=dict(types),
@@ -282,7 +299,8 @@ class Csv(Lines):
             strings_can_be_null=False,
             decimal_point=self.decimal,
         )
-        return pacsv.read_csv(io.BytesIO(data), read, self._parse_options(), convert)
+        options = options or self._parse_options()
+        return pacsv.read_csv(io.BytesIO(data), read, options, convert)
 
     def _names(self, first_line: str) -> list[str]:
         names = self.columns

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +17,10 @@ import pyarrow.json as pajson
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest
 from transforms.sources.arrow import arrow_type, features_of, list_lengths
+from transforms.sources.json_blame import GIVES_NUMBER, JsonBlame
 from transforms.sources.line_rows import (
     ROW_ID,
+    Blame,
     Parser,
     TextLines,
     check_finite,
@@ -36,7 +37,6 @@ from transforms.sources.numerals import (
     with_text,
 )
 
-_GIVES_NUMBER = re.compile(r"changed from string to number in row")
 _SHORT = ("float16", "float32")  # Arrow refuses what is too large for float64
 
 
@@ -90,13 +90,21 @@ class Jsonl(Lines):
             if kinds and all(usual[place] == kind for place, kind in kinds)
         ]
 
+    def _blame(self, first_line: str, features: Mapping[str, Feature]) -> Blame:
+        types = _types(features)
+        floats = [name for name in types if features[name].family == "float"]
+        return JsonBlame(
+            types,
+            [name for name in types if features[name].dtype == "string"],
+            self._parser(first_line, features),
+            {n: self._parser(first_line, {n: features[n]}) for n in floats},
+            _table,
+        )
+
     def _parser(self, first_line: str, features: Mapping[str, Feature]) -> Parser:
-        types = {
-            name: arrow_type(parsed_as(feature))
-            for name, feature in features.items()
-            if name != ROW_ID
-        }
+        types = _types(features)
         texts = [name for name in types if features[name].dtype == "string"]
+        others = {name: kind for name, kind in types.items() if name not in texts}
         floats = [name for name in types if features[name].family == "float"]
         told = floats if self.features is None else []
         short = [name for name in floats if features[name].dtype in _SHORT]
@@ -109,8 +117,9 @@ class Jsonl(Lines):
             try:
                 table = _table(data, types)
             except ValueError as error:
-                if not texts or not _GIVES_NUMBER.search(str(error)):
+                if not texts or not GIVES_NUMBER.search(str(error)):
                     raise
+                _table(data, others)  # what else is wrong, rewriting might mend
                 data = b"\n".join(with_text(lines.each(), texts))
                 table = _table(data, types)
             for name in told:
@@ -124,6 +133,14 @@ class Jsonl(Lines):
             return table
 
         return parse
+
+
+def _types(features: Mapping[str, Feature]) -> dict[str, pa.DataType]:
+    return {
+        name: arrow_type(parsed_as(feature))
+        for name, feature in features.items()
+        if name != ROW_ID
+    }
 
 
 _Place = tuple[str, ...]

@@ -39,6 +39,14 @@ class TextLines:
     places: np.ndarray
     as_utf8: Callable[[bytes], bytes]
 
+    @classmethod
+    def of(cls, lines: Sequence[bytes]) -> TextLines:
+        """Make lines that stand in no file, given in UTF-8."""
+        lengths = np.array([len(line) for line in lines], np.int64)
+        ends = np.cumsum(lengths + 1) - 1
+        starts = ends - lengths
+        return cls("", b"\n".join(lines), starts, ends, starts, lambda data: data)
+
     def __len__(self) -> int:
         return len(self.starts)
 
@@ -132,23 +140,13 @@ def rows_of(
     """
 
     def together(chosen: np.ndarray) -> Sequence[Block]:
-        table = _table(parse, lines.take(chosen), features)
-        return list(blocks_of(table, rows[chosen], features))
-
-    def but_for_blamed(chosen: np.ndarray) -> Sequence[Block]:
-        try:
-            return together(chosen)
-        except ValueError:
-            if len(chosen) == 1:
-                raise
-        faults = _faults(blame, lines.take(chosen))
+        table, faults = _but_for_blamed(parse, blame, lines.take(chosen), features)
         sound = np.flatnonzero(faults == "")
-        if len(sound) == len(chosen):
-            raise ValueError("only parsing tells which line is bad")
         if not len(sound):
             block = Block.of_faults(rows[chosen], "", features)
             return [replace(block, faults=faults)]
-        table = _table(parse, lines.take(chosen[sound]), features)
+        if len(sound) == len(chosen):
+            return list(blocks_of(table, rows[chosen], features))
         places = np.searchsorted(sound, np.arange(len(chosen)))
         filled = table.take(pa.array(places, mask=faults != ""))
         blocks = blocks_of(filled, rows[chosen], features)
@@ -157,8 +155,32 @@ def rows_of(
     def alone(line: int, error: Exception) -> Sequence[Block]:
         return [Block.of_faults(rows[[line]], str(error), features)]
 
-    for blocks in by_halves(len(rows), but_for_blamed, (ValueError,), alone):
+    for blocks in by_halves(len(rows), together, (ValueError,), alone):
         yield from blocks
+
+
+def _but_for_blamed(
+    parse: Parser, blame: Blame, lines: TextLines, features: Mapping[str, Feature]
+) -> tuple[pa.Table, np.ndarray]:
+    """Parse lines together, without those that are known to be bad.
+
+    Returns:
+      A table of the others, and what is wrong with each line, text `[lines]`.
+
+    Raises:
+      ValueError: another line is bad.
+    """
+    try:
+        return _table(parse, lines, features), np.full(len(lines), "", object)
+    except ValueError:
+        if len(lines) == 1:
+            raise
+    faults = _faults(blame, lines)
+    sound = np.flatnonzero(faults == "")
+    if len(sound) == len(lines):
+        raise ValueError("only parsing tells which line is bad")
+    table = _table(parse, lines.take(sound), features) if len(sound) else None
+    return table, faults
 
 
 def _faults(blame: Blame, lines: TextLines) -> np.ndarray:
@@ -179,17 +201,40 @@ def _blamed(block: Block, rows: np.ndarray, faults: np.ndarray) -> Block:
     return replace(block, faults=np.where(found != "", found, block.faults))
 
 
-def sound_lines(parse: Parser, lines: TextLines) -> list[bytes]:
+def sound_lines(parse: Parser, blame: Blame, lines: TextLines) -> list[bytes]:
     """Give the lines that can be parsed, one by one, in UTF-8."""
+    each = [lines.take(np.array([line])) for line in range(len(lines))]
+    lines = lines.take(np.flatnonzero([_is_text(line) for line in each]))
 
     def together(chosen: np.ndarray) -> list[bytes]:
         some = lines.take(chosen)
-        some.text().decode()
-        _table(parse, some, {})
-        return some.each()
+        _, faults = _but_for_blamed(parse, blame, some, {})
+        sound = np.flatnonzero(faults == "")
+        return some.take(sound).each()
 
     found = by_halves(len(lines), together, (ValueError,), lambda *_: None)
     return [line for some in found for line in some]
+
+
+def _is_text(line: TextLines) -> bool:
+    try:
+        line.text().decode()
+    except ValueError:
+        return False
+    return True
+
+
+def parsed(parse: Parser, lines: TextLines) -> pa.Table:
+    """Parse some lines into as many sound rows.
+
+    Raises:
+      ValueError: one of them is bad.
+    """
+    table = parse(lines)
+    table.validate(full=True)
+    if len(table) != len(lines):
+        raise ValueError(f"holds {len(table)} values instead of one")
+    return table
 
 
 def _table(
@@ -201,11 +246,7 @@ def _table(
       ValueError: one of them is bad.
     """
     try:
-        table = parse(lines)
-        table.validate(full=True)
-        if len(table) != len(lines):
-            raise ValueError(f"holds {len(table)} values instead of one")
-        table = _halved(table, features)
+        table = _halved(parsed(parse, lines), features)
     except ValueError as error:
         raise ValueError(_at(lines, 0, error)) from None
     ids = pa.array(lines.places).cast(pa.string())

@@ -64,6 +64,17 @@ def instants(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.coalesce(with_zone, without.cast(utc))
 
 
+def no_instant(text: str) -> str:
+    """Say why `instants` cannot turn text into a time; empty text if it can."""
+    text = re.sub(r"(\.\d{6})\d+", r"\1", text)
+    zone = "UTC" if re.search(_ZONE, text) else None
+    try:
+        pa.scalar(text).cast(pa.timestamp("us", zone))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def may_be_marked(data: bytes) -> bool:
     """Tell whether numbers in some bytes may have zeros in front; quick."""
     values = np.frombuffer(b"\n" + data + b"\n", np.uint8)
@@ -118,10 +129,10 @@ def kept_json_type(kind: pa.DataType, values: Iterable[Any]) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(kept_json_type(kind.value_type, values))
     if pa.types.is_temporal(kind):
-        zoned = all(re.search(_ZONE, text) for text in _leaves(values))
+        zoned = all(re.search(_ZONE, text) for text in leaves(values))
         return pa.timestamp("us", "UTC") if zoned else pa.string()
     if pa.types.is_floating(kind):
-        numbers = list(_leaves(values))
+        numbers = list(leaves(values))
         whole = whole_numbers(numbers)
         if len(whole) == len(numbers) or _inexact(whole) is not None:
             return pa.string()
@@ -130,8 +141,17 @@ def kept_json_type(kind: pa.DataType, values: Iterable[Any]) -> pa.DataType:
 
 def whole_numbers(values: Iterable[Any]) -> list[int]:
     """Give the whole numbers among JSON values and in their lists."""
-    found = _leaves(values)
+    found = leaves(values)
     return [n for n in found if isinstance(n, int) and not isinstance(n, bool)]
+
+
+def leaves(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield JSON values, and those in their lists; nulls are left out."""
+    for value in values:
+        if isinstance(value, list):
+            yield from leaves(value)
+        elif value is not None:
+            yield value
 
 
 def json_object(line: bytes, number: Callable[[str], Any] | None = None) -> Any:
@@ -190,14 +210,6 @@ def _inexact(numbers: Iterable[int]) -> int | None:
 def _long_numbers(texts: pa.ChunkedArray) -> Iterator[int]:
     found = texts.filter(pc.match_substring_regex(texts, _LONG))
     return map(int, found.unique().to_pylist())
-
-
-def _leaves(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, list):
-            yield from _leaves(value)
-        elif value is not None:
-            yield value
 
 
 def _is_digit(values: np.ndarray) -> np.ndarray:
