@@ -357,6 +357,10 @@ def test_what_keeps_the_keys_is_taken_over_and_nothing_else(
         some = made_anew(start, plan) != tuple(plan.column_keys)
         taken = {shard.origin is not None for shard in plan.shards}
         assert taken == {bool(plan.earlier)} == {rows and some}, case
+        named = [note.rpartition("(different: ")[2].rstrip(")") for note in plan.notes]
+        assert bool(named) is not bool(plan.earlier)
+        ingredient = INGREDIENTS[key] or "model"  # by its digest
+        assert all(ingredient in note.split(", ") for note in named), case
 
 
 CODE = {
@@ -488,6 +492,26 @@ def test_a_change_of_the_source_changes_the_keys_of_its_files_alone(
     same = {name for name in after if before.get(name) == after[name]}
     assert same == set(kept)
     assert after.keys() - same == ({"aa"} if new == "aa" else set(new))
+
+
+@pytest.mark.parametrize(("kept", "rows"), [("text", False), ("vec", True)])
+def test_features_of_another_type_make_other_rows_or_columns(
+    kept: str, rows: bool, tmp_path: Path
+) -> None:
+    """The first file says which types features have, and a new one may be first."""
+    shutil.copytree("data", tmp_path / "data")
+    table = {"path": str(tmp_path / "table"), "rows_per_part": 5}
+    sections = source(path=str(tmp_path / "data"), keep=[kept])
+    before = make_plan(config({**sections, "table": table}))
+    run_plan(before)
+    first = pq.read_table(tmp_path / "data" / "a.parquet")
+    wide = first["vec"].cast(pa.list_(pa.float64(), 6))
+    first = first.set_column(1, pa.field("vec", wide.type, nullable=False), wide)
+    pq.write_table(first, tmp_path / "data" / "Z.parquet")
+    after = make_plan(config(sections), [table["path"]])
+    assert (before.rows_made_by != after.rows_made_by) is rows
+    assert made_anew(before, after) == BOTH
+    assert after.notes[0].endswith(" (different: types of features)")
 
 
 def by_file(data: Path) -> dict[str, str]:
