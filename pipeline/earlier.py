@@ -15,8 +15,9 @@ from transforms.table.earlier import are_same_parts, same_columns
 from transforms.table.manifest import read_manifest
 from transforms.table.plan_file import Earlier, TablePlan, read_plan, read_shards
 
-_OF_ROWS = ("source", "event_timestamp", "non_finite", "user_code")
-_OF_VALUES = ("model", "preprocess", "batch_rows", "precision", "versions")
+_OF_BOTH = ("preprocess", "user_code")
+_OF_ROWS = ("source", "event_timestamp", "entity", "non_finite", *_OF_BOTH)
+_OF_VALUES = ("model", "taps", "batch_rows", "precision", "versions", *_OF_BOTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ def _difference(
 
     def different(names: Sequence[str]) -> str:
         found = [n for n in names if there.ingredients[n] != ingredients[n]]
-        return f" (different: {', '.join(found)})" if found else ""
+        return f" (different: {', '.join(found) or 'types of features'})"
 
     if there.rows_made_by != rows_made_by:
         return f"its rows are made in another way{different(_OF_ROWS)}"

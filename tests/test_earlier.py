@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -285,6 +286,26 @@ class TestBadRows:
                 "strict", "one", **{**lenient, "errors": {"non_finite": "quarantine"}}
             )
         assert made(again) == {"carried": (4, 72)}
+
+    @pytest.mark.parametrize(("bad", "share"), [(0, "3 of 100"), (3, "6 of 100")])
+    def test_the_budget_is_of_the_whole_table(
+        self, bad: int, share: str, spoiled: Grown
+    ) -> None:
+        """Carried and computed rows together, wherever the bad ones are."""
+        sections: dict[str, Any] = {"model": self.MODEL, "taps": [HEAD]}
+        spoiled.make("one", errors=self.LENIENT, **sections)
+        values = vectors(200)
+        values[80 : 80 + bad, 0] = -1
+        write_parquet(spoiled.data / "c.parquet", range(75, 100), values, 5)
+        found = (3 + bad) / 100  # of the carried rows alone 0.04, of the new ones 0.12
+        for fraction in (found - 0.001, found):
+            errors = {**self.LENIENT, "max_fraction": fraction}
+            strict = fraction < found
+            with pytest.raises(RuntimeError, match=share) if strict else nullcontext():
+                spoiled.make("two", "one", errors=errors, **sections)
+        status = table_status(str(spoiled.directory / "two"))
+        assert status.made["carried"] == {"shards": 4, "rows": 72}
+        assert status.quarantined == 3 + bad
 
     def test_they_are_not_computed_again_where_columns_are_added(
         self, spoiled: Grown

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -284,6 +285,34 @@ class Watched(keras.layers.Layer):
         seen = tf.numpy_function(see, [tf.shape(inputs)], tf.int32)
         with tf.control_dependencies([seen]):
             return tf.identity(inputs)
+
+
+CALLS: Counter[str] = Counter()
+
+
+@keras.saving.register_keras_serializable("tests")
+class Counted(keras.layers.Layer):
+    """Counts the batches that it is run on; is left out where nothing needs it."""
+
+    def call(self, inputs: Any) -> Any:
+        def count(values: np.ndarray) -> np.ndarray:
+            CALLS[self.name.removeprefix("counted_")] += 1
+            return values
+
+        seen = tf.numpy_function(count, [inputs], inputs.dtype, stateful=False)
+        return tf.ensure_shape(seen, inputs.shape)
+
+
+def counting_model() -> keras.Model:
+    """vec [6] -> stem -> left, right; each counts its calls."""
+    keras.utils.set_random_seed(7)
+
+    def layer(name: str, inputs: Any) -> Any:
+        return keras.layers.Dense(4, name=name)(Counted(name=f"counted_{name}")(inputs))
+
+    vec = keras.Input((6,), name="vec")
+    stem = layer("stem", vec)
+    return keras.Model(vec, [layer("left", stem), layer("right", stem)])
 
 
 def token_model() -> keras.Model:

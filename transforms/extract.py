@@ -111,7 +111,8 @@ def _make(
             known = earlier.bad_positions(shard)
             quarantine.know(earlier.bad, known, rest_lost=earlier.rest_lost)
         if earlier is not None and earlier.is_same:
-            part = carry_part(worker.table, shard, earlier.table, earlier.commit.part)
+            there, known_part = earlier.table, earlier.commit.part
+            part = carry_part(worker.table, shard, there, known_part, directory)
             quarantine.passed(part.rows, earlier.last_positions())
             if plan.config.errors.non_finite == "warn":
                 non_finite.update(earlier.commit.non_finite)

@@ -26,12 +26,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from transforms import scratch
 from transforms.lookup import ConfigError, nearest
 
 _PARALLEL_REQUESTS = 32
 _FILES_AT_A_TIME = 4096
-_COPIED_BYTES = 4 << 20
 _PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 Found = TypeVar("Found")
 
@@ -247,11 +245,17 @@ def publish(source: Path, uri: str) -> None:
     _sync_directory(target.parent)
 
 
-def copy(source: str, uri: str) -> None:
+def copy(source: str, uri: str, directory: Path) -> None:
     """Give a file that never changes another name, at the least cost there is.
 
     On one local disk both names are of one file; in one store the store copies; else
     the bytes go through this machine. What lies under the new name is replaced.
+
+    Args:
+      source: URI of the file.
+      uri: its other name.
+      directory: a local one, for what is not finished; on the disk of `uri` if that is
+        local.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -259,39 +263,33 @@ def copy(source: str, uri: str) -> None:
     """
     fs, path = filesystem(source)
     there, target = filesystem(uri)
-    if isinstance(there, LocalFileSystem):
-        if not (isinstance(fs, LocalFileSystem) and _link(Path(path), Path(target))):
-            with _durable_temporary(Path(target)) as (temporary, stream):
-                with fs.open(path, "rb") as origin:
-                    shutil.copyfileobj(origin, stream, _COPIED_BYTES)
-                _sync(stream)
-                os.replace(temporary, target)
-        _sync_directory(Path(target).parent)
-    elif type(fs) is type(there) and fs.storage_options == there.storage_options:
-        there.cp_file(path, target)
-    elif isinstance(fs, LocalFileSystem):
+    is_local, becomes_local = (isinstance(o, LocalFileSystem) for o in (fs, there))
+    if becomes_local or not (is_local or _is_same_store(fs, there)):
+        unfinished = directory / Path(target).name
+        if not (is_local and becomes_local and _link(path, unfinished)):
+            fs.get_file(path, str(unfinished))
+        publish(unfinished, uri)
+    elif is_local:
         there.put_file(path, target)
     else:
-        with scratch.directory() as directory:
-            fs.get_file(path, str(directory / "copy"))
-            there.put_file(str(directory / "copy"), target)
+        there.cp_file(path, target)
     planned, found = size(source), size(uri, written=True)
     if found != planned:
         raise OSError(f"{uri} must have {planned} bytes, its copy has {found}")
 
 
-def _link(source: Path, target: Path) -> bool:
+def _is_same_store(fs: Any, there: Any) -> bool:
+    return type(fs) is type(there) and fs.storage_options == there.storage_options
+
+
+def _link(source: str, target: Path) -> bool:
     """Give a local file a second name; tell whether the disk can do that."""
-    _make_durable(target.parent)
-    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        os.link(source, temporary)
+        os.link(source, target)
     except FileNotFoundError:
         raise
     except OSError:  # the source is on another disk, or there are no links on this one
         return False
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # it stays where both were one file before
     return True
 
 

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import toolbox
+from conftest import vectors, write_parquet
 from engines import (
     ENGINES,
     ENVIRONMENT,
@@ -46,6 +47,9 @@ DOCS = HERE.parents[1] / "docs" / "engines.md"
 WITHOUT_METRICS = {"--workers", "Dask"}
 started: list[subprocess.Popen[bytes]] = []
 STEPS = {"sound": [], "bad": ["toolbox:refuse_thirteen"]}
+HIDDEN = {"path": "features:activation_1", "column": "hidden"}
+HEAD = {"path": "head"}
+EARLIER = {"a": [HIDDEN, HEAD], "b": [HEAD]}  # tables by the file they are made of
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +106,34 @@ def plain(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return table
 
 
+@pytest.fixture(scope="module")
+def history(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files a, b and c, tables of the first two, and what FnApiRunner makes of all."""
+    directory = tmp_path_factory.mktemp("history")
+    (directory / "data").mkdir()
+    for index, name in enumerate("abc"):
+        ids = range(32 * index, 32 * index + 32)
+        write_parquet(directory / "data" / f"{name}.parquet", ids, vectors(), 16)
+    for name, taps in EARLIER.items():
+        file = directory / "data" / f"{name}.parquet"
+        run(Engine(), over_files(directory / name, model, file, taps))
+    grow(Engine(), directory, directory / "grown", model)
+    return directory
+
+
+def grow(engine: Engine, history: Path, table: Path, model: str) -> dict[str, Any]:
+    """Make a table of all files from the earlier ones; say how its shards were made."""
+    document = over_files(table, model, history / "data", [HIDDEN, HEAD])
+    summary = run(engine, document, [str(history / name) for name in EARLIER])
+    return {how: some["shards"] for how, some in summary["made"].items()}
+
+
+def over_files(table: Path, model: str, path: Path, taps: list[Any]) -> dict[str, Any]:
+    document = job(table, model)
+    source = {"reader": "parquet", "path": str(path), "key": "id"}
+    return {**document, "source": source, "taps": taps}
+
+
 def content(table: Path) -> dict[str, Any]:
     """Keys and values, whatever reader they came by."""
     return pq.read_table(table).sort_by("example_id").to_pydict()
@@ -118,14 +150,16 @@ def job(
             **source,
         },
         "model": {"path": model, "imports": ["toolbox"], "batch_rows": 8},
-        "taps": [{"path": "features:activation_1", "column": "hidden"}],
+        "taps": [HIDDEN],
         "table": {"path": str(path), "rows_per_part": 16},
         "errors": {"max_fraction": max_fraction},
     }
 
 
-def run(engine: Engine, document: dict[str, Any]) -> dict[str, Any]:
-    plan = make_plan(parse_config(document))
+def run(
+    engine: Engine, document: dict[str, Any], earlier: Sequence[str] = ()
+) -> dict[str, Any]:
+    plan = make_plan(parse_config(document), earlier)
     return run_plan(plan, beam_args=engine.arguments, workers=engine.workers)
 
 
@@ -158,6 +192,14 @@ def test_the_same_table(
 ) -> None:
     assert run(engine, job(tmp_path / "table", model))["rows"] == 128
     assert outcome(tmp_path / "table") == expected["sound"]
+
+
+def test_a_table_that_grows(
+    engine: Engine, model: str, history: Path, tmp_path: Path
+) -> None:
+    made = grow(engine, history, tmp_path / "table", model)
+    assert made == {"carried": 2, "extended": 2, "computed": 2}
+    assert outcome(tmp_path / "table") == outcome(history / "grown")
 
 
 def test_bad_rows_and_the_error_budget(
@@ -341,7 +383,12 @@ def test_the_table_of_engines_in_the_docs_is_that_of_these_tests() -> None:
     assert [row["engine"].strip("`") for row in table] == list(ENGINES)
     for row in table:
         name = row["engine"].strip("`")
-        for tested in ("same table", "bad rows, budget", "killed launcher, resumed"):
+        for tested in (
+            "same table",
+            "grown table",
+            "bad rows, budget",
+            "killed launcher, resumed",
+        ):
             assert row[tested] == "yes"
         assert row["shards at the same time"] == "yes"
         assert row["metrics"].startswith("no: " if name in WITHOUT_METRICS else "yes")

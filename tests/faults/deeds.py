@@ -9,7 +9,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ Event = Callable[[str], None]
 def run(
     config: dict[str, Any],
     *,
+    earlier: Sequence[str] = (),
     die_at: int | str = 0,
     count: str = "",
     plant: str = "",
@@ -48,6 +49,7 @@ def run(
 
     Args:
       config: of the job.
+      earlier: tables that rows are taken over from.
       die_at: step at which to be killed, by number or name.
       count: file to which the names of all steps are written.
       plant: bug to build in.
@@ -59,7 +61,7 @@ def run(
     """
     _enter(stores, uid)
     _limit(room)
-    plan = make_plan(parse_config(config))
+    plan = make_plan(parse_config(config), earlier)
     if plant:
         PLANTED[plant]()
     steps: list[str] = []

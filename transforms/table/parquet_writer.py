@@ -148,7 +148,7 @@ def store_part(table: Table, shard: Shard, path: Path, rows: int) -> StoredFile:
 
 
 def carry_part(
-    table: Table, shard: Shard, there: Table, part: StoredFile
+    table: Table, shard: Shard, there: Table, part: StoredFile, directory: Path
 ) -> StoredFile:
     """Take a part of an earlier table over as it is, by a link or a copy.
 
@@ -157,9 +157,10 @@ def carry_part(
       shard: whose rows.
       there: the earlier table.
       part: its part.
+      directory: for unfinished files (`unfinished_files`).
     """
     path = part_name(shard.index, part.sha256)
-    storage.copy(there.path(part.path), table.path(path))
+    storage.copy(there.path(part.path), table.path(path), directory)
     return replace(part, path=path)
 
 
