@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from pipeline.publish.finished import FinishedTable, Part
-from transforms import storage
+from transforms import scratch, storage
 
 _PLACED = re.compile(r"[0-9a-f]{32}\.parquet")
 
@@ -24,10 +27,25 @@ def place_parts(table: FinishedTable, directory: str) -> None:
       directory: URI; parts that are there already stay.
     """
     there = set(storage.list_names(directory))
-    for part in table.parts:
-        name = placed_name(part)
-        if name not in there:
-            storage.copy(table.table.path(part.path), storage.join(directory, name))
+    with _unfinished(directory) as unfinished:
+        for part in table.parts:
+            name = placed_name(part)
+            if name not in there:
+                source = table.table.path(part.path)
+                storage.copy(source, storage.join(directory, name), unfinished)
+
+
+@contextmanager
+def _unfinished(directory: str) -> Iterator[Path]:
+    """Give a local directory for unfinished files, on the disk of another if local."""
+    local = storage.local_path(directory)
+    if local is None:
+        with scratch.directory() as elsewhere:
+            yield elsewhere
+        return
+    local.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=local) as inside:
+        yield Path(inside)
 
 
 def is_placed(name: str) -> bool:
