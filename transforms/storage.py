@@ -247,15 +247,20 @@ def publish(source: Path, uri: str) -> None:
     _sync_directory(target.parent)
 
 
-def copy(source: str, uri: str) -> None:
+def copy(source: str, uri: str, planned: int) -> None:
     """Give a file that never changes another name, at the least cost there is.
 
     On one local disk both names are of one file; in one store the store copies; else
     the bytes go through this machine. What lies under the new name is replaced.
 
+    Args:
+      source: URI of the file.
+      uri: where to.
+      planned: bytes that it must have.
+
     Raises:
       FileNotFoundError: there is no such file.
-      OSError: the copy is not whole, or the storage failed.
+      OSError: it has another size or its copy is not whole, or the storage failed.
     """
     fs, path = filesystem(source)
     there, target = filesystem(uri)
@@ -275,9 +280,9 @@ def copy(source: str, uri: str) -> None:
         with scratch.directory() as directory:
             fs.get_file(path, str(directory / "copy"))
             there.put_file(str(directory / "copy"), target)
-    planned, found = size(source), size(uri, written=True)
+    found = size(uri, written=True)
     if found != planned:
-        raise OSError(f"{uri} must have {planned} bytes, its copy has {found}")
+        raise OSError(f"{source} must have {planned} bytes, its copy {uri} has {found}")
 
 
 def _link(source: Path, target: Path) -> bool:
