@@ -201,6 +201,14 @@ def test_a_tap_less_is_projected(grown: Grown) -> None:
     assert list(grown.parts("two")) == list(grown.parts("fresh"))  # byte by byte
 
 
+def test_columns_of_single_numbers_are_projected(grown: Grown) -> None:
+    mean = {**HIDDEN, "reduce": "mean", "column": "mean"}
+    grown.make("one", taps=[mean, HEAD])
+    summary = grown.make("two", "one", taps=[mean])
+    assert made(summary) == {"projected": (4, 75)}
+    same(grown.read("two"), grown.read("one").drop_columns(["head"]))
+
+
 def test_a_column_may_have_another_name_and_place(grown: Grown) -> None:
     grown.make("one")
     taps = [HEAD, {**HIDDEN, "column": "other"}]
