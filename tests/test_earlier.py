@@ -23,10 +23,13 @@ from pipeline import (
 )
 from pipeline.earlier import Outlook, outlook
 from transforms import extract
+from transforms.errors.quarantine import BadRow
 from transforms.extract import extract_shard
 from transforms.lookup import ConfigError
+from transforms.shard import Piece
+from transforms.table.commit_record import Commit, StoredFile
 from transforms.table.directory import Table
-from transforms.table.earlier import earlier_shard
+from transforms.table.earlier import earlier_shard, stored_pieces
 from transforms.table.encode import encode
 
 HIDDEN = {"path": "features:activation_1", "column": "hidden"}
@@ -197,6 +200,14 @@ def test_a_tap_less_is_projected(grown: Grown) -> None:
     grown.make("fresh", taps=[HEAD])
     assert grown.read("two").equals(grown.read("fresh"))
     assert list(grown.parts("two")) == list(grown.parts("fresh"))  # byte by byte
+
+
+def test_columns_of_single_numbers_are_projected(grown: Grown) -> None:
+    mean = {**HIDDEN, "reduce": "mean", "column": "mean"}
+    grown.make("one", taps=[mean, HEAD])
+    summary = grown.make("two", "one", taps=[mean])
+    assert made(summary) == {"projected": (4, 75)}
+    same(grown.read("two"), grown.read("one").drop_columns(["head"]))
 
 
 def test_a_column_may_have_another_name_and_place(grown: Grown) -> None:
@@ -491,3 +502,45 @@ def test_rows_that_were_not_looked_at_are_looked_at(grown: Grown) -> None:
     assert summary["non_finite"] == {"head": 1}
     again = grown.make("three", "two", errors={"non_finite": "allow"}, **sections)
     assert (set(again["made"]), again["non_finite"]) == ({"carried"}, {})
+
+
+def test_nothing_but_part_and_record_is_written_of_a_shard_that_is_carried(
+    grown: Grown,
+) -> None:
+    grown.make("one")
+    path = grown.directory / "two"
+    config = grown.config(table={"path": str(path)})
+    plan = make_plan(config, [str(grown.directory / "one")])
+    prepare_table(plan)
+    before = {*path.rglob("*")}
+    commit = extract_shard(worker_of(str(path)), plan.shards[0])
+    record = Path("_featuretap", "commits", "00000.json")
+    made = {Path("data"), Path(commit.part.path), record.parent, record}
+    assert {*path.rglob("*")} - before == {path / name for name in made}
+
+
+def test_a_part_of_another_size_than_was_recorded_is_not_carried(grown: Grown) -> None:
+    grown.make("one")
+    commit = Table(str(grown.directory / "one")).read_commit(0)
+    assert commit is not None
+    part, size = grown.directory / "one" / commit.part.path, commit.part.bytes
+    os.truncate(part, size - 1)
+    message = f"{part} must have {size} bytes, its copy .* has {size - 1}"
+    with pytest.raises(RuntimeError, match=message):
+        grown.make("two", "one")
+
+
+def test_bad_rows_are_told_from_which_piece_they_are() -> None:
+    pieces = [Piece("a", "a", 0, 3), Piece("b", "b", 5, 4), Piece("a", "a", 3, 3)]
+    record = Commit(0, "", "", {}, 10, StoredFile("", 7, 0, ""), None)
+
+    def bad(file: str, row: int) -> BadRow:
+        return BadRow(None, 0, file, row, "infer", "", "")
+
+    rows = [bad("a", 4), bad("b", 5), bad("b", 7)]
+    stored = stored_pieces(pieces, record, rows)
+    assert [one.first for one in stored] == [0, 3, 5]
+    assert [one.bad.tolist() for one in stored] == [[], [0, 2], [1]]
+    assert [stored[1].in_part(row) for row in range(4)] == [3, 3, 4, 4]
+    with pytest.raises(RuntimeError, match="row 9 of b does not"):
+        stored_pieces(pieces, record, [bad("b", 9)])

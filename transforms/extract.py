@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from transforms.sources.staging import local_copies, readable
 from transforms.stop import leave_if_long
 from transforms.table.columns import of_rows
 from transforms.table.commit_record import Commit
+from transforms.table.directory import Table
 from transforms.table.earlier import EarlierShard, earlier_shard
 from transforms.table.encode import encode
 from transforms.table.names import NOTICE
@@ -70,14 +72,11 @@ def extract_shard(
     committed = table.read_commit(shard.index)
     if committed is not None:
         return committed
-    deaths = count_deaths(table.attempts(shard.index))
-    with (
-        attempt(table.internal("attempts"), shard.index),
-        device.at_shard(),
-        progress.followed(shard.index),
-    ):
+    with device.at_shard(), progress.followed(shard.index):
         try:
-            commit = _make(worker, shard, find_earlier(worker.plan, shard), deaths)
+            earlier = find_earlier(worker.plan, shard)
+            with _noted(table, shard, earlier) as deaths:
+                commit = _make(worker, shard, earlier, deaths)
         except OSError:
             # Whoever finishes a table tidies up after attempts that came too late.
             committed = table.read_commit(shard.index)
@@ -96,6 +95,21 @@ def extract_shard(
         return first
 
 
+@contextmanager
+def _noted(table: Table, shard: Shard, earlier: EarlierShard | None) -> Iterator[int]:
+    """Note that this process is at a shard, for a block; give how many died at it.
+
+    A part is carried without a look at its rows, of which nobody can die then: there is
+    no note of that.
+    """
+    if earlier is not None and earlier.is_same:
+        yield 0
+        return
+    deaths = count_deaths(table.attempts(shard.index))
+    with attempt(table.internal("attempts"), shard.index):
+        yield deaths
+
+
 def _make(
     worker: Worker, shard: Shard, earlier: EarlierShard | None, deaths: int
 ) -> Commit:
@@ -106,38 +120,39 @@ def _make(
     if earlier and earlier.missing and deaths >= plan.config.errors.attempts:
         earlier = None  # all of it is computed where a death does no harm
     non_finite: Counter[str] = Counter()
-    with unfinished_files(worker.table) as directory:
-        if earlier is not None:
-            known = earlier.bad_positions(shard)
-            quarantine.know(earlier.bad, known, rest_lost=earlier.rest_lost)
-        if earlier is not None and earlier.is_same:
-            there, known_part = earlier.table, earlier.commit.part
+    if earlier is not None:
+        known = earlier.bad_positions(shard)
+        quarantine.know(earlier.bad, known, rest_lost=earlier.rest_lost)
+    if earlier is not None and earlier.is_same:
+        there, known_part = earlier.table, earlier.commit.part
+        with unfinished_files(worker.table) as directory:
             part = carry_part(worker.table, shard, there, known_part, directory)
-            quarantine.passed(part.rows, earlier.last_positions())
-            if plan.config.errors.non_finite == "warn":
-                non_finite.update(earlier.commit.non_finite)
-            quarantine.close()
-        else:
-            made = _rows(worker, shard, earlier, deaths, quarantine, clock)
+        quarantine.passed(part.rows, earlier.last_positions())
+        if plan.config.errors.non_finite == "warn":
+            non_finite.update(earlier.commit.non_finite)
+        quarantine.close()
+    else:
+        made = _rows(worker, shard, earlier, deaths, quarantine, clock)
+        with unfinished_files(worker.table) as directory:
             path = directory / "part.parquet"
             _write(worker, shard, path, made, quarantine, non_finite, clock, began)
             part = store_part(worker.table, shard, path, quarantine.sound)
-        commit = Commit(
-            shard=shard.index,
-            fingerprint=plan.fingerprint,
-            claim=plan.claim,
-            versions=dict(plan.versions),
-            planned_rows=quarantine.sound + len(quarantine.rows),
-            part=part,
-            errors=store_errors(worker.table, shard, directory, quarantine),
-            rest_lost=quarantine.rest_lost,
-            piece_rows=quarantine.piece_rows(),
-            non_finite=dict(sorted(non_finite.items())),
-            device_rows=_device_rows(worker, earlier),
-            seconds=clock.seconds(time.perf_counter() - began),
-            rows_key=plan.rows_key(shard),
-            column_keys=plan.column_keys,
-        )
+    commit = Commit(
+        shard=shard.index,
+        fingerprint=plan.fingerprint,
+        claim=plan.claim,
+        versions=dict(plan.versions),
+        planned_rows=quarantine.sound + len(quarantine.rows),
+        part=part,
+        errors=store_errors(worker.table, shard, quarantine),
+        rest_lost=quarantine.rest_lost,
+        piece_rows=quarantine.piece_rows(),
+        non_finite=dict(sorted(non_finite.items())),
+        device_rows=_device_rows(worker, earlier),
+        seconds=clock.seconds(time.perf_counter() - began),
+        rows_key=plan.rows_key(shard),
+        column_keys=plan.column_keys,
+    )
     return commit if earlier is None else earlier.credited(commit)
 
 

@@ -245,7 +245,7 @@ def publish(source: Path, uri: str) -> None:
     _sync_directory(target.parent)
 
 
-def copy(source: str, uri: str, directory: Path) -> None:
+def copy(source: str, uri: str, planned: int, directory: Path) -> None:
     """Give a file that never changes another name, at the least cost there is.
 
     On one local disk both names are of one file; in one store the store copies; else
@@ -253,13 +253,14 @@ def copy(source: str, uri: str, directory: Path) -> None:
 
     Args:
       source: URI of the file.
-      uri: its other name.
+      uri: where to.
+      planned: bytes that it must have.
       directory: a local one, for what is not finished; on the disk of `uri` if that is
         local.
 
     Raises:
       FileNotFoundError: there is no such file.
-      OSError: the copy is not whole, or the storage failed.
+      OSError: it has another size or its copy is not whole, or the storage failed.
     """
     fs, path = filesystem(source)
     there, target = filesystem(uri)
@@ -273,9 +274,9 @@ def copy(source: str, uri: str, directory: Path) -> None:
         there.put_file(path, target)
     else:
         there.cp_file(path, target)
-    planned, found = size(source), size(uri, written=True)
+    found = size(uri, written=True)
     if found != planned:
-        raise OSError(f"{uri} must have {planned} bytes, its copy has {found}")
+        raise OSError(f"{source} must have {planned} bytes, its copy {uri} has {found}")
 
 
 def _is_same_store(fs: Any, there: Any) -> bool:

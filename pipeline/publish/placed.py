@@ -32,7 +32,8 @@ def place_parts(table: FinishedTable, directory: str) -> None:
             name = placed_name(part)
             if name not in there:
                 source = table.table.path(part.path)
-                storage.copy(source, storage.join(directory, name), unfinished)
+                target = storage.join(directory, name)
+                storage.copy(source, target, part.bytes, unfinished)
 
 
 @contextmanager

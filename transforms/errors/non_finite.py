@@ -65,5 +65,5 @@ def _marks(values: Values) -> np.ndarray:
         return rows
     if values.dtype.kind != "f":
         return np.zeros(len(values), bool)
-    finite = np.isfinite(values).reshape(len(values), -1)
-    return np.asarray(~finite.all(axis=1))
+    of_a_row = tuple(range(1, values.ndim))
+    return np.asarray(~np.isfinite(values).all(axis=of_a_row))

@@ -72,7 +72,12 @@ class EarlierShard:
 
     def bad_positions(self, shard: Shard) -> frozenset[int]:
         """Give the positions of the bad rows in the new shard."""
-        return frozenset(_position(shard.pieces, bad) for bad in self.bad)
+        found = _pieces_of(shard.pieces, self.bad)
+        return frozenset(
+            position(index, bad.row - shard.pieces[index].start)
+            for index, bad in zip(found, self.bad, strict=True)
+            if index is not None
+        )
 
     def rows(self) -> Iterator[pa.Table]:
         """Yield the wanted rows of the part, some thousands at a time.
@@ -171,7 +176,8 @@ class StoredPiece:
 
     def in_part(self, row: int) -> int:
         """Give the row of the part that holds a row of the piece, or the next sound."""
-        return self.first + row - int(np.searchsorted(self.bad, row))
+        skipped = int(np.searchsorted(self.bad, row)) if len(self.bad) else 0
+        return self.first + row - skipped
 
     def sound(self) -> np.ndarray:
         """Give the rows that the part holds, counted from the piece's first: int64."""
@@ -192,18 +198,19 @@ def stored_pieces(
       RuntimeError: a bad row is of none of them.
     """
     counts = commit.piece_rows or [piece.rows or 0 for piece in pieces]
-    found: list[list[int]] = [[] for _ in pieces]
-    for one in bad:
-        index = _piece_of(pieces, one)
+    found: dict[int, list[int]] = {}
+    for one, index in zip(bad, _pieces_of(pieces, bad), strict=True):
         if index is None:
             raise RuntimeError(
                 f"a bad row must lie in its shard, row {one.row} of {one.file} does"
                 f" not; {REPAIR}"
             )
-        found[index].append(one.row - pieces[index].start)
-    stored, first = [], 0
-    for piece, rows, rows_bad in zip(pieces, counts, found, strict=True):
-        stored.append(StoredPiece(piece, rows, first, np.unique(rows_bad).astype(int)))
+        found.setdefault(index, []).append(one.row - pieces[index].start)
+    stored, first, none = [], 0, np.array([], int)
+    for index, (piece, rows) in enumerate(zip(pieces, counts, strict=True)):
+        rows_bad = found.get(index, [])
+        of_piece = np.unique(rows_bad).astype(int) if rows_bad else none
+        stored.append(StoredPiece(piece, rows, first, of_piece))
         first += rows - len(rows_bad)
     return stored
 
@@ -215,7 +222,9 @@ def are_same_parts(plan: TablePlan, there: TablePlan) -> bool:
     """
     counts = (plan.config.errors.non_finite, there.config.errors.non_finite)
     uncounted = counts == ("warn", "allow")
-    return not uncounted and there.schema.equals(plan.schema, check_metadata=True)
+    # of these two a part's schema is made, which takes long for each of a million
+    says = (plan.columns, plan.model_digest)
+    return not uncounted and says == (there.columns, there.model_digest)
 
 
 def same_columns(wanted: Sequence[Column], there: Sequence[Column]) -> dict[str, str]:
@@ -300,21 +309,26 @@ def _wanted(
 
 def _moved(bad: Sequence[BadRow], shard: Shard) -> tuple[BadRow, ...]:
     """Give the bad rows of wanted pieces, as rows of the new shard."""
-    wanted = [one for one in bad if _piece_of(shard.pieces, one) is not None]
+    found = _pieces_of(shard.pieces, bad)
+    wanted = [one for one, at in zip(bad, found, strict=True) if at is not None]
     return tuple(replace(one, shard=shard.index) for one in wanted)
 
 
-def _piece_of(pieces: Sequence[Piece], bad: BadRow) -> int | None:
-    """Find the piece of a bad row."""
+def _pieces_of(pieces: Sequence[Piece], bad: Sequence[BadRow]) -> list[int | None]:
+    """Find the index of the piece of each bad row; None if it is of none of them.
+
+    Pieces are gone through once: a shard of images has thousands of one row each.
+    """
+    of_file: dict[str, list[int]] = {one.file: [] for one in bad}
     for index, piece in enumerate(pieces):
-        row = bad.row - piece.start
-        inside = row >= 0 and (piece.rows is None or row < piece.rows)
-        if piece.file == bad.file and inside:
-            return index
-    return None
+        if piece.file in of_file:
+            of_file[piece.file].append(index)
 
+    def holds(piece: Piece, one: BadRow) -> bool:
+        row = one.row - piece.start
+        return row >= 0 and (piece.rows is None or row < piece.rows)
 
-def _position(pieces: Sequence[Piece], bad: BadRow) -> int:
-    index = _piece_of(pieces, bad)
-    assert index is not None  # it was found there before
-    return position(index, bad.row - pieces[index].start)
+    return [
+        next((i for i in of_file[one.file] if holds(pieces[i], one)), None)
+        for one in bad
+    ]

@@ -158,28 +158,33 @@ def carry_part(
       there: the earlier table.
       part: its part.
       directory: for unfinished files (`unfinished_files`).
+
+    Raises:
+      FileNotFoundError: the part is gone.
+      OSError: it has another size than its record says, or the storage failed.
     """
     path = part_name(shard.index, part.sha256)
-    storage.copy(there.path(part.path), table.path(path), directory)
+    storage.copy(there.path(part.path), table.path(path), part.bytes, directory)
     return replace(part, path=path)
 
 
 def store_errors(
-    table: Table, shard: Shard, directory: Path, quarantine: Quarantine
+    table: Table, shard: Shard, quarantine: Quarantine
 ) -> StoredFile | None:
     """Write and publish a shard's bad rows; None if there are none.
 
     Args:
       table: where to.
       shard: whose rows.
-      directory: a local one, for the unfinished file.
       quarantine: the rows.
     """
     if not quarantine.rows:
         return None
-    path = directory / "errors.parquet"
-    pq.write_table(quarantine.table(), path, compression="zstd")
-    return _store(table, partial(errors_name, shard.index), path, len(quarantine.rows))
+    name, rows = partial(errors_name, shard.index), len(quarantine.rows)
+    with unfinished_files(table) as directory:
+        path = directory / "errors.parquet"
+        pq.write_table(quarantine.table(), path, compression="zstd")
+        return _store(table, name, path, rows)
 
 
 def _store(
