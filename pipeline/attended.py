@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from typing import Any, TextIO, cast
 
@@ -23,6 +23,7 @@ def run_attended(
     *,
     overwrite: bool,
     repair: bool,
+    then: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, Any], bool]:
     """Run a plan; a first Ctrl-C ends it in order, a second one at once.
 
@@ -32,6 +33,7 @@ def run_attended(
       workers: run so many processes here instead.
       overwrite: replace an earlier table.
       repair: take back first what is damaged.
+      then: called when the table is finished, before it is published.
 
     Returns:
       The summary that `_SUCCESS` holds, empty if the run was handed over to Dataflow;
@@ -55,7 +57,7 @@ def run_attended(
         interruptible(table, again, give_back, in_order=in_order) as signals,
     ):
         try:
-            summary = run_plan(plan, beam_args=beam_args, workers=workers)
+            summary = run_plan(plan, beam_args=beam_args, workers=workers, then=then)
         except Exception:
             if not signals:
                 raise

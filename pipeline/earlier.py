@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from transforms import storage
 from transforms.lookup import ConfigError
-from transforms.shard import Origin, Piece, Shard
+from transforms.shard import Origin, Piece, Shard, hash_file
 from transforms.sources.source import File
 from transforms.table.columns import Column
 from transforms.table.commit_record import Made
@@ -28,12 +29,14 @@ class TakenOver:
       shards: whose rows earlier tables hold, numbered from 0.
       earlier: the tables that hold them, for the origins of the shards.
       files: of the source, whose rows no earlier table holds.
+      left_out: hashes of files whose rows were all forgotten.
       notes: sentences on what is not taken over, and why.
     """
 
     shards: tuple[Shard, ...]
     earlier: tuple[Earlier, ...]
     files: tuple[File, ...]
+    left_out: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -79,15 +82,18 @@ def take_over(
       ConfigError: one is not finished, or does not hold all rows of its source.
     """
     left = {file.uri: file for file in files}
+    left_out: set[str] = set()
     shards: list[Shard] = []
     earlier: list[Earlier] = []
     notes = []
     for uri in tables:
-        table, there = Table(uri), _finished_plan(uri)
+        table, there = Table(storage.absolute(uri)), _finished_plan(uri)
         if reason := _difference(there, rows_made_by, columns, ingredients):
             notes.append(f"nothing is taken over from {uri!r}: {reason}")
             continue
         again = _with_bad_rows(table) if retry_errors else frozenset()
+        for name in [n for n, file in left.items() if _hash(file) in there.left_out]:
+            left_out.add(_hash(left.pop(name)))
         found = list(_wanted(table, left, len(earlier), again))
         if not found:
             notes.append(
@@ -98,11 +104,19 @@ def take_over(
             for piece in shard.pieces:
                 left.pop(piece.file, None)
         shards += found
-        earlier.append(Earlier(uri, there.fingerprint, there.claim))
+        earlier.append(Earlier(table.uri, there.fingerprint, there.claim))
     numbered = (replace(shard, index=i) for i, shard in enumerate(shards))
     return TakenOver(
-        tuple(numbered), tuple(earlier), tuple(left.values()), tuple(notes)
+        shards=tuple(numbered),
+        earlier=tuple(earlier),
+        files=tuple(left.values()),
+        left_out=tuple(sorted(left_out)),
+        notes=tuple(notes),
     )
+
+
+def _hash(file: File) -> str:
+    return hash_file(file.uri, file.identity)
 
 
 def outlook(plan: TablePlan, shards: Sequence[Shard]) -> dict[Made, Outlook]:

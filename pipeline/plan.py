@@ -101,8 +101,7 @@ def make_plan(
     _check_batches(columns, config.model.batch_rows)
     used = [i.feature for i in job.model.inputs] + passed_features(columns)
     features = needed_features(job.steps, job.table_features(made=False), used)
-    files = list(job.source.files())
-    _check_files(config.table.path, files)
+    files = _list_files(job.source, config.table.path)
     notes = plan_notes(job.source, files, job.features, config.source.preprocess)
     digest = job.model.digest
     made_by = hash_rows(config, columns, features)
@@ -126,6 +125,7 @@ def make_plan(
         features=features,
         rows_made_by=made_by,
         earlier=taken.earlier,
+        left_out=taken.left_out,
         shards=shards,
         activations=tuple(activations),
         inputs=job.model.inputs,
@@ -330,8 +330,12 @@ def _check_batches(columns: Sequence[Column], batch_rows: int) -> None:
             )
 
 
-def _check_files(table: str, files: Sequence[File]) -> None:
-    """Refuse to read what would be written, or to write down what is secret."""
+def _list_files(source: Source, table: str) -> list[File]:
+    """List the files of a source.
+
+    Refuse to read what would be written, or to write down what is secret.
+    """
+    files = list(source.files())
     inside = storage.join(storage.filesystem(table)[1], "")
     for file in files:
         if holds_credentials(file.uri):
@@ -347,3 +351,4 @@ def _check_files(table: str, files: Sequence[File]) -> None:
                 f"table.path must not hold files of the source, {table!r} holds"
                 f" {file.uri!r}; choose another path, or a narrower source.path"
             )
+    return files

@@ -44,6 +44,7 @@ def run_plan(
     overwrite: bool = False,
     beam_args: Sequence[str] = (),
     workers: int | None = None,
+    then: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Run a plan, or what is left of it.
 
@@ -53,6 +54,7 @@ def run_plan(
         can be refused has been accepted.
       beam_args: arguments for Beam, such as `--runner=FlinkRunner`.
       workers: run so many processes on this machine instead, without Beam.
+      then: called when the table is finished, before it is published.
 
     Returns:
       The summary that `_SUCCESS` holds, and under `published` where the table has gone,
@@ -78,6 +80,8 @@ def run_plan(
         summary = commit_table(table, plan.config.errors.max_fraction)
     else:
         summary = engine(chain([first], pending))
+    if summary:
+        then()
     if summary and plan.config.publish:
         from pipeline.publish.publish import publish_as_configured
 

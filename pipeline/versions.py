@@ -8,15 +8,17 @@ runs that end together one wins. `current.json` is a copy of the newest, for rea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from pipeline.differences import check_config, with_wiring
 from transforms import storage
 from transforms.config import Config
 from transforms.lookup import ConfigError, TableError
 from transforms.table.directory import Table, check_says, parse_document, to_json
-from transforms.table.names import POINTER
-from transforms.table.plan_file import read_plan
+from transforms.table.names import FOLLOWS, POINTER, REMOVING
+from transforms.table.plan_file import TablePlan, read_plan
 
 _VERSIONS = "_versions"
 _RECORD = re.compile(r"(\d{5,})\.json")
@@ -89,15 +91,19 @@ class Place:
       earlier: tables to take rows over from.
       root: directory of tables that it is in; empty if it stands alone.
       after: number of the version that it follows; 0 if it is the first.
+      done: what `_SUCCESS` of the table holds, if it is finished and has been current.
     """
 
     config: Config
     earlier: tuple[str, ...]
     root: str = ""
     after: int = 0
+    done: Mapping[str, Any] | None = None
 
 
-def place(config: Config, name: str, earlier: Sequence[str] = ()) -> Place:
+def place(
+    config: Config, name: str, earlier: Sequence[str] = (), *, overwrite: bool = False
+) -> Place:
     """Put the table of a config under its path, which becomes a root of tables.
 
     A table that was begun before goes on with the tables that it was begun with.
@@ -106,34 +112,115 @@ def place(config: Config, name: str, earlier: Sequence[str] = ()) -> Place:
       config: whose `table.path` is the root.
       name: of the new table's directory in the root.
       earlier: tables to take rows over from; the current one if there are none.
+      overwrite: what is at this name will be replaced.
 
     Raises:
-      ConfigError: it is no name of a directory, or the root is itself a table.
+      ConfigError: it is no name of a directory, or the root is itself a table, or the
+        table is the current one and to be replaced, or was made by another config.
     """
     root = config.table.path
     _check_name(name)
+    _check_root(config)
+    table = Table(storage.join(root, name))
+    spec = config.table.model_copy(update={"path": table.uri})
+    config = config.model_copy(update={"table": spec})
+    newest = current_version(root)
+    after = newest.number if newest else 0
+    if overwrite and newest and newest.table == name:
+        raise ConfigError(
+            f"{name!r} is the current table of {root!r}, which readers look at;"
+            " give the new one another name"
+        )
+    begun = None if overwrite else _begun(table)
+    if begun is None:
+        if newest and not earlier:
+            earlier = [_uri_of(root, newest)]
+        return Place(config, tuple(earlier), root, after)
+    follows = _follows(table)
+    if done := _recorded(root, table, begun):
+        check_config(table, with_wiring(config, begun), begun)
+    before = [one.uri for one in begun.earlier]
+    return Place(
+        config,
+        tuple(earlier or before),
+        root,
+        after if follows is None else follows,
+        done,
+    )
+
+
+def begin(place: Place, *, overwrite: bool = False) -> None:
+    """Note which version a table follows, unless it was begun before.
+
+    Args:
+      place: of the table, which is about to be planned and run.
+      overwrite: what is at this name will be replaced.
+    """
+    table = Table(place.config.table.path)
+    note = to_json({"after": place.after})
+    if overwrite or _begun(table) is None:
+        storage.replace(table.internal(FOLLOWS), note)
+    else:
+        storage.create(table.internal(FOLLOWS), note)
+
+
+def _check_root(config: Config) -> None:
+    root = config.table.path
     if config.limit:
         raise ConfigError(
             "either --as or --limit, got both: a table of some rows does not follow one"
             " of all"
         )
-    if _is_begun(root):
+    if storage.exists(Table(root).internal("config.json")):
         raise ConfigError(
             f"with --as table.path must be a directory of tables, {root!r} is itself a"
             " table; choose another path"
         )
-    path = storage.join(root, name)
-    newest = current_version(root)
-    after = newest.number if newest else 0
-    if _is_begun(path):
-        before = [one.uri for one in read_plan(Table(path)).earlier]
-        after = _last_of(root, before) or after
-        earlier = earlier or before
-    elif newest:
-        earlier = earlier or [storage.join(root, newest.table)]
-    spec = config.table.model_copy(update={"path": path})
-    config = config.model_copy(update={"table": spec})
-    return Place(config, tuple(earlier), root, after)
+
+
+def _begun(table: Table) -> TablePlan | None:
+    """Read the plan of a table; None if there is none, or not yet all of it."""
+    try:
+        return read_plan(table)
+    except FileNotFoundError:
+        return None
+
+
+def _follows(table: Table) -> int | None:
+    """Read the number of the version that a table follows; None if nobody noted it."""
+    try:
+        number = table.read_json(FOLLOWS).get("after")
+    except FileNotFoundError:
+        return None
+    return number if isinstance(number, int) else None
+
+
+def _recorded(root: str, table: Table, plan: TablePlan) -> Mapping[str, Any] | None:
+    """Read `_SUCCESS` of a table that is or was the current one."""
+    summary = table.read_success()
+    if summary is None:
+        return None
+    name = table.uri.rpartition("/")[2]
+    for number in sorted(_numbers(root), reverse=True):
+        version = _read(root, number)
+        if (version.table, version.fingerprint) == (name, plan.fingerprint):
+            return summary
+    return None
+
+
+def _uri_of(root: str, version: Version) -> str:
+    """Give the URI of a table that is to be taken over.
+
+    Raises:
+      ConfigError: it is gone.
+    """
+    uri = storage.join(root, version.table)
+    if not storage.exists(Table(uri).internal("config.json")):
+        raise ConfigError(
+            f"the current table of {root!r} must be there, {version.table!r} is gone;"
+            f" make another one current: featuretap current {root} NAME"
+        )
+    return uri
 
 
 def point_at(root: str, name: str, after: int | None = None) -> Version:
@@ -164,7 +251,7 @@ def point_at(root: str, name: str, after: int | None = None) -> Version:
         )
     newest = current_version(root)
     if newest and (newest.table, newest.fingerprint) == (name, fingerprint):
-        _show_newest(root)
+        _show_newest(root, newest.number)
         return newest
     last = newest.number if newest else 0
     version = Version(last + 1, name, fingerprint, summary["rows"])
@@ -178,7 +265,7 @@ def point_at(root: str, name: str, after: int | None = None) -> Version:
             f" the current table of {root!r}; that stays, unless you point at this one:"
             f" featuretap current {root} {name}"
         )
-    _show_newest(root)
+    _show_newest(root, version.number)
     return version
 
 
@@ -202,49 +289,49 @@ def prune_tables(root: str, keep: int) -> Pruned:
     if not numbers:
         raise no_version(root)
     names = dict.fromkeys(_read(root, number).table for number in numbers)
-    there = [name for name in names if _is_begun(storage.join(root, name))]
+    there = [name for name in names if _is_there(Table(storage.join(root, name)))]
     needed = set(_needed(root))
     removed, spared = [], []
     for name in there[keep:]:
-        uri = storage.join(root, name)
-        if storage.filesystem(uri)[1] in needed:
+        table = Table(storage.join(root, name))
+        if storage.absolute(table.uri) in needed or _is_being_made(table):
             spared.append(name)
             continue
-        Table(uri).remove()
+        table.remove()
         removed.append(name)
     return Pruned(tuple(removed), tuple(there[:keep]), tuple(spared))
 
 
+def _is_there(table: Table) -> bool:
+    return storage.exists(table.internal("config.json"))
+
+
+def _is_being_made(table: Table) -> bool:
+    """Whether it is not finished, for another reason than that it is being removed."""
+    if table.read_success() is not None:
+        return False
+    return not storage.exists(table.internal(REMOVING))
+
+
 def _needed(root: str) -> Iterator[str]:
-    """Yield the paths of tables that unfinished ones of a root take rows over from."""
+    """Yield the URIs of tables that unfinished ones of a root take rows over from."""
     for name in storage.list_directories(root):
         table = Table(storage.join(root, name))
-        if not _is_begun(table.uri) or table.read_success() is not None:
+        if table.read_success() is not None:
             continue
-        for earlier in read_plan(table).earlier:
-            yield storage.filesystem(earlier.uri)[1]
-
-
-def _last_of(root: str, tables: Sequence[str]) -> int:
-    """Give the number of the newest version that is one of some tables; else 0."""
-    paths = {storage.filesystem(uri)[1] for uri in tables}
-    for number in sorted(_numbers(root), reverse=True) if paths else ():
-        uri = storage.join(root, _read(root, number).table)
-        if storage.filesystem(uri)[1] in paths:
-            return number
-    return 0
+        plan, follows = _begun(table), _follows(table)
+        for earlier in plan.earlier if plan else ():
+            yield storage.absolute(earlier.uri)
+        if plan is None and follows:  # it is being planned
+            yield storage.absolute(storage.join(root, _read(root, follows).table))
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name == POINTER:
         raise ConfigError(
             "a table must be named by letters, digits and . _ = + -, such as"
             f" 2026-01-31, got {name!r}"
         )
-
-
-def _is_begun(uri: str) -> bool:
-    return storage.exists(Table(uri).internal("config.json"))
 
 
 def _record(root: str, number: int) -> str:
@@ -266,10 +353,15 @@ def _read(root: str, number: int) -> Version:
     return version
 
 
-def _show_newest(root: str) -> None:
-    """Copy the newest record for readers; again if there is a newer one by then."""
+def _show_newest(root: str, number: int) -> None:
+    """Copy the newest record for readers; again if there is a newer one by then.
+
+    Args:
+      root: of the tables.
+      number: of a record that is there, whether or not the store lists it yet.
+    """
     shown = 0
-    while (newest := max(_numbers(root))) > shown:
+    while (newest := max([number, *_numbers(root)])) > shown:
         version = to_json(asdict(_read(root, newest)))
         storage.replace(storage.join(root, POINTER), version)
         shown = newest

@@ -121,7 +121,8 @@ def test_rows_are_left_out_and_other_parts_are_carried(users: Users) -> None:
 
 
 def test_it_ends_with_the_places_where_the_rows_may_lie_still(users: Users) -> None:
-    users.make("older")
+    users.make("oldest")
+    users.make("older", "oldest")
     users.make("old", "older", taps=[{"path": "head"}])
     published = users.directory / "old" / "_featuretap" / "published"
     published.mkdir()
@@ -131,10 +132,11 @@ def test_it_ends_with_the_places_where_the_rows_may_lie_still(users: Users) -> N
     made = users.forget("user-007\n")
     assert made.places == (
         f"the old table: {users.directory / 'old'}",
-        f"a table that it took rows over from: {users.directory / 'older'}",
         "delta: /stores/delta",
-        f"the source: parquet {users.data}; a later run brings rows back that are"
-        " still there",
+        f"a table that it took rows over from: {users.directory / 'older'}",
+        f"a table that it took rows over from: {users.directory / 'oldest'}",
+        f"the source: parquet {users.data}; a run that computes rows anew brings"
+        " back what is still there",
     )
 
 
@@ -186,8 +188,19 @@ def test_an_entity_is_forgotten_with_all_its_rows(users: Users) -> None:
     users.make("old", table=table)
     file = users.directory / "people.csv"
     file.write_text("user,reason\nperson-002,asked\nperson-010,asked\n")
-    assert users.forget(file).rows == 6
+    made = users.forget(file)
+    assert made.rows == 6
     assert users.holding("new", "person-002", "person-010") == []
+    assert "bad rows" not in made.places[-1]
+    step = {"step": "toolbox:refuse_text", "text": "word of user-00."}
+    source = {**users.source, "keep": ["user", "text"], "preprocess": [step]}
+    users.make("with bad", table=table, source=source, errors={"max_fraction": 1})
+    bad = users.forget(file, "with bad", "less")
+    assert bad.places[-1].startswith("10 bad rows of which nobody knows whose they are")
+    both = users.directory / "both.csv"
+    both.write_text("user,example_id\nperson-002,b#1\n")
+    with pytest.raises(ConfigError, match="the key or the entity, it has both"):
+        users.forget(both, new="other")
 
 
 def test_whole_numbers_are_keys(users: Users) -> None:
@@ -221,8 +234,8 @@ def test_rows_whose_number_only_reading_tells(tmp_path: Path) -> None:
     assert (made.rows, made.summary["quarantined"]) == (4, 3)
     assert len(users.read("new")) == ROWS - 7
     assert made.places[-1] == (
-        "3 bad rows whose keys could not be read: what the errors table of the new"
-        " table says of them names their files and rows"
+        "3 bad rows of which nobody knows whose they are: what the errors table of the"
+        " new table says of them names their files and rows"
     )
     users.make("later", "new", errors=accept, taps=[{"path": "head"}, {"path": "stem"}])
     assert users.read("later")["example_id"].equals(users.read("new")["example_id"])
@@ -247,6 +260,40 @@ def test_the_name_of_a_photo_is_forgotten_with_it(tmp_path: Path) -> None:
     assert users.forget("of-bob.png\n").rows == 1
     assert users.holding("new", "of-bob") == []
     assert users.read("new")["example_id"].to_pylist() == ["of-ann.png", "of-carl.png"]
+    photos = {"source": source, "model": {"build": "toolbox:image_model"}}
+    both = [{"path": "head"}, {"path": "conv"}]
+    assert users.make("later", "new", taps=both, **photos)["rows"] == 2  # it stays out
+    assert users.make("latest", "later", taps=both, **photos)["rows"] == 2
+    assert users.holding("latest", "of-bob") == []
+    photo = users.data / "of-bob.png"
+    photo.write_bytes((users.data / "of-ann.png").read_bytes())  # another photo
+    assert users.make("last", "latest", taps=both, **photos)["rows"] == 3
+
+
+def test_a_file_in_several_shards_is_looked_at_in_all(users: Users) -> None:
+    users.data.joinpath("b.parquet").unlink()
+    users.data.joinpath("a.parquet").rename(users.data / "of-user-007.parquet")
+    users.make("old", table={"rows_per_part": 10})
+    made = users.forget("user-007\n")
+    assert any("the name of a file" in one for one in made.places)
+
+
+def test_keys_are_lines_and_nothing_else_parts_them(users: Users) -> None:
+    users.make("old")
+    made = users.forget("user-004\x85user-005\r\nuser-006\ruser-007\n")
+    assert (made.rows, made.keys) == (2, 3)
+    kept = users.read("new")["example_id"].to_pylist()
+    assert {"user-004", "user-005"} < set(kept)
+
+
+@pytest.mark.parametrize("key", ['o"brien', "a\\b", "tab\tkey", "two  spaces", "田中"])
+def test_keys_are_found_as_messages_quote_them(key: str) -> None:
+    redaction = Redaction(frozenset({key}))
+    escaped = key.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t")
+    for form in (key, escaped, " ".join(key.split()), repr(key), json.dumps(key)):
+        said = redaction.redacted(f"assertion failed: [{form}] さん id_{form}")
+        assert said == said.replace(key, "").replace(escaped, "")
+        assert said.count("[forgotten]") == 2
 
 
 def test_a_call_that_was_cut_off_goes_on(
@@ -304,11 +351,13 @@ USER = Column("user", "keep", "string", source="User")
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("k.txt", "12\nx\n", "'x' as a scalar of type int32"),
+        ("k.txt", "12\nx\n", "'x' is no whole number"),
         ("k.csv", "person\n1\n", "'example_id' or 'id' or the entity 'user', it has"),
-        ("k.csv", 'id\n1\n""\n', "'' as a scalar of type int32"),
+        ("k.csv", 'id\n1\n""\n', "'' is no whole number"),
         ("k.parquet", "no parquet", "keys of the table"),
         ("k.txt", "99999999999\n", "keys of the table"),
+        ("k.txt", "0x1F\n", "'0x1F' is no whole number"),
+        ("k.csv", "id,id\n1,2\n", "'id' is twice"),
     ],
 )
 def test_files_that_hold_no_keys_are_refused(

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from pipeline import make_plan, prepare_table, run_plan, verify_table
 from pipeline.cli import app
 from pipeline.versions import (
+    begin,
     current_version,
     place,
     point_at,
@@ -46,6 +47,9 @@ class Daily(Job):
     def make(self, name: str) -> dict[str, Any]:
         """Make a table of all that is there, and make it the current one."""
         put = place(self.config(), name)
+        if put.done:
+            return dict(put.done)
+        begin(put)
         summary = run_plan(make_plan(put.config, put.earlier))
         point_at(put.root, name, put.after)
         return summary
@@ -95,17 +99,106 @@ def test_the_same_call_again_changes_nothing(daily: Daily) -> None:
     before = daily.pointer()
     again = place(daily.config(), "day-1")
     assert again.earlier == (str(daily.root / "day-0"),)  # as when it was begun
-    daily.make("day-1")
+    daily.arrive(2)  # which day-1 is not of
+    assert again.done == place(daily.config(), "day-1").done
+    assert daily.make("day-1")["rows"] == 20
     assert daily.pointer() == before
     (daily.root / "current.json").unlink()  # killed before it was written
-    daily.make("day-1")
+    point_at(str(daily.root), "day-1")
     assert daily.pointer() == before
+    assert prune_tables(str(daily.root), 1).removed == ("day-0",)
+    assert daily.make("day-1")["rows"] == 20  # without the table that it was made from
+    other = daily.config(taps=[{"path": "stem"}])
+    with pytest.raises(ConfigError, match=r"was made by, it differs \(in: taps\)"):
+        place(other, "day-1")
+
+
+def test_going_back_is_not_undone_by_a_command_that_is_given_again(
+    daily: Daily,
+) -> None:
+    daily.days(2)
+    point_at(str(daily.root), "day-0")
+    for name in ("day-1", "day-0"):
+        assert daily.make(name)["rows"] > 0
+        assert daily.pointer()["table"] == "day-0"
+
+
+def test_what_a_table_follows_is_what_was_current_when_it_was_begun(
+    daily: Daily,
+) -> None:
+    daily.days(2)
+    daily.arrive(2)
+    older = [str(daily.root / "day-0")]  # not the current one, as --from says
+    first = place(daily.config(), "odd", older)
+    begin(first)
+    plan = make_plan(first.config, first.earlier)
+    prepare_table(plan)
+    again = place(daily.config(), "odd", older)
+    assert (
+        (again.after, again.earlier) == (first.after, first.earlier) == (2, (older[0],))
+    )
+    run_plan(plan)
+    assert point_at(str(daily.root), "odd", again.after).number == 3
+    afresh = place(daily.config(), "odd2")
+    begin(afresh)
+    daily.make("day-2")
+    prepare_table(make_plan(afresh.config))  # takes nothing over
+    assert place(daily.config(), "odd2").after == 3
+
+
+@pytest.mark.parametrize("name", ["schema.json", "plan.parquet"])
+def test_a_table_whose_plan_is_not_whole_is_begun_again(
+    daily: Daily, name: str
+) -> None:
+    daily.days(1)
+    daily.arrive(1)
+    put = place(daily.config(), "day-1")
+    begin(put)
+    prepare_table(make_plan(put.config, put.earlier))
+    (daily.root / "day-1" / "_featuretap" / name).unlink()  # killed before it was there
+    prune_tables(str(daily.root), 1)
+    assert daily.make("day-1")["rows"] == 20
+
+
+def test_the_current_table_is_not_overwritten(daily: Daily) -> None:
+    daily.days(2)
+    with pytest.raises(ConfigError, match="is the current table of"):
+        place(daily.config(), "day-1", overwrite=True)
+    put = place(daily.config(), "day-0", overwrite=True)
+    assert (put.earlier, put.after) == ((str(daily.root / "day-1"),), 2)
+
+
+def test_what_is_being_made_is_not_pruned(
+    daily: Daily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daily.days(3)
+    prune_tables(str(daily.root), 2)
+    put = place(daily.config(), "day-0")  # begun again under a name that was current
+    prepare_table(make_plan(put.config, put.earlier))
+    monkeypatch.chdir(daily.directory)
+    relative = daily.config(table={"path": "root"})
+    begun = place(relative, "by-relative-path", ["root/day-1"])
+    prepare_table(make_plan(begun.config, begun.earlier))
+    monkeypatch.chdir("/")
+    done = prune_tables(str(daily.root), 1)
+    assert (done.removed, set(done.spared)) == ((), {"day-1", "day-0"})
+    shutil.rmtree(daily.root / "by-relative-path")
+    begin(place(daily.config(), "planned", [str(daily.root / "day-1")]))
+    assert set(prune_tables(str(daily.root), 1).removed) == {"day-1"}
+
+
+def test_a_current_table_that_is_gone_is_named(daily: Daily) -> None:
+    daily.days(2)
+    shutil.rmtree(daily.root / "day-1")
+    with pytest.raises(ConfigError, match="'day-1' is gone; make another one current"):
+        place(daily.config(), "day-2")
 
 
 def test_a_table_that_was_overtaken_does_not_become_current(daily: Daily) -> None:
     daily.days(1)
     daily.arrive(1)
     late = place(daily.config(), "late")
+    begin(late)
     plan = make_plan(late.config, late.earlier)
     prepare_table(plan)
     daily.make("day-1")
@@ -171,12 +264,25 @@ def test_a_table_of_which_half_is_gone_is_removed_whole(
     daily: Daily, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daily.days(2)
-    (daily.root / "day-0" / "_SUCCESS").unlink()  # where a prune was cut off
+    table = Table(str(daily.root / "day-0"))
+
+    def cut_off(uri: str) -> None:
+        raise OSError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "clear", lambda self, check: cut_off(self.uri))
+        with pytest.raises(OSError, match="cut off"):
+            prune_tables(str(daily.root), 1)
+    (daily.root / "day-0" / "_SUCCESS").unlink()
+    (daily.root / "day-0" / "_featuretap" / "schema.json").unlink()
+    assert table.read_config()
     assert prune_tables(str(daily.root), 1).removed == ("day-0",)
     assert not (daily.root / "day-0").exists()
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "_versions", ".hidden", "a b"])
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "..", "_versions", ".hidden", "a b", "current.json"]
+)
 def test_names_that_are_no_directory_are_refused(daily: Daily, name: str) -> None:
     with pytest.raises(ConfigError, match="a table must be named by letters"):
         place(daily.config(), name)

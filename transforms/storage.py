@@ -65,6 +65,15 @@ def join(uri: str, *names: str) -> str:
     return f"{protocol}{mark}{inner}"
 
 
+def absolute(uri: str) -> str:
+    """Give the one URI of a place that holds from every directory; links are followed.
+
+    Only paths on a local disk become others.
+    """
+    local = local_path(uri)
+    return uri if local is None else str(local.resolve())
+
+
 def local_path(uri: str) -> Path | None:
     """Give the path of a URI that lies on a local disk; None for others."""
     fs, path = filesystem(uri)

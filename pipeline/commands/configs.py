@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -147,23 +149,50 @@ def run(
     _check_run(given, workers, overwrite=overwrite, repair=repair)
     with errors():
         threads = not workers and _works_here(given)
-        place = _place(config, overrides, limit, earlier, name)
-        made = _make_plan(place, retry_errors, compute=threads)
-        show.say_notes(made)
-        with quiet_import():
-            from pipeline.attended import run_attended
+        place = _place(config, overrides, limit, earlier, name, overwrite)
+        summary, finished = place.done, True
+        notes: tuple[str, ...] = ()
+        if summary is None or repair:
+            _begin(place, overwrite=overwrite)
+            made = _make_plan(place, retry_errors, compute=threads)
+            notes = made.notes
+            show.say_notes(made)
+            how = {"overwrite": overwrite, "repair": repair}
+            summary, finished = _extract(place, made, given, workers, **how)
+    _say_made(place.config.table.path, summary, notes, finished, as_json)
 
-        summary, finished = run_attended(
-            made, given, workers, overwrite=overwrite, repair=repair
-        )
-        if name and summary:
-            _make_current(place, name)
+
+def _extract(
+    place: Place, made: Plan, given: list[str], workers: int | None, **how: bool
+) -> tuple[dict[str, Any], bool]:
+    """Run a plan in front of somebody; then its table is the current one of its root.
+
+    Args:
+      place: where the table goes.
+      made: the plan.
+      given: arguments for Beam.
+      workers: run so many processes here.
+      how: `overwrite` and `repair`.
+    """
+    with quiet_import():
+        from pipeline.attended import run_attended
+
+    then = partial(_make_current, place)
+    return run_attended(made, given, workers, then=then, **how)
+
+
+def _say_made(
+    table: str,
+    summary: Mapping[str, Any],
+    notes: Sequence[str],
+    finished: bool,
+    as_json: bool,
+) -> None:
     show.warn_of_non_finite(summary)
     if as_json:
-        notes = {"notes": list(made.notes)}
-        show.print_json({"table": made.config.table.path, **summary, **notes})
+        show.print_json({"table": table, **summary, "notes": list(notes)})
     else:
-        show.print_summary(made.config.table.path, summary, finished=finished)
+        show.print_summary(table, summary, finished=finished)
 
 
 def _check_run(
@@ -195,6 +224,7 @@ def _place(
     limit: int | None,
     earlier: list[str] | None,
     name: str | None,
+    overwrite: bool = False,
 ) -> Place:
     """Load a config, and find where its table goes and what it is made from."""
     from pipeline.config_file import load_config
@@ -203,14 +233,25 @@ def _place(
     checked = load_config(config, overrides or (), limit)
     froms = tuple(map(resolve, earlier or ()))
     if name:
-        return place(checked, name, froms)
+        return place(checked, name, froms, overwrite=overwrite)
     return Place(checked, froms)
 
 
-def _make_current(place: Place, name: str) -> None:
-    from pipeline.versions import point_at
+def _begin(place: Place, *, overwrite: bool) -> None:
+    """Note which version a table in a root follows."""
+    if place.root:
+        from pipeline.versions import begin
 
-    point_at(place.root, name, place.after)
+        begin(place, overwrite=overwrite)
+
+
+def _make_current(place: Place) -> None:
+    """Make a finished table the current one of its root, if it is in one."""
+    if place.root:
+        from pipeline.versions import point_at
+
+        name = place.config.table.path.rpartition("/")[2]
+        point_at(place.root, name, place.after)
 
 
 def _make_plan(place: Place, retry_errors: bool, *, compute: bool) -> Plan:

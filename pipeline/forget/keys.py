@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,12 @@ from transforms.table.columns import Column
 from transforms.table.directory import first_line, open_parquet
 
 _ROW = "#row"  # no column is called so
-_EDGES = re.compile(r"(?<!\w)|(?!\w)")  # everywhere but within words
+_EDGES = re.compile(r"(?<![A-Za-z0-9])|(?![A-Za-z0-9])")  # all but within words
+_NUMBER = r"[+-]?[0-9]+"
 _GONE = "[forgotten]"
+_ESCAPED = str.maketrans(
+    {"\\": "\\\\", '"': '\\"', "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,19 @@ class Redaction:
     texts: frozenset[str]
 
     @cached_property
+    def _forms(self) -> frozenset[str]:
+        """The keys, also as messages quote them."""
+        forms: set[str] = set()
+        for text in self.texts:
+            escaped = text.translate(_ESCAPED)
+            quoted = repr(text)[1:-1]
+            forms |= {text, escaped, quoted, json.dumps(text)[1:-1]}
+            forms |= {" ".join(text.split()), " ".join(escaped.split())}
+        return frozenset(forms - {""})
+
+    @cached_property
     def _longest(self) -> int:
-        return max(map(len, self.texts), default=0)
+        return max(map(len, self._forms), default=0)
 
     def redacted(self, text: str) -> str:
         """Give a text without the keys, where they are whole words or several.
@@ -76,7 +92,7 @@ class Redaction:
             if start < end:
                 continue
             stops = [e for e in edges if start < e <= start + self._longest]
-            keys = [stop for stop in stops if text[start:stop] in self.texts]
+            keys = [stop for stop in stops if text[start:stop] in self._forms]
             if keys:
                 kept += [text[end:start], _GONE]
                 end = keys[-1]
@@ -109,7 +125,7 @@ def read_keys(uri: str, columns: Sequence[Column], entity: Sequence[str]) -> Key
     try:
         found, names = _parse(uri, data, columns[0], [by_name[n] for n in entity])
         values = pa.table(
-            {name: found[was].cast(by_name[name].arrow_type) for name, was in names}
+            {name: _typed(found[was], by_name[name].arrow_type) for name, was in names}
         )
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(
@@ -121,6 +137,20 @@ def read_keys(uri: str, columns: Sequence[Column], entity: Sequence[str]) -> Key
     if not len(values):
         raise ConfigError(f"--keys must hold at least one key, {uri!r} holds none")
     return Keys(tuple(values.column_names), values)
+
+
+def _typed(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Give keys the type that they have in the table.
+
+    Raises:
+      ValueError: one is none of this type.
+    """
+    if pa.types.is_integer(kind) and pa.types.is_string(values.type):
+        wrong = pc.invert(pc.match_substring_regex(values, rf"^{_NUMBER}$"))
+        for text in values.filter(wrong).slice(0, 1).to_pylist():
+            raise ValueError(f"{text!r} is no whole number")
+        values = pc.replace_substring_regex(values, r"^\+", "")
+    return values.cast(kind)
 
 
 def redaction_of(keys: Keys) -> Redaction:
@@ -140,12 +170,11 @@ def _parse(
     elif suffix == ".csv":
         table = _read_csv(data)
     else:
-        lines = data.decode("utf-8-sig").splitlines()
+        lines = re.split(r"\r\n|\n|\r", data.decode("utf-8-sig"))
         texts = pa.chunked_array([[line for line in lines if line]], pa.string())
         return {key.name: texts}, [(key.name, key.name)]
-    return dict(zip(table.column_names, table.columns, strict=True)), _named(
-        table.column_names, key, entity
-    )
+    named = _named(table.column_names, key, entity)
+    return dict(zip(table.column_names, table.columns, strict=True)), named
 
 
 def _read_csv(data: bytes) -> pa.Table:
@@ -166,10 +195,22 @@ def _named(
         found = [n for n in (column.name, column.source) if n and n in names]
         return found[0] if found else None
 
-    for columns in ([key], entity):
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"its columns must be called differently, {twice[0]!r} is twice"
+        )
+    found = []
+    for columns in filter(None, ([key], entity)):
         there = [called(column) for column in columns]
-        if columns and None not in there:
-            return [(c.name, n) for c, n in zip(columns, there, strict=True) if n]
+        if None not in there:
+            found.append(
+                [(c.name, n) for c, n in zip(columns, there, strict=True) if n]
+            )
+    if len(found) == 1:
+        return found[0]
+    if found:
+        both = ", ".join(repr(name) for named in found for _, name in named)
+        raise ValueError(f"it must have the key or the entity, it has both ({both})")
     wanted = [f"{key.name!r}"]
     if key.source:
         wanted.append(f"{key.source!r}")

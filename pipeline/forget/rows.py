@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from transforms import storage
 from transforms.column_names import KEY
 from transforms.errors.quarantine import BadRow
 from transforms.lookup import ConfigError
-from transforms.shard import Origin, Piece, Shard
+from transforms.shard import Origin, Piece, Shard, file_hash
 from transforms.table.commit_record import Commit
 from transforms.table.directory import Table, open_parquet
 from transforms.table.earlier import StoredPiece, read_bad_rows, stored_pieces
@@ -36,14 +37,18 @@ class Left:
       rows: how many rows are left out, bad ones included.
       keys: how many of the keys the table has in rows that are not bad.
       files: of the source, of which other rows are left, whose names say a key.
-      nameless: bad rows that are left, whose keys could not be read.
+      emptied: hashes of files of the source of which no row is left.
+      unknown: bad rows that are left, of which nobody knows whether they have a key.
+      said: hash of what is said of bad rows that are left.
     """
 
     shards: tuple[Shard, ...]
     rows: int
     keys: int
     files: tuple[str, ...]
-    nameless: int
+    emptied: tuple[str, ...]
+    unknown: int
+    said: str
 
 
 def leave_out(table: Table, keys: Keys, redaction: Redaction) -> Left:
@@ -60,21 +65,31 @@ def leave_out(table: Table, keys: Keys, redaction: Redaction) -> Left:
       ConfigError: it cannot be told which rows of the source are meant.
     """
     shards: list[Shard] = []
-    rows, nameless, files = 0, 0, set()
+    rows = unknown = 0
+    before: dict[str, str] = {}
+    said = hashlib.sha256()
     seen = keys.values.schema.empty_table()
     for shard, found in _looked_at(table, keys, redaction):
         pieces = list(found.left(shard.pieces))
         rows += found.count
-        nameless += found.nameless
+        unknown += found.unknown
+        said.update(found.said.encode())
+        before |= {piece.file: file_hash(piece) for piece in shard.pieces}
         seen = _once(pa.concat_tables([seen, found.keys]))
         if pieces:
             indexes, kept = zip(*pieces, strict=True)
             origin = Origin(0, shard.index, indexes, whole=not found.count)
             shards.append(Shard(len(shards), kept, origin))
-        if found.count:
-            files |= {piece.file for _, piece in pieces}
-    named = sorted(file for file in files if redaction.redacted(file) != file)
-    return Left(tuple(shards), rows, len(seen), tuple(named), nameless)
+    files = {piece.file for shard in shards for piece in shard.pieces}
+    return Left(
+        shards=tuple(shards),
+        rows=rows,
+        keys=len(seen),
+        files=tuple(sorted(f for f in files if redaction.redacted(f) != f)),
+        emptied=tuple(sorted(h for f, h in before.items() if f not in files)),
+        unknown=unknown,
+        said=said.hexdigest(),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +100,15 @@ class _Found:
       gone: for each piece its rows, counted from its own first, in order: int64.
       sizes: of the pieces, in rows.
       keys: that the rows in the part have.
-      nameless: bad rows of the shard whose keys could not be read.
+      unknown: bad rows that are left, of which nobody knows whether they have a key.
+      said: what is said of bad rows that are left.
     """
 
     gone: Sequence[np.ndarray]
     sizes: Sequence[int]
     keys: pa.Table
-    nameless: int
+    unknown: int
+    said: str
 
     @property
     def count(self) -> int:
@@ -130,15 +147,18 @@ def _look(
 ) -> _Found:
     rows, found = _in_part(table, keys, commit)
     bad = read_bad_rows(table, commit)
-    nameless = sum(one.example_id is None for one in bad)
     lost = [one for one in bad if _is_of(one, keys, redaction)]
+    kept = [one for one in bad if one not in lost]
+    unknown = sum(keys.columns != (KEY,) or one.example_id is None for one in kept)
+    said = "\n".join(redaction.redacted(one.message) for one in kept)
     if not len(rows) and not lost:
-        return _Found((), (), found, nameless)
+        return _Found((), (), found, unknown, said)
     if bad and not shard.names_rows:
         raise ConfigError(
             "rows to forget must be told apart by file and row, shard"
-            f" {shard.index} of {table.uri!r} has bad rows in several parts of one"
-            " file; take the rows out of the source, and make the table anew"
+            f" {shard.index} of {table.uri!r} has a bad row, and reads several ranges"
+            " of one file in each of which rows count anew; take the rows out of the"
+            " source, and make the table anew"
         )
     stored = stored_pieces(shard.pieces, commit, bad)
     bad_ones = stored_pieces(shard.pieces, commit, lost)
@@ -146,7 +166,7 @@ def _look(
         np.union1d(_rows_of(one, rows), other.bad)
         for one, other in zip(stored, bad_ones, strict=True)
     ]
-    return _Found(gone, [one.rows for one in stored], found, nameless)
+    return _Found(gone, [one.rows for one in stored], found, unknown, said)
 
 
 def _in_part(table: Table, keys: Keys, commit: Commit) -> tuple[np.ndarray, pa.Table]:

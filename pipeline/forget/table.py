@@ -75,7 +75,7 @@ def forget_rows(table: str, keys: str, to: str) -> Forgotten:
         there is another table at `to`.
       RuntimeError: a part of the table is damaged or gone.
     """
-    old = Table(table)
+    old = Table(storage.absolute(table))
     there = read_plan(old)
     if old.read_success() is None:
         raise ConfigError(
@@ -95,7 +95,8 @@ def forget_rows(table: str, keys: str, to: str) -> Forgotten:
             f"--keys must name rows of the table, {table!r} has none of the"
             f" {len(wanted.values)} keys in its column {', '.join(wanted.columns)}"
         )
-    if not left.shards:
+    summary = old.read_success() or {}
+    if left.rows >= summary["rows"] + summary["quarantined"]:
         raise ConfigError(
             f"a table must keep at least one row, {table!r} holds nothing but rows of"
             " these keys; remove it instead"
@@ -118,7 +119,9 @@ def _plan(there: TablePlan, old: Table, to: str, left: Left) -> Plan:
     config = there.config
     place = config.table.model_copy(update={"path": to})
     pieces = [[asdict(piece) for piece in shard.pieces] for shard in left.shards]
-    ingredients = {**there.ingredients, "left": digest_of(pieces)[:16]}
+    left_out = tuple(sorted({*there.left_out, *left.emptied}))
+    forgotten = [pieces, left_out, left.said]
+    ingredients = {**there.ingredients, "left": digest_of(forgotten)[:16]}
     ingredients["earlier"] = digest_of(there.fingerprint)[:16]
     return Plan(
         **{name: getattr(there, name) for name in _SAME},
@@ -128,6 +131,7 @@ def _plan(there: TablePlan, old: Table, to: str, left: Left) -> Plan:
         shard_count=len(shards),
         rows=shards.rows,
         earlier=(Earlier(old.uri, there.fingerprint, there.claim),),
+        left_out=left_out,
         shards=shards,
         activations=(),
         inputs=(),
@@ -163,22 +167,37 @@ def _find(redaction: Redaction, plan: TablePlan, shard: Shard) -> EarlierShard:
 
 def _places(old: Table, there: TablePlan, left: Left) -> Iterator[str]:
     """Say where rows of the keys may lie still."""
-    yield f"the old table: {old.uri}"
-    for earlier in there.earlier:
-        if storage.exists(earlier.uri):
-            yield f"a table that it took rows over from: {earlier.uri}"
-    for one in publications(old.uri):
-        yield f"{one['target']}: {one['location']}"
+    for index, uri in enumerate(_ancestry(old.uri)):
+        what = "a table that it took rows over from" if index else "the old table"
+        yield f"{what}: {uri}"
+        for one in publications(uri):
+            yield f"{one['target']}: {one['location']}"
     path = there.config.source.model_dump().get("path")
     source = f" {path}" if isinstance(path, str) else ""
     yield (
-        f"the source: {there.config.source.reader}{source}; a later run brings rows"
-        " back that are still there"
+        f"the source: {there.config.source.reader}{source}; a run that computes rows"
+        " anew brings back what is still there"
     )
     for file in left.files:
         yield f"the name of a file, which the new table's plan holds: {file}"
-    if left.nameless:
+    if left.unknown:
         yield (
-            f"{left.nameless} bad rows whose keys could not be read: what the errors"
-            " table of the new table says of them names their files and rows"
+            f"{left.unknown} bad rows of which nobody knows whose they are: what the"
+            " errors table of the new table says of them names their files and rows"
         )
+
+
+def _ancestry(uri: str) -> Iterator[str]:
+    """Yield a table, the tables that it took rows over from, and theirs, if there."""
+    waiting, seen = [uri], set()
+    while waiting:
+        one = waiting.pop(0)
+        if one in seen:
+            continue
+        seen.add(one)
+        try:
+            plan = read_plan(Table(one))
+        except FileNotFoundError:
+            continue
+        yield one
+        waiting += [earlier.uri for earlier in plan.earlier]

@@ -11,9 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.publish.finished import FinishedTable
-from pipeline.publish.placed import is_placed, place_parts, placed_name
+from pipeline.publish.placed import (
+    is_free,
+    is_placed,
+    place_of,
+    place_parts,
+    placed_name,
+)
 from pipeline.publish.target import need
-from transforms import storage
 from transforms.column_names import KEY
 from transforms.lookup import ConfigError
 
@@ -40,7 +45,7 @@ class Delta:
           storage_options: of deltalake, for stores.
         """
         need("deltalake", "delta")
-        self._path = path or f"{table.rstrip('/')}-delta"
+        self._path = place_of(table, path, "delta")
         self._options = storage_options
 
     @property
@@ -53,7 +58,7 @@ class Delta:
         import deltalake
 
         schema = table.schema
-        unsigned = [f.name for f in schema if pa.types.is_unsigned_integer(f.type)]
+        unsigned = [f.name for f in schema if "uint" in str(f.type)]
         halves = [f.name for f in schema if "halffloat" in str(f.type)]
         if unsigned or halves:
             raise ConfigError(
@@ -61,8 +66,7 @@ class Delta:
                 f" {', '.join([*unsigned, *halves])}"
             )
         if not deltalake.DeltaTable.is_deltatable(self._path, self._options):
-            names = storage.list_names(self._path)
-            return None if all(map(is_placed, names)) else {}
+            return None if is_free(self._path, is_placed) else {}
         for version in self._open().history():
             ours = {k: str(v) for k, v in version.items() if k.startswith(_OURS)}
             if ours:

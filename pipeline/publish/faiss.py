@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.publish.finished import FinishedTable
+from pipeline.publish.placed import is_free, place_of
 from pipeline.publish.target import need
 from transforms import scratch, storage
 from transforms.column_names import KEY
@@ -46,7 +47,7 @@ class Faiss:
           metric: by which neighbours are found; `cosine` stores vectors of length 1.
         """
         need("faiss", "faiss")
-        self._path = path or f"{table.rstrip('/')}-faiss"
+        self._path = place_of(table, path, "faiss")
         self._column = column
         self._metric = metric
         self.normalizes = metric == "cosine"
@@ -62,8 +63,7 @@ class Faiss:
         try:
             return dict(self._about().get("properties", {}))
         except FileNotFoundError:
-            names = storage.list_names(self._path)
-            return None if all(map(_FILE.fullmatch, names)) else {}
+            return None if is_free(self._path, _FILE.fullmatch) else {}
 
     def write(self, table: FinishedTable) -> None:
         """Write index and keys, then `about.json`, then remove those before."""

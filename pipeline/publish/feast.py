@@ -7,9 +7,11 @@ own: what this writes is text, and Feast is run as a program.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.publish.finished import FINGERPRINT, FinishedTable
+from pipeline.publish.placed import is_free, place_of
 from pipeline.publish.publish import rows_of
 from transforms import storage
 from transforms.column_names import KEY, TIME
@@ -28,18 +31,19 @@ from transforms.table.names import DATA
 _NOTE = "featuretap.json"
 _YAML = "feature_store.yaml"
 _DEFINITIONS = "features.py"
-_ONLINE = "online.db"
 _KINDS = {
     "string": "String",
     "bytes": "Bytes",
     "bool": "Bool",
     **dict.fromkeys(("int8", "int16", "int32", "uint8", "uint16"), "Int32"),
     **dict.fromkeys(("int64", "uint32"), "Int64"),
-    "float32": "Float32",
+    **dict.fromkeys(("float16", "float32"), "Float32"),
     "float64": "Float64",
     "timestamp": "UnixTimestamp",
 }
 _BATCH = 10_000
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_STORE = re.compile(r"(sqlite|milvus)-[0-9a-f]{8}\.db")
 _TEXT = """# Written by featuretap publish --to feast.
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.data_format import ParquetFormat
@@ -105,7 +109,7 @@ class Feast:
           materialize: run `feast materialize`, too, which fills the online store.
           command: Feast's own program, in its environment.
         """
-        self._path = path or f"{table.rstrip('/')}-feast"
+        self._path = place_of(table, path, "feast")
         self._name = name
         self._online = online
         self._apply = apply or materialize
@@ -115,8 +119,8 @@ class Feast:
             raise ConfigError(
                 f"target feast.path must be a local directory, got {self._path!r}"
             )
-        if not name.isidentifier():
-            raise ConfigError(f"target feast.name must be a name, got {name!r}")
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"target feast.name must be in lower_snake, got {name!r}")
 
     @property
     def location(self) -> str:
@@ -130,6 +134,9 @@ class Feast:
                 "Feast needs the time of each row, the table has none; set"
                 " table.event_timestamp"
             )
+        unknown = [c.name for c in table.plan.columns if c.dtype not in _KINDS]
+        if unknown:
+            raise ConfigError(f"Feast has no type for columns {', '.join(unknown)}")
         widths = {column.width for column in table.vectors()}
         if self._online == "milvus" and len(widths) > 1:
             raise ConfigError(
@@ -140,12 +147,23 @@ class Feast:
         try:
             note = json.loads(storage.read(self._file(_NOTE)))
         except FileNotFoundError:
-            return {} if storage.list_names(self._path) else None
-        done = note.pop("done", {})
-        wanted = {"apply": self._apply, "materialize": self._materialize}
-        if done != {**wanted, "name": self._name, "online": self._online}:
-            note.pop(FINGERPRINT, None)  # another publication: this one is to be made
+            return None if is_free(self._path, lambda _: False) else {}
+        if not self._is_whole(table):
+            note.pop(FINGERPRINT, None)  # it is to be made anew
         return dict(note)
+
+    def _is_whole(self, table: FinishedTable) -> bool:
+        """Whether the repository is as it was written, with its online store."""
+        texts = {
+            _YAML: self._settings(table),
+            _DEFINITIONS: self._definitions(table),
+        }
+        try:
+            written = {n: storage.read(self._file(n)).decode() for n in texts}
+        except FileNotFoundError:
+            return False
+        online = storage.exists(self._file(self._online_file(table)))
+        return written == texts and (online or not self._materialize)
 
     def write(self, table: FinishedTable) -> None:
         """Write the repository, let Feast read it, and note what was done."""
@@ -160,11 +178,10 @@ class Feast:
             first, last = _times(table)
             self._run("materialize", first.isoformat(), last.isoformat())
             self._count(table)
-        done = {
-            **{"apply": self._apply, "materialize": self._materialize},
-            **{"name": self._name, "online": self._online},
-        }
-        storage.replace(self._file(_NOTE), to_json({**properties, "done": done}))
+        for name in storage.list_names(self._path):  # of tables before
+            if _STORE.fullmatch(name) and name != self._online_file(table):
+                storage.remove(self._file(name))
+        storage.replace(self._file(_NOTE), to_json(properties))
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys of the directory that the definitions name."""
@@ -179,11 +196,16 @@ class Feast:
     def _file(self, name: str) -> str:
         return storage.join(self._path, name)
 
+    def _online_file(self, table: FinishedTable) -> str:
+        """Name the online store: each table has its own, so that what left is gone."""
+        return f"{self._online}-{table.plan.fingerprint[:8]}.db"
+
     def _settings(self, table: FinishedTable) -> str:
         """Write feature_store.yaml; its paths are absolute."""
         place = storage.local_path(self._path)
         assert place is not None
-        online = [f"  type: {self._online}", f"  path: {_quoted(place / _ONLINE)}"]
+        online = [f"  type: {self._online}"]
+        online += [f"  path: {_quoted(place / self._online_file(table))}"]
         if self._online == "milvus":
             online += ["  vector_enabled: true", "  metric_type: COSINE"]
             online += ["  index_type: FLAT"]
@@ -191,7 +213,7 @@ class Feast:
         return "\n".join(
             [
                 "# Written by featuretap publish --to feast.",
-                f"project: {self._name}",
+                f"project: {json.dumps(self._name)}",
                 f"registry: {_quoted(place / 'registry.db')}",
                 "provider: local",
                 "offline_store:",
@@ -264,11 +286,12 @@ class Feast:
         entity = _entity(table)
         rows = pa.concat_tables(table.batches(entity))
         wanted = rows.group_by(entity, use_threads=False).aggregate([]).num_rows
-        with sqlite3.connect(str(storage.local_path(self._file(_ONLINE)))) as online:
+        place = storage.local_path(self._file(self._online_file(table)))
+        with closing(sqlite3.connect(str(place))) as online:
             name = f'"{self._name}_{self._name}"'
             query = f"SELECT count(DISTINCT entity_key) FROM {name}"
             (found,) = online.execute(query).fetchone()
-        if found < wanted:
+        if found != wanted:
             raise RuntimeError(
                 f"the online store of {self._path} must have {wanted} entities, Feast"
                 f" has materialized {found}"
@@ -281,7 +304,7 @@ def _entity(table: FinishedTable) -> list[str]:
 
 
 def _field(column: Column, *, searched: bool) -> str:
-    kind = _KINDS.get(column.dtype, "Float32")
+    kind = _KINDS[column.dtype]
     if not column.is_vector:
         return f"Field(name={column.name!r}, dtype={kind})"
     options = ""

@@ -19,6 +19,7 @@ from transforms.table.plan_file import TablePlan, read_plan
 _ROWS_AT_A_TIME = 16_384
 FINGERPRINT = "featuretap.fingerprint"
 MODEL = "featuretap.model_digest"
+OPTIONS = "featuretap.options"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,14 @@ class FinishedTable:
       plan: that it was made by.
       summary: that its `_SUCCESS` holds.
       parts: with rows, in order, as the manifest names them.
+      options: hash of the options that it is published with; empty if none were named.
     """
 
     table: Table
     plan: TablePlan
     summary: Mapping[str, Any]
     parts: tuple[Part, ...]
+    options: str = ""
 
     @property
     def rows(self) -> int:
@@ -79,6 +82,7 @@ class FinishedTable:
         return {
             FINGERPRINT: self.plan.fingerprint,
             MODEL: self.plan.model_digest,
+            OPTIONS: self.options,
             "featuretap.table": self.table.uri,
         }
 
@@ -147,7 +151,7 @@ def open_finished(uri: str) -> FinishedTable:
       ConfigError: it is not finished, or has no rows.
       TableError: it is damaged.
     """
-    table = Table(uri)
+    table = Table(storage.absolute(uri))
     plan = read_plan(table)
     summary = table.read_success()
     if summary is None:

@@ -9,7 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.publish.finished import FinishedTable
-from pipeline.publish.placed import place_parts, placed_name, remove_others
+from pipeline.publish.placed import (
+    is_placed,
+    place_of,
+    place_parts,
+    placed_name,
+    remove_others,
+)
 from pipeline.publish.publish import rows_of
 from transforms import storage
 from transforms.column_names import KEY
@@ -37,7 +43,7 @@ class HuggingFace:
           path: URI of the directory; beside the table by default.
           license: that the card names.
         """
-        self._path = path or f"{table.rstrip('/')}-huggingface"
+        self._path = place_of(table, path, "huggingface")
         self._license = license
 
     @property
@@ -50,7 +56,10 @@ class HuggingFace:
         try:
             card = storage.read(storage.join(self._path, _CARD)).decode()
         except FileNotFoundError:
-            return None
+            names = storage.list_names(self._path)
+            folders = set(storage.list_directories(self._path)) - {_DATA}
+            inside = storage.list_names(storage.join(self._path, _DATA))
+            return {} if names or folders or not all(map(is_placed, inside)) else None
         text = card.partition(_BEGIN)[2].partition(_END)[0]
         try:
             found: dict[str, str] = json.loads(text)

@@ -8,7 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.publish.finished import FinishedTable
+from pipeline.publish.placed import place_of
+from pipeline.publish.publish import rows_of
 from pipeline.publish.target import need
+from transforms import storage
 from transforms.column_names import KEY
 
 
@@ -28,7 +31,7 @@ class Lance:
           name: of the table in there.
         """
         need("lancedb", "lance")
-        self._uri = uri or f"{table.rstrip('/')}-lance"
+        self._uri = place_of(table, uri, "lance")
         self._name = name
 
     @property
@@ -40,6 +43,10 @@ class Lance:
         """Read the properties that the table's schema holds."""
         database = self._database()
         if self._name not in database.list_tables().tables:
+            return None
+        place = storage.join(self._uri, f"{self._name}.lance")
+        if storage.list_directories(place) == ["data"]:  # cut off before a version
+            storage.remove_tree(place)
             return None
         metadata = database.open_table(self._name).schema.metadata or {}
         return {name.decode(): value.decode() for name, value in metadata.items()}
@@ -67,11 +74,13 @@ class Lance:
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows of the newest version."""
-        import pyarrow.compute as pc
-
         names = [KEY, *(column.name for column in table.vectors())]
         there = self._database().open_table(self._name).to_lance()
-        return there.to_table(columns=names, filter=pc.field(KEY).isin(keys))
+        some = (
+            rows_of(pa.Table.from_batches([batch]), keys)
+            for batch in there.to_batches(columns=names)
+        )
+        return pa.concat_tables(some)
 
     def _database(self) -> Any:
         import lancedb

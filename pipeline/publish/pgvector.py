@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -59,6 +60,13 @@ class PgVector:
         """
         need("psycopg", "pgvector")
         need("pgvector", "pgvector")
+        from psycopg.conninfo import conninfo_to_dict
+
+        if "password" in conninfo_to_dict(dsn):
+            raise ConfigError(
+                "target pgvector.dsn must not hold a password; set PGPASSWORD, or use"
+                " ~/.pgpass"
+            )
         self._dsn = dsn
         self._name = name.split(".")
         self._index = index
@@ -96,7 +104,7 @@ class PgVector:
         from psycopg import sql
 
         columns = _columns(table)
-        here, new = self._quoted(), self._quoted("_new")
+        here, new = self._quoted(), self._quoted(f"_{uuid.uuid4().hex[:12]}")
         with self._connect() as connection:  # one transaction
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             register_vector(connection)
@@ -104,13 +112,12 @@ class PgVector:
                 sql.SQL("{} {}").format(sql.Identifier(c.name), sql.SQL(_kind(c)))
                 for c in columns
             ]
-            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(new))
             connection.execute(
                 sql.SQL("CREATE TABLE {} ({}, PRIMARY KEY ({}))").format(
                     new, sql.SQL(", ").join(fields), sql.Identifier(KEY)
                 )
             )
-            self._fill(connection, table, columns)
+            self._fill(connection, new, table, columns)
             for column in table.vectors() if self._index else ():
                 connection.execute(
                     sql.SQL("CREATE INDEX ON {} USING hnsw ({} {})").format(
@@ -160,7 +167,7 @@ class PgVector:
         return pa.table(found)
 
     def _fill(
-        self, connection: Any, table: FinishedTable, columns: list[Column]
+        self, connection: Any, new: Any, table: FinishedTable, columns: list[Column]
     ) -> None:
         """Copy the rows in binary form."""
         from pgvector import Vector
@@ -169,7 +176,7 @@ class PgVector:
         vectors = {column.name for column in table.vectors()}
         names = [column.name for column in columns]
         copy = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-            self._quoted("_new"), sql.SQL(", ").join(map(sql.Identifier, names))
+            new, sql.SQL(", ").join(map(sql.Identifier, names))
         )
         kinds = ["vector" if c.name in vectors else _KINDS[c.dtype] for c in columns]
         with connection.cursor() as cursor, cursor.copy(copy) as stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from pipeline.publish.finished import FinishedTable, Part
 from transforms import scratch, storage
 
 _PLACED = re.compile(r"[0-9a-f]{32}\.parquet")
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # of transforms.storage
+_PREFIX = ".unfinished-"
 
 
 def placed_name(part: Part) -> str:
@@ -45,13 +47,37 @@ def _unfinished(directory: str) -> Iterator[Path]:
             yield elsewhere
         return
     local.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=local) as inside:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=local) as inside:
         yield Path(inside)
+
+
+def place_of(table: str, path: str | None, target: str) -> str:
+    """Give the directory that is meant: absolute on a local disk, else as it is.
+
+    Args:
+      table: URI of the table that is published.
+      path: that was asked for; None for a directory beside the table.
+      target: by which that is called.
+    """
+    return storage.absolute(path or f"{table.rstrip('/')}-{target}")
 
 
 def is_placed(name: str) -> bool:
     """Whether `place_parts` has named a file so, for this table or another."""
     return _PLACED.fullmatch(name) is not None
+
+
+def is_free(directory: str, is_ours: Callable[[str], object]) -> bool:
+    """Whether nothing lies in a directory but what a publication left that was cut off.
+
+    Args:
+      directory: URI.
+      is_ours: tells of the name of a file whether the target names files so.
+    """
+    names = storage.list_names(directory)
+    others = [n for n in names if not (is_ours(n) or _UNFINISHED.fullmatch(n))]
+    folders = storage.list_directories(directory)
+    return not others and all(name.startswith(_PREFIX) for name in folders)
 
 
 def remove_others(directory: str, kept: Collection[str]) -> None:

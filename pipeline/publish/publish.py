@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.publish.target import Target, make_target, refuse_others
 from transforms import storage
 from transforms.column_names import KEY
 from transforms.config import Config
+from transforms.lookup import ConfigError
 from transforms.table.directory import Table, check_says, to_json
 from transforms.table.keys import hash_keys
 
@@ -81,7 +83,7 @@ def publish_table(
       RuntimeError: what arrived is not what was sent.
     """
     began = time.perf_counter()
-    finished = open_finished(table)
+    finished = replace(open_finished(table), options=_hash(options or {}))
     made = make_target(table, target, options or {})
     was_there = refuse_others(made, finished)
     if not was_there:
@@ -108,12 +110,25 @@ def publish_as_configured(config: Config) -> list[Publication]:
     """Publish a finished table wherever `[publish]` of its config says, in that order.
 
     Raises:
-      As `publish_table`.
+      RuntimeError: some publications failed; the others are done.
     """
-    return [
-        publish_table(config.table.path, spec.to or name, spec.options)
-        for name, spec in config.publish.items()
-    ]
+    done, failed = [], []
+    for name, spec in config.publish.items():
+        try:
+            done.append(publish_table(config.table.path, spec.to or name, spec.options))
+        except Exception as error:
+            failed.append(f"publish.{name}: {type(error).__name__}: {error}")
+    if failed:
+        raise RuntimeError(
+            "\n  ".join(
+                [
+                    f"{config.table.path!r} is finished, but not published everywhere;"
+                    " run the same command again when this is mended:",
+                    *failed,
+                ]
+            )
+        )
+    return done
 
 
 def check_targets(config: Config) -> None:
@@ -123,7 +138,10 @@ def check_targets(config: Config) -> None:
       ConfigError: one is unknown, has other options, or its package is missing.
     """
     for name, spec in config.publish.items():
-        make_target(config.table.path, spec.to or name, spec.options)
+        try:
+            make_target(config.table.path, spec.to or name, spec.options)
+        except ConfigError as error:
+            raise ConfigError(f"publish.{name}: {error}") from None
 
 
 def publications(table: str) -> list[dict[str, Any]]:
@@ -140,6 +158,11 @@ def publications(table: str) -> list[dict[str, Any]]:
         check_says(document, _SAYS, uri, "remove it, and publish the table again")
         found.append(document)
     return found
+
+
+def _hash(options: Mapping[str, Any]) -> str:
+    text = json.dumps(options, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if options else ""
 
 
 def _note(table: Table, target: str, location: str) -> str:

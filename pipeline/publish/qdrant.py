@@ -11,9 +11,12 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.publish.finished import FinishedTable
+from pipeline.publish.placed import place_of
 from pipeline.publish.target import need
+from transforms import storage
 from transforms.column_names import KEY
 from transforms.credentials import mask
+from transforms.lookup import ConfigError
 
 _POINTS = 512
 _SPACE = uuid.UUID("6c7e2bb1-55a1-4f53-9d0a-1d2c1f5c9b0e")
@@ -45,7 +48,13 @@ class Qdrant:
         need("qdrant_client", "qdrant")
         self._alias = alias
         self._url = url
-        self._path = path or f"{table.rstrip('/')}-qdrant"
+        local = storage.local_path(place_of(table, path, "qdrant"))
+        if local is None and not url:
+            raise ConfigError(
+                "target qdrant must have the url of a server, or path, a local"
+                " directory; got neither"
+            )
+        self._path = str(local)
         self._column = column
         self._distance = distance
         self.normalizes = distance == "Cosine"
@@ -89,6 +98,7 @@ class Qdrant:
             c.name
             for c in table.plan.columns
             if c.role in ("key", "keep") and c.family in ("text", "integer", "float")
+            if c.dtype != "bytes"
         ]
         for batch in table.batches([*beside, column.name]):
             rows = batch.to_pylist()

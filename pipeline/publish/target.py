@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from pipeline.publish.finished import FINGERPRINT, MODEL, FinishedTable
+from pipeline.publish.finished import FINGERPRINT, MODEL, OPTIONS, FinishedTable
+from transforms import storage
 from transforms.lookup import ConfigError, bind, nearest, resolve
 
 TARGETS = {
@@ -99,7 +100,7 @@ def make_target(table: str, name: str, options: Mapping[str, Any]) -> Target:
         found = getattr(module, TARGETS[name])
     else:
         found = resolve(name, {}, "--to")
-    kind = partial(found, table)
+    kind = partial(found, storage.absolute(table))
     made = kind(**bind(kind, options, f"target {name}"))
     if not isinstance(made, Target):
         raise ConfigError(
@@ -113,7 +114,7 @@ def refuse_others(target: Target, table: FinishedTable) -> bool:
     """Refuse to replace what is not of the same model, or not featuretap's.
 
     Returns:
-      Whether this very table is there already.
+      Whether this very table is there already, published with these options.
 
     Raises:
       ConfigError: something else is there, or the table cannot be published so.
@@ -132,7 +133,8 @@ def refuse_others(target: Target, table: FinishedTable) -> bool:
             " another; choose another place\n"
             f"  there: {found[MODEL]}\n  here:  {table.plan.model_digest}"
         )
-    return found.get(FINGERPRINT) == table.plan.fingerprint
+    same = (FINGERPRINT, OPTIONS)
+    return all(found.get(name) == table.properties[name] for name in same)
 
 
 def need(module: str, extra: str) -> ModuleType:

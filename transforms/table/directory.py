@@ -13,6 +13,8 @@ _featuretap/uploads/                      unfinished files of local workers
 _featuretap/manifest.parquet              parts of the finished table
 _featuretap/parity.json                   deviations from an independent computation
 _featuretap/published/                    where the table has gone
+_featuretap/follows.json                  which table was current when it was begun
+_featuretap/removing                      `prune` is removing the table
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ from transforms.table.names import (
     COMMIT,
     DATA,
     ERRORS,
+    FOLLOWS,
     INTERNAL,
     NOTICE,
     PART,
+    REMOVING,
     commit_name,
 )
 
@@ -287,8 +291,10 @@ class Table:
 
         It stops being a table first, and holds nothing else when its claim goes.
         """
+        storage.replace(self.internal(REMOVING), b"")  # says so until the end
         self.clear(lambda: None)
-        storage.remove(self.internal("config.json"))
+        for name in ("config.json", FOLLOWS, REMOVING):
+            storage.remove(self.internal(name))
         storage.remove_empty(self.internal())
         storage.remove_empty(self.uri)
 

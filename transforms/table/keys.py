@@ -91,8 +91,8 @@ def _spread(directory: Path, groups: int, found: Iterator[pa.RecordBatch]) -> No
 
 
 def hash_keys(keys: pa.Array) -> np.ndarray:
-    """Hash text or whole numbers to uint64 below 2^32; equal ones alike."""
-    if pa.types.is_integer(keys.type):
+    """Hash text, whole numbers or times to uint64 below 2^32; equal ones alike."""
+    if pa.types.is_integer(keys.type) or pa.types.is_temporal(keys.type):
         mixed = keys.cast(pa.int64(), safe=False).to_numpy().astype(np.uint64) * _ODD
         return np.asarray(mixed >> np.uint64(32))
     array = keys.cast(pa.large_binary())

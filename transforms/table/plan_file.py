@@ -42,7 +42,7 @@ _CLAIM: dict[str, type] = {
 }
 _LAYOUT = {
     **{"shards": int, "columns": list, "taps": list, "features": dict},
-    **{"rows_made_by": str, "earlier": list},
+    **{"rows_made_by": str, "earlier": list, "left_out": list},
 }
 _SHARDS = f"{INTERNAL}/plan.parquet"
 _CLEARING = "clearing"
@@ -86,6 +86,8 @@ class TablePlan:
       rows_made_by: hash of what makes rows of stored ones, but for files and model; 16
         hex digits.
       earlier: tables that rows are taken over from.
+      left_out: hashes of files of the source (`transforms.shard.hash_file`) whose rows
+        were all forgotten; as long as they are as they were, they stay out.
       claim: random id of the table that the plan was read from; empty before it has
         been written to one.
     """
@@ -102,6 +104,7 @@ class TablePlan:
     features: Mapping[str, Feature]
     rows_made_by: str
     earlier: tuple[Earlier, ...] = ()
+    left_out: tuple[str, ...] = ()
     claim: str = ""
 
     @property
@@ -119,7 +122,6 @@ class TablePlan:
         """
         document = _config_document(self.config)
         del document["errors"]  # names nothing, and may change from run to run
-        document.pop("publish", None)  # is of no concern to workers
         del document["table"]["path"]  # of which there are many spellings
         text = json.dumps([document, _layout_document(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -283,6 +285,7 @@ def read_plan(table: Table, *, written: bool = False) -> TablePlan:
         features=features,
         rows_made_by=layout["rows_made_by"],
         earlier=earlier,
+        left_out=tuple(layout["left_out"]),
         claim=claim.id,
     )
 
@@ -334,7 +337,11 @@ def pending_shards(
 
 
 def _config_document(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude_none=True)
+    """Give what workers and later commands must know of a config.
+
+    Where the table is published to is only the launcher's concern.
+    """
+    return config.model_dump(mode="json", exclude_none=True, exclude={"publish"})
 
 
 def _layout_document(plan: TablePlan) -> dict[str, Any]:
@@ -346,6 +353,7 @@ def _layout_document(plan: TablePlan) -> dict[str, Any]:
         "features": {name: asdict(feature) for name, feature in plan.features.items()},
         "rows_made_by": plan.rows_made_by,
         "earlier": [asdict(one) for one in plan.earlier],
+        "left_out": list(plan.left_out),
     }
 
 
