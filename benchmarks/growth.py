@@ -218,7 +218,6 @@ def measure_carrying(directory: Path, _: argparse.Namespace) -> dict[str, Any]:
             "carry": round(ran() - finished(), 2),
             "finish": finished(),
         },
-        "milliseconds_a_part": round(1000 * (ran() - finished()) / len(plan.shards), 1),
         "peak_bytes_before": before,
         "peak_bytes": peak_bytes(),
     }
@@ -337,6 +336,10 @@ def _print_carried(found: Sequence[dict[str, Any]]) -> None:
         seconds = (one["fresh_seconds"], *list(one["seconds"].values())[1:])
         print("".join(f"{value:>6.1f} s" for value in seconds), end="")
         print(f"{(one['peak_bytes'] - one['peak_bytes_before']) >> 20:>10} MB")
+    few, many = found[0], found[-1]
+    seconds = many["seconds"]["carry"] - few["seconds"]["carry"]
+    each = seconds / (many["parts"] - few["parts"])
+    print(f"{1000 * each:.1f} ms for each part more")
 
 
 if __name__ == "__main__":
