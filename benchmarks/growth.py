@@ -2,8 +2,8 @@
 
 By what has changed: files of images through ResNet50, to a table of five taps. Each
 case is timed at two sizes: the difference is what its rows cost, as a share of a fresh
-run's; the rest is the fixed cost of a run. A tap that was missing should cost its share
-of the arithmetic, and what reading and writing cost.
+run's, by the clock and in CPU seconds; the rest is the fixed cost of a run. A tap that
+was missing should cost its share of the arithmetic, and what reading and writing cost.
 
 Where nothing has changed: a table of many small files and parts, at two sizes. Each is
 a process of its own, so that its peak of memory is its own.
@@ -38,7 +38,7 @@ MORE = ("conv1_pad", "pool1_pool", "conv2_block3_out", "conv5_block2_out")
 CHANGED = (0.0, 0.01, 0.1, 1.0)  # shares of the files
 FILES_PER_PART = 5
 CARRIED_FILE_ROWS, CARRIED_PART_ROWS = 100, 1000
-Seconds = dict[str, float]
+Seconds = np.ndarray  # of the clock, and of all cores: float64 [2]
 
 
 def make_model(side: int, *, small: bool) -> Any:
@@ -60,24 +60,28 @@ def measure_changes(directory: Path, arguments: argparse.Namespace) -> dict[str,
     sizes = (arguments.files // 10, arguments.files)
     jobs = [Images(directory / f"{files}", files, arguments) for files in sizes]
     jobs[0].seconds("warm", TAPS)
-    best: list[Seconds] = [{}, {}]
+    best: list[dict[str, Seconds]] = [{}, {}]
     for repeat in range(arguments.repeats):
         for job, least in zip(jobs, best, strict=True):
             for name, seconds in job.cases(f"{repeat}").items():
-                least[name] = min(least.get(name, seconds), seconds)
-    more = 1 - jobs[0].rows / jobs[1].rows
+                least[name] = np.minimum(least.get(name, seconds), seconds)
     rows = {name: best[1][name] - best[0][name] for name in best[0]}
+    more = 1 - jobs[0].rows / jobs[1].rows
+    cases = {}
+    for name, seconds in rows.items():
+        share, of_cpu = (seconds / rows["fresh"]).round(3).tolist()
+        fixed, _ = (best[1][name] - seconds / more).round(2).tolist()
+        whole_run, _ = (best[1][name] / best[1]["fresh"]).round(3).tolist()
+        cases[name] = {
+            "share": share,
+            "share_of_cpu": of_cpu,
+            "fixed_seconds": fixed,
+            "whole_run": whole_run,
+        }
     return {
         "rows": [job.rows for job in jobs],
-        "fresh_rows_per_second": round((jobs[1].rows - jobs[0].rows) / rows["fresh"]),
-        "cases": {
-            name: {
-                "share": round(rows[name] / rows["fresh"], 3),
-                "fixed_seconds": round(best[1][name] - rows[name] / more, 2),
-                "whole_run": round(best[1][name] / best[1]["fresh"], 3),
-            }
-            for name in rows
-        },
+        "fresh_seconds": rows["fresh"].round(2).tolist(),
+        "cases": cases,
         "arithmetic": jobs[0].arithmetic(),
     }
 
@@ -97,7 +101,7 @@ class Images:
         for file in self._files:
             np.save(file, generator.integers(0, 256, shape, np.uint8))
 
-    def cases(self, name: str) -> Seconds:
+    def cases(self, name: str) -> dict[str, Seconds]:
         """Time a fresh run, and others that take over from it what still holds."""
         fresh = f"{name}-fresh"
         found = {"fresh": self.seconds(fresh, TAPS)}
@@ -110,14 +114,15 @@ class Images:
             found[f"+ {tap}"] = self.seconds(f"{name}-{tap}", (*TAPS, tap), fresh)
         return found
 
-    def seconds(self, name: str, taps: Sequence[str], *earlier: str) -> float:
+    def seconds(self, name: str, taps: Sequence[str], *earlier: str) -> Seconds:
         """Make a table from earlier ones; give the seconds that it took."""
         from pipeline import make_plan, run_plan
 
         tables = [str(self._directory / one) for one in earlier]
-        began = time.perf_counter()
+        began = time.perf_counter(), time.process_time()
         run_plan(make_plan(self._config(name, taps), tables))
-        return time.perf_counter() - began
+        ended = time.perf_counter(), time.process_time()
+        return np.subtract(ended, began)
 
     def arithmetic(self) -> dict[str, float]:
         """Give the shares of a fresh run's arithmetic that more taps need."""
@@ -167,8 +172,17 @@ class Images:
             os.utime(file, ns=(then, then))
 
 
-def make_table(directory: Path, total: int) -> float:
-    """Make the table that is taken over, of many small files; give the seconds."""
+def make_tables(directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Make the tables that are taken over; give their directories, and seconds."""
+    found = {}
+    for rows in (arguments.rows // 10, arguments.rows):
+        inside = directory / f"{rows}"
+        inside.mkdir()
+        found[str(inside)] = _make_table(inside, rows)
+    return found
+
+
+def _make_table(directory: Path, total: int) -> float:
     import keras
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -259,6 +273,7 @@ def peak_bytes() -> int:
 
 MEASURES = {
     "changes": measure_changes,
+    "tables": make_tables,
     "carrying": measure_carrying,
 }
 
@@ -273,12 +288,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
         changes = _in_process("changes", Path(directory), arguments)
     _print_changes(changes)
-    carried = []
-    for rows in (arguments.rows // 10, arguments.rows):
-        with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-            fresh = make_table(Path(directory), rows)
-            found = _in_process("carrying", Path(directory), arguments)
-            carried.append({**found, "fresh_seconds": fresh})
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
+        tables = _in_process("tables", Path(directory), arguments)
+        carried = [
+            {**_in_process("carrying", Path(inside), arguments), "fresh_seconds": fresh}
+            for inside, fresh in tables.items()
+        ]
     _print_carried(carried)
     report = {"changes": changes, "carried": carried}
     if arguments.json:
@@ -305,7 +320,7 @@ def _in_process(
     measure: str, directory: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     command = [sys.executable, __file__, "--measure", measure]
-    for option in ("files", "rows_per_file", "side", "repeats"):
+    for option in ("files", "rows_per_file", "side", "repeats", "rows"):
         command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
     command += ["--directory", str(directory), *(["--small"] * arguments.small)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -316,15 +331,18 @@ def _in_process(
 
 
 def _print_changes(found: dict[str, Any]) -> None:
-    rate, arithmetic = found["fresh_rows_per_second"], found["arithmetic"]
-    print(f"\nof {found['rows'][1]} rows, fresh: {rate} rows/s")
-    print(f"{'':32}{'a row':>8}{'arithmetic':>12}{'fixed':>9}{'whole run':>12}")
+    arithmetic = found["arithmetic"]
+    few, many = found["rows"]
+    seconds, of_cpu = found["fresh_seconds"]
+    print(f"\n{many - few} rows, fresh: {seconds:.1f} s, {of_cpu:.1f} s of all cores")
+    print(f"{'':32}{'a row':>8}{'its CPU':>9}{'arithmetic':>12}", end="")
+    print(f"{'fixed':>9}{'whole run':>11}")
     for name, case in found["cases"].items():
         needed = arithmetic.get(name.removeprefix("+ "))
         share = "" if needed is None else f"{needed:.2f}"
         print(
-            f"{name:32}{case['share']:>8.2f}{share:>12}{case['fixed_seconds']:>7.1f} s"
-            f"{case['whole_run']:>12.2f}"
+            f"{name:32}{case['share']:>8.2f}{case['share_of_cpu']:>9.2f}{share:>12}"
+            f"{case['fixed_seconds']:>7.1f} s{case['whole_run']:>11.2f}"
         )
 
 
