@@ -110,12 +110,13 @@ lint: $(STAMP)  ## Check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## Measure throughput, depth of taps, decoding, planning and scale
+bench: $(STAMP)  ## Measure throughput, depth of taps, decoding, planning, growing and scale
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/depth.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/planning.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/scale.py
 
 bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they work
@@ -124,6 +125,7 @@ bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they wo
 	$(BIN)/python benchmarks/depth.py --batch-rows 2 --size 32 --repeats 1
 	$(BIN)/python benchmarks/decode.py --images 200 --side 64 --repeats 1
 	$(BIN)/python benchmarks/planning.py --files 10000
+	$(BIN)/python benchmarks/growth.py --small --files 10 --side 32 --repeats 1 --rows 2000
 	$(BIN)/python benchmarks/scale.py --shards 10000
 
 constraints:  ## Resolve constraints.txt anew (needs uv)
