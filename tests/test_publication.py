@@ -26,7 +26,7 @@ class Memory:
     places: ClassVar[dict[str, tuple[dict[str, str], pa.Table]]] = {}
     normalizes = False
 
-    def __init__(self, table: str, *, place: str = "here") -> None:
+    def __init__(self, table: str, *, place: str = "here", shade: int = 0) -> None:
         self._place = place
 
     @property
@@ -165,10 +165,32 @@ def test_a_run_publishes_as_its_config_says(job: Job) -> None:
     Memory.places.clear()
     job.run(publish=publish)  # finished already: published again
     assert set(Memory.places) == {"a", "b"}
-    with pytest.raises(ConfigError, match="must name a target, got 'first'"):
+    text = (job.table / "_featuretap" / "config.json").read_text()
+    assert "test_publication" not in text
+    with pytest.raises(ConfigError, match=r"publish\.first: --to must name a target"):
         job.plan(publish={"first": {"place": "a"}})
     with pytest.raises(ConfigError, match="is not an option here"):
         job.plan(publish={"first": {"to": "test_publication:Memory", "plaice": "a"}})
+
+
+def test_all_publications_are_tried_and_what_fails_is_said(job: Job) -> None:
+    publish = {
+        "lossy": {"to": "test_publication:Lossy", "place": "a"},
+        "whole": {"to": "test_publication:Memory", "place": "b"},
+    }
+    with pytest.raises(
+        RuntimeError, match=r"is finished, but not.*\n  publish\.lossy: "
+    ):
+        job.run(publish=publish)
+    assert [one["location"] for one in publications(str(job.table))] == ["memory b"]
+
+
+def test_other_options_are_another_publication(job: Job) -> None:
+    job.run()
+    table, target = str(job.table), "test_publication:Memory"
+    assert not publish_table(table, target, {"place": "x"}).was_there
+    assert not publish_table(table, target, {"place": "x", "shade": 1}).was_there
+    assert publish_table(table, target, {"place": "x", "shade": 1}).was_there
 
 
 def test_the_command(job: Job) -> None:

@@ -43,7 +43,7 @@ _KINDS = {
 }
 _BATCH = 10_000
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_STORE = re.compile(r"(sqlite|milvus)-[0-9a-f]{8}\.db")
+_STORE = re.compile(r"(sqlite|milvus|registry)-[0-9a-f]{8}\.db")
 _TEXT = """# Written by featuretap publish --to feast.
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.data_format import ParquetFormat
@@ -162,7 +162,7 @@ class Feast:
             written = {n: storage.read(self._file(n)).decode() for n in texts}
         except FileNotFoundError:
             return False
-        online = storage.exists(self._file(self._online_file(table)))
+        online = storage.exists(self._file(self._of(table, self._online)))
         return written == texts and (online or not self._materialize)
 
     def write(self, table: FinishedTable) -> None:
@@ -179,7 +179,7 @@ class Feast:
             self._run("materialize", first.isoformat(), last.isoformat())
             self._count(table)
         for name in storage.list_names(self._path):  # of tables before
-            if _STORE.fullmatch(name) and name != self._online_file(table):
+            if _STORE.fullmatch(name) and table.plan.fingerprint[:8] not in name:
                 storage.remove(self._file(name))
         storage.replace(self._file(_NOTE), to_json(properties))
 
@@ -196,16 +196,16 @@ class Feast:
     def _file(self, name: str) -> str:
         return storage.join(self._path, name)
 
-    def _online_file(self, table: FinishedTable) -> str:
-        """Name the online store: each table has its own, so that what left is gone."""
-        return f"{self._online}-{table.plan.fingerprint[:8]}.db"
+    def _of(self, table: FinishedTable, what: str) -> str:
+        """Name a file of Feast's; each table has its own, so that what left is gone."""
+        return f"{what}-{table.plan.fingerprint[:8]}.db"
 
     def _settings(self, table: FinishedTable) -> str:
         """Write feature_store.yaml; its paths are absolute."""
         place = storage.local_path(self._path)
         assert place is not None
         online = [f"  type: {self._online}"]
-        online += [f"  path: {_quoted(place / self._online_file(table))}"]
+        online += [f"  path: {_quoted(place / self._of(table, self._online))}"]
         if self._online == "milvus":
             online += ["  vector_enabled: true", "  metric_type: COSINE"]
             online += ["  index_type: FLAT"]
@@ -214,7 +214,7 @@ class Feast:
             [
                 "# Written by featuretap publish --to feast.",
                 f"project: {json.dumps(self._name)}",
-                f"registry: {_quoted(place / 'registry.db')}",
+                f"registry: {_quoted(place / self._of(table, 'registry'))}",
                 "provider: local",
                 "offline_store:",
                 "  type: duckdb",
@@ -286,7 +286,7 @@ class Feast:
         entity = _entity(table)
         rows = pa.concat_tables(table.batches(entity))
         wanted = rows.group_by(entity, use_threads=False).aggregate([]).num_rows
-        place = storage.local_path(self._file(self._online_file(table)))
+        place = storage.local_path(self._file(self._of(table, self._online)))
         with closing(sqlite3.connect(str(place))) as online:
             name = f'"{self._name}_{self._name}"'
             query = f"SELECT count(DISTINCT entity_key) FROM {name}"

@@ -135,8 +135,11 @@ def test_from_table_to_online_features(
     shown = "print(json.dumps(vector))"
     vector = ask(repository, f"{script}{shown}", None)
     np.testing.assert_allclose(vector, heads(uri)["u07", 207], rtol=1e-6)
+    again = {"command": "feast/bin/feast", "materialize": True}
+    assert publish_table(uri, "feast", again).was_there
+    (repository / "features.py").unlink()
+    assert not publish_table(uri, "feast", again).was_there
     options = {"path": str(repository), "command": FEAST, "materialize": True}
-    assert publish_table(uri, "feast", options).was_there
     known = heads(uri)
     asked = [
         {"user_id": "u07", "event_timestamp": "2026-03-01T12:00:00Z"},

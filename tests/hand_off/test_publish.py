@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import Job, vectors, write_parquet
 from places import PLACES, Place
@@ -33,6 +35,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Iceberg scan planning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+PIXELS = pa.list_(pa.uint8())
 
 
 class Tables(Job):
@@ -152,6 +157,45 @@ def test_a_publication_that_was_cut_off_shows_nothing_and_goes_on(
 def test_options_are_checked(place: Place, tables: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=rf"target {place.target}\.pth is not an"):
         publish_table(tables["one"], place.target, {**place.options, "pth": "x"})
+
+
+@pytest.mark.parametrize("place", ["delta", "faiss", "huggingface"], indirect=True)
+def test_places_of_others_are_left_alone(place: Place, tables: dict[str, str]) -> None:
+    Path(place.options["path"], "sales", "day=1").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="must be empty or of featuretap's making"):
+        publish_table(tables["one"], place.target, place.options)
+
+
+@pytest.mark.parametrize("place", ["delta", "faiss"], indirect=True)
+def test_what_a_killed_process_left_is_passed_over(
+    place: Place, tables: dict[str, str]
+) -> None:
+    path = place.options["path"]
+    Path(path).mkdir()
+    Path(path, ".about.json.0123abcd.tmp").write_text("{")
+    assert publish_table(tables["one"], place.target, place.options).rows == 20
+
+
+def test_what_a_store_cannot_take_is_refused(
+    tables: dict[str, str], tmp_path: Path
+) -> None:
+    made = Tables(tmp_path)
+    rows = pa.table({"id": [1], "vec": [[0.5] * 6], "pixels": [[1, 200]]})
+    kinds = pa.schema(
+        [("id", pa.int64()), ("vec", pa.list_(pa.float32())), ("pixels", PIXELS)]
+    )
+    pq.write_table(rows.cast(kinds), made.data / "rows.parquet")
+    path = str(tmp_path / "pixels")
+    table = {"path": path}
+    source = {**made.source, "keep": ["pixels"]}
+    run_plan(make_plan(made.config(table=table, source=source)))
+    with pytest.raises(ConfigError, match=r"Delta has no unsigned.*pixels"):
+        publish_table(path, "delta", {"path": str(tmp_path / "delta")})
+    lance = {"uri": str(tmp_path / "lance")}
+    assert publish_table(path, "lance", lance).rows == 1
+    secret = {"dsn": "host=here password=hunter2"}
+    with pytest.raises(ConfigError, match="must not hold a password"):
+        publish_table(path, "pgvector", secret)
 
 
 def test_cards_and_histories_say_which_table_it_is(
