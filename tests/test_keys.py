@@ -14,6 +14,7 @@ from conftest import Job, vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import make_plan, run_plan
 from transforms.lookup import ConfigError
 from transforms.table import keys
 from transforms.table.keys import hash_keys
@@ -175,6 +176,35 @@ def test_an_entity_that_comes_twice_at_one_time_is_refused(
     job = users(tmp_path / "two", day=twice, country=[1, 1, 1, 1, 1, 2])
     table = {**ENTITY["table"], "entity": ["user", "country"]}
     assert len(job.run(**{**ENTITY, "table": table})) == 6
+
+
+def test_rows_that_come_in_late_are_of_their_own_time(tmp_path: Path) -> None:
+    job = users(tmp_path)
+    job.run(**ENTITY)
+    late = pa.table(
+        {
+            "vec": list(vectors(2)),
+            "user": ["u1", "u4"],
+            "country": [1, 1],
+            "day": [DAY + np.timedelta64(36, "h"), DAY],
+        }
+    )
+
+    def grow(name: str) -> dict[str, Any]:
+        path = str(tmp_path / "out" / name)
+        table = {**ENTITY["table"], "path": path}
+        config = job.config(**{**ENTITY, "table": table})
+        return run_plan(make_plan(config, [str(job.table)]))
+
+    pq.write_table(late, tmp_path / "late.parquet")
+    made = grow("late")["made"]
+    assert {how: some["rows"] for how, some in made.items()} == {
+        "carried": 6,
+        "computed": 2,
+    }
+    pq.write_table(late, tmp_path / "later.parquet")  # the same rows once more
+    with pytest.raises(RuntimeError, match="'u1' at 2026-03-02T12:00:00"):
+        grow("later")
 
 
 def test_a_row_without_an_entity_is_a_bad_row(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transforms import storage
 from transforms.lookup import ConfigError, nearest
 from transforms.sources.staging import readable_copy
 from transforms.table.columns import Column
+from transforms.table.commit_record import StoredFile
 from transforms.table.directory import Table, open_parquet
 from transforms.table.manifest import read_manifest
 from transforms.table.plan_file import TablePlan, read_plan
@@ -20,23 +21,6 @@ _ROWS_AT_A_TIME = 16_384
 FINGERPRINT = "featuretap.fingerprint"
 MODEL = "featuretap.model_digest"
 OPTIONS = "featuretap.options"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One file of a table.
-
-    Attributes:
-      path: relative to the table.
-      rows: that it holds.
-      bytes: size.
-      sha256: hash of its content, 64 hex digits.
-    """
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +38,7 @@ class FinishedTable:
     table: Table
     plan: TablePlan
     summary: Mapping[str, Any]
-    parts: tuple[Part, ...]
+    parts: tuple[StoredFile, ...]
     options: str = ""
 
     @property
@@ -117,7 +101,7 @@ class FinishedTable:
         )
 
     def batches(
-        self, columns: Sequence[str], parts: Sequence[Part] | None = None
+        self, columns: Sequence[str], parts: Sequence[StoredFile] | None = None
     ) -> Iterator[pa.Table]:
         """Yield rows in order, some thousands at a time.
 
@@ -136,7 +120,7 @@ class FinishedTable:
                 ):
                     yield pa.Table.from_batches([batch]).select(columns)
 
-    def part_uri(self, part: Part) -> str:
+    def part_uri(self, part: StoredFile) -> str:
         """Give the URI of a part, absolute also on a local disk."""
         uri = self.table.path(part.path)
         local = storage.local_path(uri)
@@ -160,7 +144,7 @@ def open_finished(uri: str) -> FinishedTable:
             " the command that began it"
         )
     parts = tuple(
-        Part(row["path"], row["rows"], row["bytes"], row["sha256"])
+        StoredFile(row["path"], row["rows"], row["bytes"], row["sha256"])
         for row in read_manifest(table).to_pylist()
         if row["rows"]
     )

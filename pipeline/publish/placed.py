@@ -8,15 +8,16 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.publish.finished import FinishedTable, Part
+from pipeline.publish.finished import FinishedTable
 from transforms import scratch, storage
+from transforms.table.commit_record import StoredFile
 
 _PLACED = re.compile(r"[0-9a-f]{32}\.parquet")
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # of transforms.storage
 _PREFIX = ".unfinished-"
 
 
-def placed_name(part: Part) -> str:
+def placed_name(part: StoredFile) -> str:
     """Name a part by its content, so that a table that grew adds only new ones."""
     return f"{part.sha256[:32]}.parquet"
 
