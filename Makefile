@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)  ## Install the package and its tools into .venv
 
-demo: $(STAMP)  ## Extract activations of real handwritten digits, from nothing
+demo: $(STAMP)  ## Extract activations of real handwritten digits, and search them
 	cd examples/digits && PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
 
 test: $(STAMP)  ## Run the tests

@@ -11,3 +11,5 @@ say featuretap taps digits.toml
 say featuretap run digits.toml
 say featuretap verify out/features
 say python explore.py
+say featuretap publish out/features --to faiss --set column=texture --set path=out/texture-index
+say python nearest.py
