@@ -210,7 +210,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "errors.crash": [Case(errors(crash="quarantine"))],
     "errors.attempts": [Case(errors(attempts=1))],
-    "publish": [Case({"publish": {"delta": {"path": "there"}}})],
+    "publish": [Case({"publish": {"huggingface": {}}})],
     "limit": [Case({"limit": 7})],
 }
 

@@ -269,8 +269,10 @@ class Csv(Lines):
             if data.startswith(BOM):  # Arrow would pass over it
                 data = b"\n" + data
             return self._table(data, names, types)
-        head = self.delimiter.encode()
-        numbered = [b"%d%s%s" % (i, head, one) for i, one in enumerate(lines.each())]
+        head, each = self.delimiter.encode(), lines.each()
+        if not all(one.strip(b"\r\n") for one in each):  # alone it is no row
+            raise ValueError("holds nothing but line ends")
+        numbered = [b"%d%s%s" % (i, head, one) for i, one in enumerate(each)]
         table = self._table(
             b"\n".join(numbered), [_NUMBER, *names], {_NUMBER: pa.int64(), **types}
         )

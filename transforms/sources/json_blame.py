@@ -48,7 +48,7 @@ class JsonBlame:
             said = lines.each()
         except ValueError:  # of which line the encoding is another is not known
             return np.full(len(lines), "", object)
-        faults = self._by_outlines(said)
+        faults = self._by_outlines(lines, said)
         rest = np.flatnonzero(faults == "")
         if len(rest) and complaint(partial(parsed, self.parser), lines.take(rest)):
             rows = {line: row for line in rest.tolist() if (row := _row(said[line]))}
@@ -57,7 +57,7 @@ class JsonBlame:
                 faults[[*rows]] = self._by_values(some, [*rows.values()])
         return faults
 
-    def _by_outlines(self, said: Sequence[bytes]) -> np.ndarray:
+    def _by_outlines(self, lines: TextLines, said: Sequence[bytes]) -> np.ndarray:
         """Tell what is said of lines before their values are converted."""
         whole = partial(parsed, self._reader(self.types))
         faults = _of_outlines(said, whole)
@@ -74,6 +74,10 @@ class JsonBlame:
                 except ValueError as error:
                     faults[line] = str(error)
         faults[[*rewritten]] = _of_outlines([*rewritten.values()], whole)
+        for line in rewritten:  # of which the parser converts other values first
+            if faults[line]:
+                alone = lines.take(np.array([line]))
+                faults[line] = complaint(partial(parsed, self.parser), alone)
         return faults
 
     def _by_values(

@@ -53,7 +53,7 @@ def outline(line: bytes) -> bytes:
     not valid, or on a word without quotes, is left out, since no parser comes to it.
 
     >>> outline(b'{"a": 1.5, "b": ["x", "y"], "c": nul}')
-    b'{"a": 0, "b": ["2000-01-01"], "c": nul}'
+    b'{"a": 0, "b": ["2000-01-01"], "c": w'
     >>> outline(b'{"a": 1.5, "b": "x')
     b'{"a": 0, "b": "'
     """
