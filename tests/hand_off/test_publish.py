@@ -106,7 +106,7 @@ def test_a_table_arrives_and_the_next_takes_its_place(
         for row in (0, 11, 29):
             assert place.nearest(heads[row].tolist()) == keys[row].as_py()
     (noted,) = [
-        one for one in publications(tables["two"]) if one["target"] == place.target
+        one for one in publications(tables["two"]) if one["location"] == second.location
     ]
     assert noted == second.to_json()
 
