@@ -171,7 +171,7 @@ def _check_root(config: Config) -> None:
             "either --as or --limit, got both: a table of some rows does not follow one"
             " of all"
         )
-    if storage.exists(Table(root).internal("config.json")):
+    if _is_there(Table(root)):
         raise ConfigError(
             f"with --as table.path must be a directory of tables, {root!r} is itself a"
             " table; choose another path"
@@ -201,11 +201,8 @@ def _recorded(root: str, table: Table, plan: TablePlan) -> Mapping[str, Any] | N
     if summary is None:
         return None
     name = table.uri.rpartition("/")[2]
-    for number in sorted(_numbers(root), reverse=True):
-        version = _read(root, number)
-        if (version.table, version.fingerprint) == (name, plan.fingerprint):
-            return summary
-    return None
+    made = (name, plan.fingerprint)
+    return next((summary for v in _all(root) if (v.table, v.fingerprint) == made), None)
 
 
 def _uri_of(root: str, version: Version) -> str:
@@ -215,7 +212,7 @@ def _uri_of(root: str, version: Version) -> str:
       ConfigError: it is gone.
     """
     uri = storage.join(root, version.table)
-    if not storage.exists(Table(uri).internal("config.json")):
+    if not _is_there(Table(uri)):
         raise ConfigError(
             f"the current table of {root!r} must be there, {version.table!r} is gone;"
             f" make another one current: featuretap current {root} NAME"
@@ -285,10 +282,9 @@ def prune_tables(root: str, keep: int) -> Pruned:
     """
     if keep < 1:
         raise ConfigError(f"--keep must be at least 1, got {keep}")
-    numbers = sorted(_numbers(root), reverse=True)
-    if not numbers:
+    names = dict.fromkeys(version.table for version in _all(root))
+    if not names:
         raise no_version(root)
-    names = dict.fromkeys(_read(root, number).table for number in numbers)
     there = [name for name in names if _is_there(Table(storage.join(root, name)))]
     needed = set(_needed(root))
     removed, spared = [], []
@@ -351,6 +347,12 @@ def _read(root: str, number: int) -> Version:
     if not _NAME.fullmatch(version.table):
         raise TableError(f"{uri} must name a table beside it, got {version.table!r}")
     return version
+
+
+def _all(root: str) -> Iterator[Version]:
+    """Read all versions, the newest first."""
+    for number in sorted(_numbers(root), reverse=True):
+        yield _read(root, number)
 
 
 def _show_newest(root: str, number: int) -> None:

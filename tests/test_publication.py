@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from pipeline import publish_table, table_status
 from pipeline.cli import app
-from pipeline.publish.finished import FinishedTable, open_finished
-from pipeline.publish.publish import publications, rows_of
+from pipeline.publish.finished import FinishedTable, open_finished, rows_of
+from pipeline.publish.publish import publications
 from pipeline.publish.target import need
 from transforms.lookup import ConfigError, TableError
 
@@ -46,7 +46,7 @@ class Memory:
         yield from self.places[self._place][1][table.key.name].chunks
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
-        return rows_of(self.places[self._place][1], keys)
+        return rows_of([self.places[self._place][1]], keys)
 
 
 class Lossy(Memory):

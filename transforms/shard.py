@@ -261,11 +261,6 @@ def origin_from_json(document: dict[str, Any]) -> Origin:
     return Origin(**{**document, "pieces": tuple(document["pieces"])})
 
 
-def file_hash(piece: Piece) -> str:
-    """Hash which file a piece is of, as it was: 32 hex digits."""
-    return hash_file(piece.file, piece.version)
-
-
 def hash_file(uri: str, version: str) -> str:
     """Hash a file with its version: 32 hex digits."""
     return hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:32]

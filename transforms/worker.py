@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 from transforms.models.inputs import input_types
 from transforms.models.load import cached_model
 from transforms.models.model import Model
-from transforms.preprocess.steps import make_steps, trace_steps
+from transforms.preprocess.steps import Step, make_steps, trace_steps
 from transforms.sources.batches import InputPipeline
 from transforms.sources.prepared import Preparation
 from transforms.sources.readers import make_source
@@ -45,7 +45,7 @@ class Computer:
         plan, inputs = self._plan, self._model.inputs
         preparation = Preparation(
             features=plan.features,
-            steps=make_steps(plan.config.source.preprocess),
+            steps=self._steps,
             inputs={i.feature: i.shape for i in inputs},
             fits=input_types(inputs),
             passed=passed_features(plan.columns),
@@ -65,12 +65,15 @@ class Computer:
             return self._compiled[columns]
 
     @cached_property
+    def _steps(self) -> Sequence[Step]:
+        return make_steps(self._plan.config.source.preprocess)
+
+    @cached_property
     def _model(self) -> Model:
-        config = self._plan.config
+        plan = self._plan
         with self._lock:
-            steps = make_steps(config.source.preprocess)
-            traced = trace_steps(steps, self._plan.features)
-            return cached_model(config.model, traced, self._plan.model_digest)
+            traced = trace_steps(self._steps, plan.features)
+            return cached_model(plan.config.model, traced, plan.model_digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from transforms import storage
 from transforms.column_names import KEY
 from transforms.errors.quarantine import BadRow
 from transforms.lookup import ConfigError
-from transforms.shard import Origin, Piece, Shard, file_hash
+from transforms.shard import Origin, Piece, Shard, hash_file
 from transforms.table.commit_record import Commit
 from transforms.table.directory import Table, open_parquet
 from transforms.table.earlier import StoredPiece, read_bad_rows, stored_pieces
@@ -74,7 +74,7 @@ def leave_out(table: Table, keys: Keys, redaction: Redaction) -> Left:
         rows += found.count
         unknown += found.unknown
         said.update(found.said.encode())
-        before |= {piece.file: file_hash(piece) for piece in shard.pieces}
+        before |= {p.file: hash_file(p.file, p.version) for p in shard.pieces}
         seen = _once(pa.concat_tables([seen, found.keys]))
         if pieces:
             indexes, kept = zip(*pieces, strict=True)
@@ -147,8 +147,10 @@ def _look(
 ) -> _Found:
     rows, found = _in_part(table, keys, commit)
     bad = read_bad_rows(table, commit)
-    lost = [one for one in bad if _is_of(one, keys, redaction)]
-    kept = [one for one in bad if one not in lost]
+    lost: list[BadRow] = []
+    kept: list[BadRow] = []
+    for one in bad:
+        (lost if _is_of(one, keys, redaction) else kept).append(one)
     unknown = sum(keys.columns != (KEY,) or one.example_id is None for one in kept)
     said = "\n".join(redaction.redacted(one.message) for one in kept)
     if not len(rows) and not lost:

@@ -77,7 +77,8 @@ def forget_rows(table: str, keys: str, to: str) -> Forgotten:
     """
     old = Table(storage.absolute(table))
     there = read_plan(old)
-    if old.read_success() is None:
+    finished = old.read_success()
+    if finished is None:
         raise ConfigError(
             f"rows can be forgotten of finished tables, {table!r} has no _SUCCESS; go"
             " on with the command that began it"
@@ -95,17 +96,15 @@ def forget_rows(table: str, keys: str, to: str) -> Forgotten:
             f"--keys must name rows of the table, {table!r} has none of the"
             f" {len(wanted.values)} keys in its column {', '.join(wanted.columns)}"
         )
-    summary = old.read_success() or {}
-    if left.rows >= summary["rows"] + summary["quarantined"]:
+    if left.rows >= finished["rows"] + finished["quarantined"]:
         raise ConfigError(
             f"a table must keep at least one row, {table!r} holds nothing but rows of"
             " these keys; remove it instead"
         )
     prepare_table(_plan(there, old, to, left))
-    summary = _extract(Table(to), redaction)
     return Forgotten(
         table=to,
-        summary=summary,
+        summary=_extract(Table(to), redaction),
         rows=left.rows,
         keys=len(wanted.values),
         keys_found=left.keys,

@@ -112,9 +112,8 @@ class Delta:
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows of the newest version."""
-        names = [KEY, *(column.name for column in table.vectors())]
-        dataset = self._open().to_pyarrow_dataset()
-        chosen = pc.field(KEY).isin(keys)
+        dataset, chosen = self._open().to_pyarrow_dataset(), pc.field(KEY).isin(keys)
+        names = table.compared()
         return dataset.to_table(columns=names, filter=chosen, use_threads=False)
 
     def _open(self) -> Any:

@@ -18,9 +18,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.publish.finished import FINGERPRINT, FinishedTable
+from pipeline.publish.finished import FINGERPRINT, FinishedTable, rows_of
 from pipeline.publish.placed import is_free, place_of
-from pipeline.publish.publish import rows_of
 from transforms import storage
 from transforms.column_names import KEY, TIME
 from transforms.lookup import ConfigError
@@ -190,8 +189,7 @@ class Feast:
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows of the directory that the definitions name."""
-        names = [KEY, *(column.name for column in table.vectors())]
-        return pa.concat_tables(rows_of(rows, keys) for rows in table.batches(names))
+        return rows_of(table.batches(table.compared()), keys)
 
     def _file(self, name: str) -> str:
         return storage.join(self._path, name)

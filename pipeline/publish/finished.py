@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms import storage
+from transforms.column_names import KEY
 from transforms.lookup import ConfigError, nearest
 from transforms.sources.staging import readable_copy
 from transforms.table.columns import Column
@@ -79,6 +81,10 @@ class FinishedTable:
             if column.is_vector
         ]
 
+    def compared(self) -> list[str]:
+        """Name the columns that are read back of some rows: the key, and vectors."""
+        return [KEY, *(column.name for column in self.vectors())]
+
     def vector(self, name: str | None, what: str) -> Column:
         """Choose a column of vectors.
 
@@ -110,21 +116,34 @@ class FinishedTable:
           parts: of which parts; all of them by default.
         """
         for part in self.parts if parts is None else parts:
-            with (
-                readable_copy(self.table.path(part.path)) as path,
-                open(path, "rb") as stream,
-                open_parquet(stream, check_pages=True) as file,
-            ):
-                for batch in file.iter_batches(
-                    _ROWS_AT_A_TIME, columns=list(columns), use_threads=False
-                ):
-                    yield pa.Table.from_batches([batch]).select(columns)
+            yield from batches_of(self.table.path(part.path), columns)
 
     def part_uri(self, part: StoredFile) -> str:
         """Give the URI of a part, absolute also on a local disk."""
         uri = self.table.path(part.path)
         local = storage.local_path(uri)
         return uri if local is None else local.absolute().as_uri()
+
+
+def batches_of(uri: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield columns of a Parquet file in the order asked for, some rows at a time."""
+    with (
+        readable_copy(uri) as path,
+        open(path, "rb") as stream,
+        open_parquet(stream, check_pages=True) as file,
+    ):
+        for batch in file.iter_batches(
+            _ROWS_AT_A_TIME, columns=list(columns), use_threads=False
+        ):
+            yield pa.Table.from_batches([batch]).select(columns)
+
+
+def rows_of(tables: Iterable[pa.Table], keys: pa.Array) -> pa.Table:
+    """Give the rows of some keys, of tables one after the other."""
+    return pa.concat_tables(
+        table.filter(pc.is_in(table[KEY], keys.cast(table[KEY].type)))
+        for table in tables
+    )
 
 
 def open_finished(uri: str) -> FinishedTable:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.publish.finished import FinishedTable
+from pipeline.publish.finished import FinishedTable, batches_of, rows_of
 from pipeline.publish.placed import (
     is_placed,
     place_of,
@@ -16,12 +16,9 @@ from pipeline.publish.placed import (
     placed_name,
     remove_others,
 )
-from pipeline.publish.publish import rows_of
 from transforms import storage
 from transforms.column_names import KEY
-from transforms.sources.staging import readable_copy
 from transforms.table.columns import Column
-from transforms.table.directory import open_parquet
 
 _CARD = "README.md"
 _DATA = "data"
@@ -76,29 +73,19 @@ class HuggingFace:
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys of all files that the card names."""
-        for batch in self._rows([KEY]):
-            yield batch.column(0)
+        for rows in self._rows([KEY]):
+            yield from rows[KEY].chunks
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows of the files that the card names."""
-        names = [KEY, *(column.name for column in table.vectors())]
-        some = (
-            rows_of(pa.Table.from_batches([batch]), keys) for batch in self._rows(names)
-        )
-        return pa.concat_tables(some)
+        return rows_of(self._rows(table.compared()), keys)
 
-    def _rows(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def _rows(self, columns: list[str]) -> Iterator[pa.Table]:
         card = storage.read(storage.join(self._path, _CARD)).decode()
         for line in card.splitlines():
             name = line.strip().removeprefix("- ")
-            if not name.startswith(f"{_DATA}/"):
-                continue
-            with (
-                readable_copy(storage.join(self._path, name)) as path,
-                open(path, "rb") as stream,
-                open_parquet(stream) as file,
-            ):
-                yield from file.iter_batches(columns=columns, use_threads=False)
+            if name.startswith(f"{_DATA}/"):
+                yield from batches_of(storage.join(self._path, name), columns)
 
     def _card(self, table: FinishedTable) -> str:
         """Write the card: YAML for programs, text for people."""

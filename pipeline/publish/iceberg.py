@@ -106,7 +106,7 @@ class Iceberg:
         """Read rows of the newest snapshot."""
         from pyiceberg.expressions import In
 
-        names = (KEY, *(column.name for column in table.vectors()))
+        names = tuple(table.compared())
         there = self._catalog().load_table(self._name)
         chosen = In(term=KEY, literals=set(keys.to_pylist()))
         return there.scan(row_filter=chosen, selected_fields=names).to_arrow()

@@ -7,9 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.publish.finished import FinishedTable
+from pipeline.publish.finished import FinishedTable, rows_of
 from pipeline.publish.placed import place_of
-from pipeline.publish.publish import rows_of
 from pipeline.publish.target import need
 from transforms import storage
 from transforms.column_names import KEY
@@ -74,13 +73,9 @@ class Lance:
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows of the newest version."""
-        names = [KEY, *(column.name for column in table.vectors())]
         there = self._database().open_table(self._name).to_lance()
-        some = (
-            rows_of(pa.Table.from_batches([batch]), keys)
-            for batch in there.to_batches(columns=names)
-        )
-        return pa.concat_tables(some)
+        batches = there.to_batches(columns=table.compared())
+        return rows_of((pa.Table.from_batches([batch]) for batch in batches), keys)
 
     def _database(self) -> Any:
         import lancedb

@@ -152,7 +152,7 @@ class PgVector:
         from pgvector.psycopg import register_vector
         from psycopg import sql
 
-        names = [KEY, *(column.name for column in table.vectors())]
+        names = table.compared()
         query = sql.SQL("SELECT {} FROM {} WHERE {} = ANY(%s)").format(
             sql.SQL(", ").join(map(sql.Identifier, names)),
             self._quoted(),

@@ -144,7 +144,7 @@ def earlier_shard(plan: TablePlan, shard: Shard) -> EarlierShard | None:
     judged = {c.made_by for c in there.columns} - {c.made_by for c in plan.columns}
     if judged and any(one.stage not in _OF_ANY_MODEL for one in bad):
         return None
-    pieces = earlier_pieces(earlier, shard)
+    pieces = _pieces_there(earlier, shard)
     ranges, found = _wanted(stored_pieces(pieces, commit, bad), shard)
     return EarlierShard(
         table=table,
@@ -284,7 +284,7 @@ def read_bad_rows(table: Table, commit: Commit) -> list[BadRow]:
     return [BadRow(**row) for row in found.to_pylist()]
 
 
-def earlier_pieces(earlier: Earlier, shard: Shard) -> Sequence[Piece]:
+def _pieces_there(earlier: Earlier, shard: Shard) -> Sequence[Piece]:
     """Give the pieces of the earlier shard that a shard comes from."""
     assert shard.origin is not None
     if shard.origin.whole:
