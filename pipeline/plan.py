@@ -98,7 +98,7 @@ def make_plan(
         columns = make_columns(
             config, job.source.default_key, job.table_features(), taps, compiled.outputs
         )
-    _check_batches(columns, config.model.batch_rows)
+    _check_columns(config, columns)
     used = [i.feature for i in job.model.inputs] + passed_features(columns)
     features = needed_features(job.steps, job.table_features(made=False), used)
     files = _list_files(job.source, config.table.path)
@@ -271,10 +271,6 @@ def _check_config(config: Config, earlier: Sequence[str]) -> None:
             "taps must name at least one activation, got none (featuretap taps CONFIG"
             " lists all)"
         )
-    if config.publish:
-        from pipeline.publish.publish import check_targets
-
-        check_targets(config)
     if earlier and config.limit:
         raise ConfigError("either --from or --limit, got both: --from is for all rows")
     for uri in earlier:
@@ -314,6 +310,16 @@ def _check_lengths(config: Config, model: Model) -> None:
                 f' {{ step = "pad", feature = "{i.feature}", lengths = [32, 128] }},'
                 " or resize images"
             )
+
+
+def _check_columns(config: Config, columns: Sequence[Column]) -> None:
+    """Refuse columns for batches, or for stores, that cannot hold them."""
+    _check_batches(columns, config.model.batch_rows)
+    if config.publish:
+        from pipeline.publish.columns import Columns
+        from pipeline.publish.publish import check_targets
+
+        check_targets(config, Columns(tuple(columns), tuple(config.table.entity)))
 
 
 def _check_batches(columns: Sequence[Column], batch_rows: int) -> None:

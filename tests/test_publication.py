@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from pipeline import publish_table, table_status
 from pipeline.cli import app
+from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable, open_finished, rows_of
 from pipeline.publish.publish import publications
 from pipeline.publish.target import need
@@ -33,17 +34,24 @@ class Memory:
     def location(self) -> str:
         return f"memory {self._place}"
 
+    def check(self, columns: Columns) -> None:
+        if self._place == "nowhere":
+            raise ConfigError(f"no place for {columns.compared()} of {columns.entity}")
+
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         there = self.places.get(self._place)
         return there and there[0]
 
     def write(self, table: FinishedTable) -> None:
-        names = [table.key.name, *(column.name for column in table.vectors())]
+        names = [
+            table.columns.key.name,
+            *(column.name for column in table.columns.vectors()),
+        ]
         rows = pa.concat_tables(table.batches(names))
         self.places[self._place] = (table.properties, rows)
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
-        yield from self.places[self._place][1][table.key.name].chunks
+        yield from self.places[self._place][1][table.columns.key.name].chunks
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         return rows_of([self.places[self._place][1]], keys)
@@ -145,12 +153,12 @@ def test_only_finished_tables_are_published(job: Job) -> None:
 def test_a_column_of_vectors_is_chosen(job: Job) -> None:
     job.run(source={"keep": ["text", "vec"]})
     table = open_finished(str(job.table))
-    assert [column.name for column in table.vectors()] == ["hidden", "head"]
-    assert table.vector("head", "column").width == 2
+    assert [column.name for column in table.columns.vectors()] == ["hidden", "head"]
+    assert table.columns.vector("head", "column").width == 2
     with pytest.raises(ConfigError, match=r"got none \(columns: head, hidden\)"):
-        table.vector(None, "column")
+        table.columns.vector(None, "column")
     with pytest.raises(ConfigError, match="got 'heat'; nearest is 'head'"):
-        table.vector("heat", "column")
+        table.columns.vector("heat", "column")
 
 
 def test_a_run_publishes_as_its_config_says(job: Job) -> None:
@@ -171,6 +179,21 @@ def test_a_run_publishes_as_its_config_says(job: Job) -> None:
         job.plan(publish={"first": {"place": "a"}})
     with pytest.raises(ConfigError, match="is not an option here"):
         job.plan(publish={"first": {"to": "test_publication:Memory", "plaice": "a"}})
+
+
+def test_columns_that_a_target_does_not_take_are_refused_by_the_plan(job: Job) -> None:
+    nowhere = {"to": "test_publication:Memory", "place": "nowhere"}
+    said = r"no place for \['example_id', 'hidden', 'head'\] of \(\)"
+    with pytest.raises(ConfigError, match=rf"^publish\.first: {said}"):
+        job.plan(publish={"first": nowhere})
+    time = {"event_timestamp": "2026-03-01T00:00:00Z", "entity": "text"}
+    with pytest.raises(ConfigError, match=r"of \('text',\)"):
+        job.plan(publish={"a": nowhere}, table=time, source={"keep": ["text"]})
+    with pytest.raises(ConfigError, match=r"publish\.feast: Feast needs the time"):
+        job.plan(publish={"feast": {}})
+    job.run()
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        publish_table(str(job.table), "test_publication:Memory", {"place": "nowhere"})
 
 
 def test_all_publications_are_tried_and_what_fails_is_said(job: Job) -> None:

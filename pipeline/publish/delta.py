@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable
 from pipeline.publish.placed import (
     is_free,
@@ -20,7 +21,6 @@ from pipeline.publish.placed import (
 )
 from pipeline.publish.target import need
 from transforms.column_names import KEY
-from transforms.lookup import ConfigError
 
 _OURS = "featuretap."
 
@@ -53,18 +53,14 @@ class Delta:
         """The directory."""
         return self._path
 
+    def check(self, columns: Columns) -> None:
+        """Refuse numbers that Delta has no types for."""
+        columns.refuse_odd_numbers("Delta")
+
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the properties of the last version that featuretap has made."""
         import deltalake
 
-        schema = table.schema
-        unsigned = [f.name for f in schema if "uint" in str(f.type)]
-        halves = [f.name for f in schema if "halffloat" in str(f.type)]
-        if unsigned or halves:
-            raise ConfigError(
-                "Delta has no unsigned and no 16-bit numbers, the table has them in"
-                f" {', '.join([*unsigned, *halves])}"
-            )
         if not deltalake.DeltaTable.is_deltatable(self._path, self._options):
             return None if is_free(self._path, is_placed) else {}
         for version in self._open().history():
@@ -80,7 +76,7 @@ class Delta:
 
         place_parts(table, self._path)
         properties = deltalake.CommitProperties(custom_metadata=table.properties)
-        schema = deltalake.Schema.from_arrow(table.schema)
+        schema = deltalake.Schema.from_arrow(table.columns.schema)
         if not deltalake.DeltaTable.is_deltatable(self._path, self._options):
             create_table_with_add_actions(
                 self._path,
@@ -113,7 +109,7 @@ class Delta:
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows of the newest version."""
         dataset, chosen = self._open().to_pyarrow_dataset(), pc.field(KEY).isin(keys)
-        names = table.compared()
+        names = table.columns.compared()
         return dataset.to_table(columns=names, filter=chosen, use_threads=False)
 
     def _open(self) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable
 from pipeline.publish.placed import is_free, place_of
 from pipeline.publish.target import need
@@ -57,9 +58,12 @@ class Faiss:
         """The directory."""
         return self._path
 
+    def check(self, columns: Columns) -> None:
+        """Refuse a column that holds no vectors."""
+        columns.vector(self._column, "target faiss.column")
+
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the properties that `about.json` holds."""
-        table.vector(self._column, "target faiss.column")
         try:
             return dict(self._about().get("properties", {}))
         except FileNotFoundError:
@@ -69,7 +73,7 @@ class Faiss:
         """Write index and keys, then `about.json`, then remove those before."""
         import faiss
 
-        column = table.vector(self._column, "target faiss.column")
+        column = table.columns.vector(self._column, "target faiss.column")
         kind = faiss.IndexFlatL2 if self._metric == "l2" else faiss.IndexFlatIP
         index: Any = kind(column.width or 0)
         keys = []

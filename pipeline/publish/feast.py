@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FINGERPRINT, FinishedTable, rows_of
 from pipeline.publish.placed import is_free, place_of
 from transforms import storage
@@ -40,6 +41,7 @@ _KINDS = {
     "float64": "Float64",
     "timestamp": "UnixTimestamp",
 }
+_RESERVED = ("event_ts", "created_ts")
 _BATCH = 10_000
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _STORE = re.compile(r"(sqlite|milvus|registry)-[0-9a-f]{8}\.db")
@@ -126,23 +128,28 @@ class Feast:
         """The repository."""
         return self._path
 
-    def found(self, table: FinishedTable) -> Mapping[str, str] | None:
-        """Read the note that lies in the repository."""
-        if not any(column.role == "timestamp" for column in table.plan.columns):
+    def check(self, columns: Columns) -> None:
+        """Refuse rows without times, and what Feast has no types for."""
+        if not any(column.role == "timestamp" for column in columns.all):
             raise ConfigError(
                 "Feast needs the time of each row, the table has none; set"
                 " table.event_timestamp"
             )
-        unknown = [c.name for c in table.plan.columns if c.dtype not in _KINDS]
-        if unknown:
-            raise ConfigError(f"Feast has no type for columns {', '.join(unknown)}")
-        widths = {column.width for column in table.vectors()}
+        unknown = (c for c in columns.all if c.dtype not in _KINDS)
+        refuse(unknown, "Feast has no type for some columns")
+        if self._online == "milvus":
+            taken = (c for c in columns.all if c.name in _RESERVED)
+            refuse(taken, "Feast's Milvus keeps some names of columns for itself")
+        widths = {column.width for column in columns.vectors()}
         if self._online == "milvus" and len(widths) > 1:
             raise ConfigError(
                 "Feast's Milvus takes vectors of one length, the table has lengths"
                 f" {', '.join(map(str, sorted(map(int, filter(None, widths)))))}; take"
                 " fewer taps, or online = 'sqlite'"
             )
+
+    def found(self, table: FinishedTable) -> Mapping[str, str] | None:
+        """Read the note that lies in the repository."""
         try:
             note = json.loads(storage.read(self._file(_NOTE)))
         except FileNotFoundError:
@@ -189,7 +196,7 @@ class Feast:
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows of the directory that the definitions name."""
-        return rows_of(table.batches(table.compared()), keys)
+        return rows_of(table.batches(table.columns.compared()), keys)
 
     def _file(self, name: str) -> str:
         return storage.join(self._path, name)
@@ -207,7 +214,9 @@ class Feast:
         if self._online == "milvus":
             online += ["  vector_enabled: true", "  metric_type: COSINE"]
             online += ["  index_type: FLAT"]
-            online += [f"  embedding_dim: {c.width}" for c in table.vectors()[:1]]
+            online += [
+                f"  embedding_dim: {c.width}" for c in table.columns.vectors()[:1]
+            ]
         return "\n".join(
             [
                 "# Written by featuretap publish --to feast.",
@@ -228,13 +237,13 @@ class Feast:
     def _definitions(self, table: FinishedTable) -> str:
         """Write features.py: an entity, a source, a view with its schema, a service."""
         entity = _entity(table)
-        kinds = {c.name: _KINDS.get(c.dtype, "") for c in table.plan.columns}
+        kinds = {c.name: _KINDS.get(c.dtype, "") for c in table.columns.all}
         shapes = {
-            c.name: list(c.shape) for c in table.plan.columns if c.role == "feature"
+            c.name: list(c.shape) for c in table.columns.all if c.role == "feature"
         }
         fields = [
             f"        {_field(column, searched=self._online == 'milvus')},"
-            for column in table.plan.columns
+            for column in table.columns.all
             if column.name != TIME
         ]
         entities = [
@@ -298,7 +307,7 @@ class Feast:
 
 def _entity(table: FinishedTable) -> list[str]:
     """Name the columns that join: the table's entity, else its key."""
-    return list(table.plan.config.table.entity) or [KEY]
+    return list(table.columns.entity) or [KEY]
 
 
 def _field(column: Column, *, searched: bool) -> str:

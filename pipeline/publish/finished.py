@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.publish.columns import Columns
 from transforms import storage
 from transforms.column_names import KEY
-from transforms.lookup import ConfigError, nearest
+from transforms.lookup import ConfigError
 from transforms.sources.staging import readable_copy
-from transforms.table.columns import Column
 from transforms.table.commit_record import StoredFile
 from transforms.table.directory import Table, open_parquet
 from transforms.table.manifest import read_manifest
@@ -49,18 +49,9 @@ class FinishedTable:
         return sum(part.rows for part in self.parts)
 
     @property
-    def key(self) -> Column:
-        """The column that tells rows apart."""
-        return self.plan.columns[0]
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Of the parts, without metadata; all fields but the key may be null.
-
-        A field that must not be null could never be added to a table that is there.
-        """
-        key, *others = self.plan.schema.remove_metadata()
-        return pa.schema([key, *(field.with_nullable(True) for field in others)])
+    def columns(self) -> Columns:
+        """What each row has."""
+        return Columns(self.plan.columns, tuple(self.plan.config.table.entity))
 
     @property
     def properties(self) -> dict[str, str]:
@@ -71,40 +62,6 @@ class FinishedTable:
             OPTIONS: self.options,
             "featuretap.table": self.table.uri,
         }
-
-    def vectors(self) -> list[Column]:
-        """Give the columns that hold vectors of floats, all of one length."""
-        return [
-            column
-            for column in self.plan.columns
-            if column.role == "feature" and column.width and column.family == "float"
-            if column.is_vector
-        ]
-
-    def compared(self) -> list[str]:
-        """Name the columns that are read back of some rows: the key, and vectors."""
-        return [KEY, *(column.name for column in self.vectors())]
-
-    def vector(self, name: str | None, what: str) -> Column:
-        """Choose a column of vectors.
-
-        Args:
-          name: of the column; None for the only one.
-          what: the option that names it, for messages.
-
-        Raises:
-          ConfigError: there is no such column, or it is not clear which is meant.
-        """
-        by_name = {column.name: column for column in self.vectors()}
-        if name is None and len(by_name) == 1:
-            return next(iter(by_name.values()))
-        if name in by_name:
-            return by_name[name]
-        given = f"got {name!r}{nearest(name, by_name)}" if name else "got none"
-        raise ConfigError(
-            f"{what} must name a column of vectors, {given} (columns:"
-            f" {', '.join(sorted(by_name)) or 'none'})"
-        )
 
     def batches(
         self, columns: Sequence[str], parts: Sequence[StoredFile] | None = None

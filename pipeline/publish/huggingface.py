@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable, batches_of, rows_of
 from pipeline.publish.placed import (
     is_placed,
@@ -48,6 +49,9 @@ class HuggingFace:
         """The directory."""
         return self._path
 
+    def check(self, columns: Columns) -> None:
+        """Take any columns."""
+
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the properties that the card holds."""
         try:
@@ -78,7 +82,7 @@ class HuggingFace:
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows of the files that the card names."""
-        return rows_of(self._rows(table.compared()), keys)
+        return rows_of(self._rows(table.columns.compared()), keys)
 
     def _rows(self, columns: list[str]) -> Iterator[pa.Table]:
         card = storage.read(storage.join(self._path, _CARD)).decode()
@@ -96,7 +100,7 @@ class HuggingFace:
         head += ["  - split: train", "    path:"]
         head += [f"    - {_DATA}/{placed_name(part)}" for part in table.parts]
         head += ["dataset_info:", "  features:"]
-        for column in table.plan.columns:
+        for column in table.columns.all:
             head += [f"  - name: {json.dumps(column.name)}", f"    {_kind(column)}"]
             if column.is_vector and column.width:
                 head.append(f"    length: {column.width}")
@@ -112,7 +116,7 @@ class HuggingFace:
                 "",
                 "| column | type | shape | from |",
                 "|---|---|---|---|",
-                *(_row(column) for column in table.plan.columns),
+                *(_row(column) for column in table.columns.all),
                 "",
             ]
         )

@@ -7,10 +7,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FINGERPRINT, FinishedTable
 from pipeline.publish.target import need
 from transforms.column_names import KEY
 from transforms.lookup import ConfigError
+
+_RESERVED = (
+    *("_file", "_pos", "_deleted", "_spec_id", "_partition"),
+    *("_row_id", "_last_updated_sequence_number"),
+)
 
 
 class Iceberg:
@@ -54,15 +60,14 @@ class Iceberg:
         """Catalog and name."""
         return f"{self._name} in catalog {self._catalog_name}"
 
+    def check(self, columns: Columns) -> None:
+        """Refuse what Iceberg has no types for, and names of its own columns."""
+        columns.refuse_odd_numbers("Iceberg")
+        ours = (c for c in columns.all if c.name in _RESERVED)
+        refuse(ours, "Iceberg keeps some names of columns for itself")
+
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the properties of the Iceberg table."""
-        unsigned = [f.name for f in table.schema if _is_unsigned(f.type)]
-        halves = [f.name for f in table.schema if "halffloat" in str(f.type)]
-        if unsigned or halves:
-            raise ConfigError(
-                "Iceberg has no unsigned and no 16-bit numbers, the table has them in"
-                f" {', '.join([*unsigned, *halves])}"
-            )
         catalog = self._catalog()
         if not catalog.table_exists(self._name):
             return None
@@ -78,14 +83,14 @@ class Iceberg:
         if not catalog.table_exists(self._name):
             catalog.create_namespace_if_not_exists(self._name.rpartition(".")[0])
             with catalog.create_table_transaction(
-                self._name, table.schema, properties=properties
+                self._name, table.columns.schema, properties=properties
             ) as transaction:
                 transaction.add_files(uris, check_duplicate_files=False)
             return
         there = catalog.load_table(self._name)
         files = [task.file for task in there.scan().plan_files()]
         with there.transaction() as transaction:
-            self._set_columns(transaction, there, table.schema)
+            self._set_columns(transaction, there, table.columns.schema)
             transaction.set_properties(properties)
             update = transaction.update_snapshot({FINGERPRINT: table.plan.fingerprint})
             with update.overwrite() as snapshot:
@@ -106,7 +111,7 @@ class Iceberg:
         """Read rows of the newest snapshot."""
         from pyiceberg.expressions import In
 
-        names = tuple(table.compared())
+        names = tuple(table.columns.compared())
         there = self._catalog().load_table(self._name)
         chosen = In(term=KEY, literals=set(keys.to_pylist()))
         return there.scan(row_filter=chosen, selected_fields=names).to_arrow()
@@ -127,7 +132,3 @@ class Iceberg:
             update.union_by_name(schema)
         mapping = transaction.table_metadata.schema().name_mapping.model_dump_json()
         transaction.set_properties({TableProperties.DEFAULT_NAME_MAPPING: mapping})
-
-
-def _is_unsigned(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_unsigned_integer(kind))

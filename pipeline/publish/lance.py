@@ -7,11 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FinishedTable, rows_of
 from pipeline.publish.placed import place_of
 from pipeline.publish.target import need
 from transforms import storage
 from transforms.column_names import KEY
+
+_RESERVED = ("_rowid", "_rowaddr", "_distance", "_score", "_relevance_score")
 
 
 class Lance:
@@ -37,6 +40,11 @@ class Lance:
     def location(self) -> str:
         """Database and name."""
         return f"{self._uri}/{self._name}.lance"
+
+    def check(self, columns: Columns) -> None:
+        """Refuse names of columns that searches add."""
+        ours = (c for c in columns.all if c.name in _RESERVED)
+        refuse(ours, "LanceDB keeps some names of columns for itself")
 
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the properties that the table's schema holds."""
@@ -74,7 +82,7 @@ class Lance:
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows of the newest version."""
         there = self._database().open_table(self._name).to_lance()
-        batches = there.to_batches(columns=table.compared())
+        batches = there.to_batches(columns=table.columns.compared())
         return rows_of((pa.Table.from_batches([batch]) for batch in batches), keys)
 
     def _database(self) -> Any:
@@ -85,11 +93,11 @@ class Lance:
 
 def _schema(table: FinishedTable) -> pa.Schema:
     """Vectors of one length as fixed-size lists, which search needs."""
-    widths = {column.name: column.width for column in table.vectors()}
+    widths = {column.name: column.width for column in table.columns.vectors()}
     fields = [
         field.with_type(pa.list_(field.type.value_type, widths[field.name]))
         if field.name in widths
         else field
-        for field in table.schema
+        for field in table.columns.schema
     ]
     return pa.schema(fields, metadata=table.properties)

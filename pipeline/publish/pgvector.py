@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FinishedTable
 from pipeline.publish.target import need
 from transforms.column_names import KEY
@@ -33,6 +34,8 @@ _KINDS = {
     "timestamp": "timestamptz",
 }
 _MOST = {"vector": 16_000, "hnsw": 2_000}
+_NAME_BYTES = 63
+_RESERVED = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
 _OPERATORS = {"cosine": "vector_cosine_ops", "l2": "vector_l2_ops"}
 
 
@@ -76,16 +79,20 @@ class PgVector:
         """Database and table."""
         return f"{'.'.join(self._name)} in {mask(self._dsn) or 'the default database'}"
 
+    def check(self, columns: Columns) -> None:
+        """Refuse vectors that are too long, and names that Postgres does not take."""
+        limit = _MOST["hnsw" if self._index else "vector"]
+        wide = (c for c in columns.vectors() if (c.width or 0) > limit)
+        where = " in an index" if self._index else ""
+        refuse(wide, f"pgvector takes vectors of at most {limit} values{where}")
+        kept = _kept(columns)
+        long = (c for c in kept if len(c.name.encode()) > _NAME_BYTES)
+        refuse(long, f"Postgres takes names of at most {_NAME_BYTES} bytes")
+        system = (c for c in kept if c.name in _RESERVED)
+        refuse(system, "Postgres keeps some names of columns for itself")
+
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the comment of the table that is there."""
-        limit = _MOST["hnsw" if self._index else "vector"]
-        wide = [c.name for c in table.vectors() if (c.width or 0) > limit]
-        if wide:
-            raise ConfigError(
-                f"pgvector takes vectors of at most {limit} values"
-                f"{' in an index' if self._index else ''}, longer ones are in"
-                f" {', '.join(wide)}"
-            )
         with self._connect() as connection:
             query = "SELECT obj_description(to_regclass(%s)::oid), to_regclass(%s)"
             text = self._quoted().as_string(connection)
@@ -103,7 +110,7 @@ class PgVector:
         from pgvector.psycopg import register_vector
         from psycopg import sql
 
-        columns = _columns(table)
+        columns = _kept(table.columns)
         here, new = self._quoted(), self._quoted(f"_{uuid.uuid4().hex[:12]}")
         with self._connect() as connection:  # one transaction
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -118,7 +125,7 @@ class PgVector:
                 )
             )
             self._fill(connection, new, table, columns)
-            for column in table.vectors() if self._index else ():
+            for column in table.columns.vectors() if self._index else ():
                 connection.execute(
                     sql.SQL("CREATE INDEX ON {} USING hnsw ({} {})").format(
                         new,
@@ -145,14 +152,14 @@ class PgVector:
         with self._connect() as connection, connection.cursor("keys") as cursor:
             cursor.execute(query)
             while rows := cursor.fetchmany(10_000):
-                yield pa.array([row[0] for row in rows], table.key.arrow_type)
+                yield pa.array([row[0] for row in rows], table.columns.key.arrow_type)
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows of the table in the database."""
         from pgvector.psycopg import register_vector
         from psycopg import sql
 
-        names = table.compared()
+        names = table.columns.compared()
         query = sql.SQL("SELECT {} FROM {} WHERE {} = ANY(%s)").format(
             sql.SQL(", ").join(map(sql.Identifier, names)),
             self._quoted(),
@@ -161,7 +168,7 @@ class PgVector:
         with self._connect() as connection:
             register_vector(connection)
             rows = connection.execute(query, [keys.to_pylist()]).fetchall()
-        found = {KEY: pa.array([row[0] for row in rows], table.key.arrow_type)}
+        found = {KEY: pa.array([row[0] for row in rows], table.columns.key.arrow_type)}
         for i, name in enumerate(names[1:], 1):
             found[name] = pa.array([_list(row[i]) for row in rows])
         return pa.table(found)
@@ -173,7 +180,7 @@ class PgVector:
         from pgvector import Vector
         from psycopg import sql
 
-        vectors = {column.name for column in table.vectors()}
+        vectors = {column.name for column in table.columns.vectors()}
         names = [column.name for column in columns]
         copy = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
             new, sql.SQL(", ").join(map(sql.Identifier, names))
@@ -208,12 +215,12 @@ class PgVector:
             ) from None
 
 
-def _columns(table: FinishedTable) -> list[Column]:
+def _kept(columns: Columns) -> list[Column]:
     """Choose what Postgres has types for: scalars, and vectors of floats."""
-    vectors = {column.name for column in table.vectors()}
+    vectors = {column.name for column in columns.vectors()}
     return [
         column
-        for column in table.plan.columns
+        for column in columns.all
         if column.name in vectors or (not column.is_vector and column.dtype in _KINDS)
     ]
 

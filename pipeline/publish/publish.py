@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable, open_finished
 from pipeline.publish.target import Target, make_target, refuse_others
 from transforms import storage
@@ -78,12 +79,13 @@ def publish_table(
     Raises:
       FileNotFoundError: there is no such table.
       ConfigError: the table is not finished, the target's package is missing, it does
-        not have these options, or something else is there.
+        not have these options or take these columns, or something else is there.
       RuntimeError: what arrived is not what was sent.
     """
     began = time.perf_counter()
     finished = replace(open_finished(table), options=_hash(options or {}))
     made = make_target(table, target, options or {})
+    made.check(finished.columns)
     was_there = refuse_others(made, finished)
     if not was_there:
         made.write(finished)
@@ -130,15 +132,21 @@ def publish_as_configured(config: Config) -> list[Publication]:
     return done
 
 
-def check_targets(config: Config) -> None:
+def check_targets(config: Config, columns: Columns) -> None:
     """See that the targets of a config can be made, before there is a table.
 
+    Args:
+      config: that names them.
+      columns: that the table will have.
+
     Raises:
-      ConfigError: one is unknown, has other options, or its package is missing.
+      ConfigError: one is unknown, has other options, or its package is missing; or it
+        does not take these columns.
     """
     for name, spec in config.publish.items():
         try:
-            make_target(config.table.path, spec.to or name, spec.options)
+            made = make_target(config.table.path, spec.to or name, spec.options)
+            made.check(columns)
         except ConfigError as error:
             raise ConfigError(f"publish.{name}: {error}") from None
 
@@ -202,7 +210,7 @@ def _compare_rows(target: Target, table: FinishedTable) -> int:
     """Compare the first rows of some parts, value by value."""
     step = max(1, len(table.parts) // _SAMPLES)
     chosen = table.parts[::step][:_SAMPLES]
-    names = table.compared()
+    names = table.columns.compared()
     sent = pa.concat_tables(
         next(table.batches(names, [part])).slice(0, 1) for part in chosen
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FinishedTable
 from pipeline.publish.placed import place_of
 from pipeline.publish.target import need
@@ -19,6 +20,7 @@ from transforms.credentials import mask
 from transforms.lookup import ConfigError
 
 _POINTS = 512
+_MOST = 65_536
 _SPACE = uuid.UUID("6c7e2bb1-55a1-4f53-9d0a-1d2c1f5c9b0e")
 
 
@@ -64,9 +66,14 @@ class Qdrant:
         """Server or directory, and alias."""
         return f"{self._alias} in {mask(self._url or self._path)}"
 
+    def check(self, columns: Columns) -> None:
+        """Refuse a column that holds no vectors, or too long ones."""
+        column = columns.vector(self._column, "target qdrant.column")
+        if (column.width or 0) > _MOST:
+            refuse([column], f"Qdrant takes vectors of at most {_MOST} values")
+
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the properties of the collection that the alias leads to."""
-        table.vector(self._column, "target qdrant.column")
         with self._client() as client:
             name = self._collection(client)
             if name is None:
@@ -84,7 +91,7 @@ class Qdrant:
     def _fill(self, client: Any, name: str, table: FinishedTable) -> None:
         from qdrant_client import models
 
-        column = table.vector(self._column, "target qdrant.column")
+        column = table.columns.vector(self._column, "target qdrant.column")
         if client.collection_exists(name):  # of a call that was cut off
             client.delete_collection(name)
         client.create_collection(
@@ -96,7 +103,7 @@ class Qdrant:
         )
         beside = [
             c.name
-            for c in table.plan.columns
+            for c in table.columns.all
             if c.role in ("key", "keep") and c.family in ("text", "integer", "float")
             if c.dtype != "bytes"
         ]
@@ -126,7 +133,7 @@ class Qdrant:
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys that are found through the alias."""
-        kind, offset = table.key.arrow_type, None
+        kind, offset = table.columns.key.arrow_type, None
         with self._client() as client:
             while True:
                 points, offset = client.scroll(
@@ -138,7 +145,7 @@ class Qdrant:
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read points by their ids."""
-        column = table.vector(self._column, "target qdrant.column")
+        column = table.columns.vector(self._column, "target qdrant.column")
         with self._client() as client:
             points = client.retrieve(
                 self._alias,
@@ -146,7 +153,7 @@ class Qdrant:
                 with_payload=[KEY],
                 with_vectors=True,
             )
-        found = pa.array([p.payload[KEY] for p in points], table.key.arrow_type)
+        found = pa.array([p.payload[KEY] for p in points], table.columns.key.arrow_type)
         return pa.table({KEY: found, column.name: [p.vector for p in points]})
 
     @contextmanager

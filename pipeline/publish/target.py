@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FINGERPRINT, MODEL, OPTIONS, FinishedTable
 from transforms import storage
 from transforms.lookup import ConfigError, bind, nearest, resolve
@@ -41,14 +42,24 @@ class Target(Protocol):
         """Whether vectors come to lie there with length 1."""
         ...
 
+    def check(self, columns: Columns) -> None:
+        """See that a table of these columns can be published so.
+
+        A run asks before anything is computed, so nothing is known but the plan.
+
+        Args:
+          columns: of the table.
+
+        Raises:
+          ConfigError: it cannot.
+        """
+        ...
+
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Give the properties of what is there; None if there is nothing.
 
         Args:
-          table: that is to be published; columns and options are checked against it.
-
-        Raises:
-          ConfigError: it cannot be published so.
+          table: that is to be published.
         """
         ...
 
@@ -117,7 +128,7 @@ def refuse_others(target: Target, table: FinishedTable) -> bool:
       Whether this very table is there already, published with these options.
 
     Raises:
-      ConfigError: something else is there, or the table cannot be published so.
+      ConfigError: something else is there.
     """
     found = target.found(table)
     if found is None:
