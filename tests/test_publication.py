@@ -25,6 +25,7 @@ class Memory:
     """A target of one's own: rows in a dict, by place."""
 
     places: ClassVar[dict[str, tuple[dict[str, str], pa.Table]]] = {}
+    older: ClassVar[list[str]] = []
     normalizes = False
 
     def __init__(self, table: str, *, place: str = "here", shade: int = 0) -> None:
@@ -49,6 +50,9 @@ class Memory:
         ]
         rows = pa.concat_tables(table.batches(names))
         self.places[self._place] = (table.properties, rows)
+
+    def remove_older(self, table: FinishedTable) -> None:
+        self.older.append(self._place)
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         yield from self.places[self._place][1][table.columns.key.name].chunks
@@ -93,6 +97,7 @@ def no_target(table: str) -> int:
 @pytest.fixture(autouse=True)
 def _empty() -> None:
     Memory.places.clear()
+    Memory.older.clear()
 
 
 def test_a_target_of_ones_own(job: Job) -> None:
@@ -102,6 +107,7 @@ def test_a_target_of_ones_own(job: Job) -> None:
     assert done.sampled == 7  # the first rows of its parts
     again = publish_table(str(job.table), "test_publication:Memory", {"place": "there"})
     assert again.was_there
+    assert Memory.older == ["there", "there"]  # also where the table was there already
     assert publications(str(job.table)) == [again.to_json()]
     assert table_status(str(job.table)).published == (again.to_json(),)
 

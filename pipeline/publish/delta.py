@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.publish.columns import Columns
-from pipeline.publish.finished import FinishedTable
+from pipeline.publish.finished import MODEL, FinishedTable
 from pipeline.publish.placed import (
     is_free,
     is_placed,
@@ -23,6 +23,7 @@ from pipeline.publish.target import need
 from transforms.column_names import KEY
 
 _OURS = "featuretap."
+_DESCRIPTION = "Written by featuretap publish --to delta, with the model of digest "
 
 
 class Delta:
@@ -63,11 +64,12 @@ class Delta:
 
         if not deltalake.DeltaTable.is_deltatable(self._path, self._options):
             return None if is_free(self._path, is_placed) else {}
-        for version in self._open().history():
+        there = self._open()
+        for version in there.history():
             ours = {k: str(v) for k, v in version.items() if k.startswith(_OURS)}
             if ours:
                 return ours
-        return {}
+        return _described(there.metadata().description)  # the log has been cleaned
 
     def write(self, table: FinishedTable) -> None:
         """Add the parts that are new and remove those that are gone, in one version."""
@@ -83,6 +85,7 @@ class Delta:
                 schema,
                 self._added(table, set()),
                 mode="error",
+                description=_DESCRIPTION + table.plan.model_digest,
                 storage_options=self._options,
                 commit_properties=properties,
             )
@@ -99,6 +102,9 @@ class Delta:
         there.create_write_transaction(
             actions, mode, schema, commit_properties=properties
         )
+
+    def remove_older(self, table: FinishedTable) -> None:
+        """Leave old versions to `VACUUM`."""
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys of the newest version."""
@@ -134,6 +140,12 @@ class Delta:
             for part in table.parts
             if placed_name(part) not in there
         ]
+
+
+def _described(text: str | None) -> dict[str, str]:
+    """Read the model in a table's description, which stays when its log is cleaned."""
+    before, _, digest = (text or "").partition(_DESCRIPTION)
+    return {MODEL: digest} if digest and not before else {}
 
 
 def _adds(there: Any) -> list[dict[str, Any]]:

@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.publish.columns import Columns
-from pipeline.publish.finished import FinishedTable
+from pipeline.publish.finished import FinishedTable, matrix
 from pipeline.publish.placed import is_free, place_of
 from pipeline.publish.target import need
 from transforms import scratch, storage
@@ -70,10 +69,12 @@ class Faiss:
             return None if is_free(self._path, _FILE.fullmatch) else {}
 
     def write(self, table: FinishedTable) -> None:
-        """Write index and keys, then `about.json`, then remove those before."""
+        """Write index and keys, then `about.json`, which names them."""
         import faiss
 
         column = table.columns.vector(self._column, "target faiss.column")
+        if self.normalizes:
+            table.refuse_non_finite([column], "a FAISS index for cosine")
         kind = faiss.IndexFlatL2 if self._metric == "l2" else faiss.IndexFlatIP
         index: Any = kind(column.width or 0)
         keys = []
@@ -83,8 +84,10 @@ class Faiss:
                 faiss.normalize_L2(vectors)
             index.add(vectors)
             keys.append(batch.select([KEY]))
-        short = table.plan.fingerprint[:8]
-        names = {"index": f"index-{short}.faiss", "keys": f"keys-{short}.parquet"}
+        names = {
+            "index": f"index-{table.tag}.faiss",
+            "keys": f"keys-{table.tag}.parquet",
+        }
         with scratch.directory() as directory:
             faiss.write_index(index, str(directory / "index"))
             storage.publish(directory / "index", self._file(names["index"]))
@@ -96,8 +99,12 @@ class Faiss:
             "properties": table.properties,
         }
         storage.replace(self._file(_ABOUT), to_json(about))
+
+    def remove_older(self, table: FinishedTable) -> None:
+        """Remove files that `about.json` does not name."""
+        about = self._about()
         for name in storage.list_names(self._path):
-            if _FILE.fullmatch(name) and name not in names.values():
+            if _FILE.fullmatch(name) and name not in (about["index"], about["keys"]):
                 storage.remove(self._file(name))
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
@@ -134,10 +141,3 @@ class Faiss:
 
         with readable_copy(self._file(self._about()["index"])) as path:
             return faiss.read_index(path)
-
-
-def matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    """Give vectors as a float32 array `[rows, width]` that may be written to."""
-    values = column.combine_chunks().flatten()
-    found: np.ndarray = values.to_numpy(zero_copy_only=False)
-    return np.array(found.reshape(-1, width), np.float32)

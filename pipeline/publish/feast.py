@@ -184,10 +184,13 @@ class Feast:
             first, last = _times(table)
             self._run("materialize", first.isoformat(), last.isoformat())
             self._count(table)
-        for name in storage.list_names(self._path):  # of tables before
+        storage.replace(self._file(_NOTE), to_json(properties))
+
+    def remove_older(self, table: FinishedTable) -> None:
+        """Remove registries and online stores of tables before."""
+        for name in storage.list_names(self._path):
             if _STORE.fullmatch(name) and table.plan.fingerprint[:8] not in name:
                 storage.remove(self._file(name))
-        storage.replace(self._file(_NOTE), to_json(properties))
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys of the directory that the definitions name."""

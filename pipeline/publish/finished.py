@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,6 +16,7 @@ from transforms import storage
 from transforms.column_names import KEY
 from transforms.lookup import ConfigError
 from transforms.sources.staging import readable_copy
+from transforms.table.columns import Column
 from transforms.table.commit_record import StoredFile
 from transforms.table.directory import Table, open_parquet
 from transforms.table.manifest import read_manifest
@@ -63,6 +66,45 @@ class FinishedTable:
             "featuretap.table": self.table.uri,
         }
 
+    @property
+    def tag(self) -> str:
+        """Eight hex digits: of the table, and of the options it is published with.
+
+        What a target names so is another thing for each publication, and never
+        replaced while something leads to it.
+        """
+        text = f"{self.plan.fingerprint} {self.options}"
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def refuse_non_finite(self, columns: Iterable[Column], store: str) -> None:
+        """Refuse vectors that a store cannot hold, or search.
+
+        Rows are looked at only where they were not counted when they were computed.
+
+        Args:
+          columns: of vectors.
+          store: that takes finite ones only, for the message.
+
+        Raises:
+          ConfigError: a vector holds values that are NaN or infinite, or too large for
+            float32.
+        """
+        counted = self.plan.config.errors.non_finite != "allow"
+        for column in columns:
+            none = not self.summary.get("non_finite", {}).get(column.name)
+            if counted and none and column.dtype == "float32":
+                continue
+            for batch in self.batches([KEY, column.name]):
+                vectors = matrix(batch[column.name], column.width or 0)
+                bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+                if len(bad):
+                    raise ConfigError(
+                        f"{store} takes vectors of finite float32 only, column"
+                        f" {column.name!r} of row {batch[KEY][bad[0]].as_py()!r} holds"
+                        " others (errors.non_finite = 'quarantine' leaves such rows out"
+                        " of the table)"
+                    )
+
     def batches(
         self, columns: Sequence[str], parts: Sequence[StoredFile] | None = None
     ) -> Iterator[pa.Table]:
@@ -93,6 +135,14 @@ def batches_of(uri: str, columns: Sequence[str]) -> Iterator[pa.Table]:
             _ROWS_AT_A_TIME, columns=list(columns), use_threads=False
         ):
             yield pa.Table.from_batches([batch]).select(columns)
+
+
+def matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    """Give vectors as a float32 array `[rows, width]` that may be written to."""
+    values = column.combine_chunks().flatten()
+    found: np.ndarray = values.to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore"):
+        return np.array(found.reshape(-1, width), np.float32)
 
 
 def rows_of(tables: Iterable[pa.Table], keys: pa.Array) -> pa.Table:

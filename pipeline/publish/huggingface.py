@@ -69,11 +69,14 @@ class HuggingFace:
         return found
 
     def write(self, table: FinishedTable) -> None:
-        """Put the parts there, then the card that names them, then remove old parts."""
-        directory = storage.join(self._path, _DATA)
-        place_parts(table, directory)
+        """Put the parts there, then the card that names them."""
+        place_parts(table, storage.join(self._path, _DATA))
         storage.replace(storage.join(self._path, _CARD), self._card(table).encode())
-        remove_others(directory, {placed_name(part) for part in table.parts})
+
+    def remove_older(self, table: FinishedTable) -> None:
+        """Remove parts that the card does not name."""
+        kept = {placed_name(part) for part in table.parts}
+        remove_others(storage.join(self._path, _DATA), kept)
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys of all files that the card names."""

@@ -11,6 +11,7 @@ from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FINGERPRINT, FinishedTable
 from pipeline.publish.target import need
 from transforms.column_names import KEY
+from transforms.credentials import mask
 from transforms.lookup import ConfigError
 
 _RESERVED = (
@@ -57,8 +58,13 @@ class Iceberg:
 
     @property
     def location(self) -> str:
-        """Catalog and name."""
-        return f"{self._name} in catalog {self._catalog_name}"
+        """Name and catalog, with the catalog's address."""
+        from pyiceberg.utils.config import Config
+
+        known = Config().get_catalog_config(self._catalog_name) or {}
+        uri = {**known, **self._properties}.get("uri")
+        at = f" at {mask(str(uri))}" if uri else ""
+        return f"{self._name} in catalog {self._catalog_name}{at}"
 
     def check(self, columns: Columns) -> None:
         """Refuse what Iceberg has no types for, and names of its own columns."""
@@ -100,6 +106,9 @@ class Iceberg:
                 for uri in uris:
                     file = parquet_file_to_data_file(there.io, metadata, uri)
                     snapshot.append_data_file(file)
+
+    def remove_older(self, table: FinishedTable) -> None:
+        """Leave old snapshots to whoever expires them."""
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys of the newest snapshot."""

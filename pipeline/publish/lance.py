@@ -60,6 +60,8 @@ class Lance:
 
     def write(self, table: FinishedTable) -> None:
         """Write a version, which appears at once."""
+        # what LanceDB takes for vectors, and refuses, depends on names and widths
+        table.refuse_non_finite(table.columns.vectors(), "LanceDB")
         schema = _schema(table)
         names = schema.names
         batches = (
@@ -72,6 +74,9 @@ class Lance:
         self._database().create_table(
             self._name, data=reader, schema=schema, mode="overwrite"
         )
+
+    def remove_older(self, table: FinishedTable) -> None:
+        """Leave old versions to `cleanup_old_versions`."""
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys of the newest version."""

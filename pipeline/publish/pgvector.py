@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FinishedTable
@@ -111,6 +112,7 @@ class PgVector:
         from psycopg import sql
 
         columns = _kept(table.columns)
+        table.refuse_non_finite(table.columns.vectors(), "pgvector")
         here, new = self._quoted(), self._quoted(f"_{uuid.uuid4().hex[:12]}")
         with self._connect() as connection:  # one transaction
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -143,6 +145,9 @@ class PgVector:
                     new, sql.Identifier(self._name[-1])
                 )
             )
+
+    def remove_older(self, table: FinishedTable) -> None:
+        """Leave nothing to do: the table before went in the same transaction."""
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys of the table in the database."""
@@ -189,6 +194,7 @@ class PgVector:
         with connection.cursor() as cursor, cursor.copy(copy) as stream:
             stream.set_types(kinds)
             for batch in table.batches(names):
+                _refuse_zeros(batch, columns)
                 lists = [column.to_pylist() for column in batch.columns]
                 for row in zip(*lists, strict=True):
                     stream.write_row(
@@ -223,6 +229,21 @@ def _kept(columns: Columns) -> list[Column]:
         for column in columns.all
         if column.name in vectors or (not column.is_vector and column.dtype in _KINDS)
     ]
+
+
+def _refuse_zeros(batch: pa.Table, columns: list[Column]) -> None:
+    """Refuse text with zero characters, which Postgres cannot hold."""
+    for column in columns:
+        if column.dtype != "string":
+            continue
+        found = pc.match_substring(batch[column.name], "\0")
+        if pc.any(found).as_py():
+            key = batch.filter(found)[KEY][0].as_py()
+            raise ConfigError(
+                "text in Postgres cannot hold the character \\0, column"
+                f" {column.name!r} of row {key!r} does; keep the column no longer, or"
+                " take the character out of the data"
+            )
 
 
 def _kind(column: Column) -> str:

@@ -18,7 +18,7 @@ from pipeline.publish.target import Target, make_target, refuse_others
 from transforms import storage
 from transforms.column_names import KEY
 from transforms.config import Config
-from transforms.lookup import ConfigError
+from transforms.lookup import ConfigError, TableError
 from transforms.table.directory import Table, check_says, to_json
 from transforms.table.keys import hash_keys
 
@@ -91,6 +91,7 @@ def publish_table(
         made.write(finished)
     rows, key_sum = _compare_keys(made, finished)
     sampled = _compare_rows(made, finished)
+    made.remove_older(finished)
     publication = Publication(
         target=target,
         location=made.location,
@@ -176,9 +177,11 @@ def _note(table: Table, target: str, location: str) -> str:
     """Name the document of a publication by target; of a second place also by place."""
     kind = target.replace(":", ".")
     name = f"{PUBLISHED}/{kind}.json"
-    if not storage.exists(table.internal(name)):
+    try:
+        noted = table.read_json(name).get("location", location)
+    except (FileNotFoundError, TableError):  # none, or a damaged one
         return name
-    if table.read_json(name).get("location") == location:
+    if noted == location:
         return name
     place = hashlib.sha256(location.encode()).hexdigest()[:8]
     return f"{PUBLISHED}/{kind}-{place}.json"
@@ -231,9 +234,10 @@ def _compare_rows(target: Target, table: FinishedTable) -> int:
 
 def _agree(sent: Sequence[float], found: Sequence[float], *, normalized: bool) -> bool:
     one, other = (np.asarray(values, np.float64) for values in (sent, found))
-    if normalized and one.any() and other.any():
+    finite = np.isfinite(one).all() and np.isfinite(other).all()
+    if normalized and finite and one.any() and other.any():
         one, other = one / np.linalg.norm(one), other / np.linalg.norm(other)
-    size = max(float(np.abs(one).max(initial=0.0)), 1e-30)
+    size = max(float(np.abs(one[np.isfinite(one)]).max(initial=0.0)), 1e-30)
     return one.shape == other.shape and bool(
         np.allclose(one, other, rtol=0, atol=_TOLERANCE * size, equal_nan=True)
     )

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from pipeline.publish.columns import Columns, refuse
-from pipeline.publish.finished import FinishedTable
+from pipeline.publish.finished import MODEL, FinishedTable
 from pipeline.publish.placed import place_of
 from pipeline.publish.target import need
 from transforms import storage
 from transforms.column_names import KEY
 from transforms.credentials import mask
 from transforms.lookup import ConfigError
+from transforms.table.columns import Column
 
 _POINTS = 512
 _MOST = 65_536
@@ -81,12 +85,25 @@ class Qdrant:
             return dict(client.get_collection(name).config.metadata or {})
 
     def write(self, table: FinishedTable) -> None:
-        """Fill a collection of its own, move the alias, remove the one before."""
-        name = f"{self._alias}-{table.plan.fingerprint[:8]}"
+        """Fill a collection of its own, and move the alias to it."""
+        column = table.columns.vector(self._column, "target qdrant.column")
+        table.refuse_non_finite([column], "Qdrant")
+        name = f"{self._alias}-{table.tag}"
         with self._client() as client:
             before = self._collection(client)
             self._fill(client, name, table)
             self._move(client, name, before)
+
+    def remove_older(self, table: FinishedTable) -> None:
+        """Remove collections that were filled for this alias, and none leads to."""
+        ours = re.compile(rf"{re.escape(self._alias)}-[0-9a-f]{{8}}")
+        with self._client() as client:
+            used = {one.collection_name for one in client.get_aliases().aliases}
+            for one in client.get_collections().collections:
+                if one.name in used or not ours.fullmatch(one.name):
+                    continue
+                if MODEL in (client.get_collection(one.name).config.metadata or {}):
+                    client.delete_collection(one.name)
 
     def _fill(self, client: Any, name: str, table: FinishedTable) -> None:
         from qdrant_client import models
@@ -101,22 +118,20 @@ class Qdrant:
             ),
             metadata=table.properties,
         )
-        beside = [
-            c.name
-            for c in table.columns.all
-            if c.role in ("key", "keep") and c.family in ("text", "integer", "float")
-            if c.dtype != "bytes"
-        ]
+        beside = [c.name for c in table.columns.all if _is_payload(c)]
         for batch in table.batches([*beside, column.name]):
-            rows = batch.to_pylist()
-            for start in range(0, len(rows), _POINTS):
-                points = [
-                    models.PointStruct(
-                        id=point_id(row[KEY]), vector=row.pop(column.name), payload=row
-                    )
-                    for row in rows[start : start + _POINTS]
-                ]
-                client.upsert(name, points, wait=True)
+            vectors = batch[column.name].to_pylist()
+            rows = batch.select(beside).to_pylist()
+            points = [
+                models.PointStruct(
+                    id=point_id(row[KEY]),
+                    vector=vector,
+                    payload={name: _plain(value) for name, value in row.items()},
+                )
+                for row, vector in zip(rows, vectors, strict=True)
+            ]
+            for start in range(0, len(points), _POINTS):
+                client.upsert(name, points[start : start + _POINTS], wait=True)
 
     def _move(self, client: Any, name: str, before: str | None) -> None:
         from qdrant_client import models
@@ -128,8 +143,6 @@ class Qdrant:
         new = models.CreateAlias(collection_name=name, alias_name=self._alias)
         moves.append(models.CreateAliasOperation(create_alias=new))
         client.update_collection_aliases(moves)
-        if before:
-            client.delete_collection(before)
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys that are found through the alias."""
@@ -178,6 +191,19 @@ class Qdrant:
             if one.alias_name == self._alias:
                 return str(one.collection_name)
         return None
+
+
+def _is_payload(column: Column) -> bool:
+    return not column.is_computed and column.dtype != "bytes"
+
+
+def _plain(value: Any) -> Any:
+    """Give a value as JSON has it: times as RFC 3339, null for what is not finite."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def point_id(key: Any) -> str:

@@ -71,6 +71,17 @@ class Target(Protocol):
         """
         ...
 
+    def remove_older(self, table: FinishedTable) -> None:
+        """Remove what tables before have left, and only that.
+
+        It is called when readers see the table, also where it was there already: a call
+        may have been cut off before.
+
+        Args:
+          table: that is there.
+        """
+        ...
+
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys that are there now."""
         ...

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from transforms.column_names import KEY
 
 
 @dataclass
@@ -18,7 +20,10 @@ class Place:
     Attributes:
       target: what `--to` calls it.
       options: that lead to it.
-      rows: counts the rows that its readers find; None where they find nothing.
+      keys: those that its readers find, in order; None where they find nothing.
+      versions: counts tables that lie there: versions, snapshots, collections, sets of
+        files.
+      keeps: whether tables before stay, as versions.
       nearest: finds the key of the row whose vector is nearest; None if the store
         searches nothing.
       occupy: puts something there that is not featuretap's.
@@ -28,11 +33,12 @@ class Place:
 
     target: str
     options: dict[str, Any]
-    rows: Callable[[], int | None]
+    keys: Callable[[], list[int] | None]
     occupy: Callable[[], Any]
     breaks: str
+    versions: Callable[[], int]
+    keeps: bool = False
     nearest: Callable[[list[float]], Any] | None = None
-    versions: Callable[[], int] | None = None
     close: Callable[[], Any] = field(default=lambda: None)
 
 
@@ -43,10 +49,11 @@ def delta(root: Path) -> Place:
 
     path = root / "delta"
 
-    def rows() -> int | None:
+    def keys() -> list[int] | None:
         if not deltalake.DeltaTable.is_deltatable(str(path)):
             return None
-        return polars.read_delta(str(path)).height
+        frame = polars.scan_delta(str(path)).select(KEY).collect()
+        return sorted(frame[KEY].to_list())
 
     def occupy() -> None:
         deltalake.write_deltalake(str(path), pa.table({"a": [1]}))
@@ -56,7 +63,7 @@ def delta(root: Path) -> Place:
 
     broken = "pipeline.publish.delta.placed_name"
     options = {"path": str(path)}
-    return Place("delta", options, rows, occupy, broken, versions=versions)
+    return Place("delta", options, keys, occupy, broken, versions, keeps=True)
 
 
 def iceberg(root: Path) -> Place:
@@ -72,13 +79,13 @@ def iceberg(root: Path) -> Place:
     (root / "warehouse").mkdir(exist_ok=True)
     catalog = load_catalog("tests", **properties)
 
-    def rows() -> int | None:
+    def keys() -> list[int] | None:
         if not catalog.table_exists("ml.features"):
             return None
         table = catalog.load_table("ml.features")
-        seen = int(polars.scan_iceberg(table).collect().height)
-        assert table.scan().count() == seen
-        return seen
+        seen = polars.scan_iceberg(table).select(KEY).collect()[KEY].to_list()
+        assert table.scan().count() == len(seen)
+        return sorted(seen)
 
     def occupy() -> None:
         catalog.create_namespace_if_not_exists("ml")
@@ -89,14 +96,14 @@ def iceberg(root: Path) -> Place:
 
     options = {"name": "ml.features", "catalog": "tests", "properties": properties}
     broken = "pipeline.publish.finished.FinishedTable.part_uri"
-    return Place("iceberg", options, rows, occupy, broken, versions=versions)
+    return Place("iceberg", options, keys, occupy, broken, versions, keeps=True)
 
 
 def huggingface(root: Path) -> Place:
     """A dataset in a directory."""
     path = root / "huggingface"
 
-    def rows() -> int | None:
+    def keys() -> list[int] | None:
         from datasets import load_dataset
 
         if not (path / "README.md").exists():
@@ -104,14 +111,20 @@ def huggingface(root: Path) -> Place:
         cache = str(root / "cache")
         dataset = load_dataset(str(path), split="train", cache_dir=cache)
         assert dataset.features["head"].length == 2
-        return int(dataset.with_format("numpy")["head"][:].shape[0])
+        assert dataset.with_format("numpy")["head"][:].shape == (len(dataset), 2)
+        return sorted(dataset[KEY][:])
 
     def occupy() -> None:
         path.mkdir()
         (path / "README.md").write_text("# Somebody's")
 
+    def versions() -> int:
+        card = (path / "README.md").read_text()
+        names = {file.name for file in (path / "data").iterdir()}
+        return 1 if all(f"    - data/{name}" in card for name in names) else 2
+
     broken = "pipeline.publish.huggingface._kind"
-    return Place("huggingface", {"path": str(path)}, rows, occupy, broken)
+    return Place("huggingface", {"path": str(path)}, keys, occupy, broken, versions)
 
 
 def faiss(root: Path) -> Place:
@@ -125,17 +138,24 @@ def faiss(root: Path) -> Place:
 
     def opened() -> tuple[Any, list[Any]]:
         about = json.loads((path / "about.json").read_text())
-        keys = pq.read_table(path / about["keys"])["example_id"].to_pylist()
-        return faiss.read_index(str(path / about["index"])), keys
+        found = pq.read_table(path / about["keys"])[KEY].to_pylist()
+        return faiss.read_index(str(path / about["index"])), found
 
-    def rows() -> int | None:
-        return opened()[0].ntotal if (path / "about.json").exists() else None
+    def keys() -> list[int] | None:
+        if not (path / "about.json").exists():
+            return None
+        index, found = opened()
+        assert index.ntotal == len(found)
+        return sorted(found)
 
     def nearest(vector: list[float]) -> Any:
-        index, keys = opened()
+        index, found = opened()
         query = np.array([vector], np.float32)
         faiss.normalize_L2(query)
-        return keys[index.search(query, 1)[1][0, 0]]
+        return found[index.search(query, 1)[1][0, 0]]
+
+    def versions() -> int:
+        return len(list(path.glob("index-*.faiss")))
 
     def occupy() -> None:
         path.mkdir()
@@ -143,7 +163,7 @@ def faiss(root: Path) -> Place:
 
     options = {"path": str(path), "column": "head"}
     broken = "pipeline.publish.faiss.to_parquet"
-    return Place("faiss", options, rows, occupy, broken, nearest)
+    return Place("faiss", options, keys, occupy, broken, versions, nearest=nearest)
 
 
 def lance(root: Path) -> Place:
@@ -155,20 +175,24 @@ def lance(root: Path) -> Place:
     def table() -> Any:
         return lancedb.connect(uri).open_table("features")
 
-    def rows() -> int | None:
+    def keys() -> list[int] | None:
         if "features" not in lancedb.connect(uri).list_tables().tables:
             return None
-        return int(table().count_rows())
+        return sorted(table().to_arrow()[KEY].to_pylist())
 
     def nearest(vector: list[float]) -> Any:
         search = table().search(vector, vector_column_name="head")
-        return search.distance_type("cosine").limit(1).to_list()[0]["example_id"]
+        return search.distance_type("cosine").limit(1).to_list()[0][KEY]
+
+    def versions() -> int:
+        return len(table().list_versions())
 
     def occupy() -> None:
         lancedb.connect(uri).create_table("features", pa.table({"a": [1]}))
 
     broken = "pipeline.publish.finished.open_parquet"
-    return Place("lance", {"uri": uri}, rows, occupy, broken, nearest)
+    options = {"uri": uri}
+    return Place("lance", options, keys, occupy, broken, versions, True, nearest)
 
 
 def qdrant(root: Path) -> Place:
@@ -184,22 +208,26 @@ def qdrant(root: Path) -> Place:
         finally:
             client.close()
 
-    def rows() -> int | None:
-        def count(client: Any) -> int | None:
-            there = client.collection_exists("features")
-            return int(client.count("features").count) if there else None
+    def keys() -> list[int] | None:
+        def scroll(client: Any) -> list[int] | None:
+            if not client.collection_exists("features"):
+                return None
+            points, _ = client.scroll("features", limit=1000)
+            assert client.count("features").count == len(points)
+            return sorted(point.payload[KEY] for point in points)
 
-        found: int | None = ask(count)
+        found: list[int] | None = ask(scroll)
         return found
 
     def nearest(vector: list[float]) -> Any:
         return ask(
             lambda client: (
-                client.query_points("features", vector, limit=1)
-                .points[0]
-                .payload["example_id"]
+                client.query_points("features", vector, limit=1).points[0].payload[KEY]
             )
         )
+
+    def versions() -> int:
+        return ask(lambda client: len(client.get_collections().collections))
 
     def occupy() -> None:
         kind = models.VectorParams(size=2, distance=models.Distance.DOT)
@@ -207,7 +235,7 @@ def qdrant(root: Path) -> Place:
 
     options = {"path": path, "column": "head"}
     broken = "pipeline.publish.finished.open_parquet"
-    return Place("qdrant", options, rows, occupy, broken, nearest)
+    return Place("qdrant", options, keys, occupy, broken, versions, nearest=nearest)
 
 
 def pgvector(root: Path) -> Place:
@@ -223,14 +251,18 @@ def pgvector(root: Path) -> Place:
             cursor = connection.execute(query)
             return cursor.fetchall() if cursor.description else None
 
-    def rows() -> int | None:
+    def keys() -> list[int] | None:
         if ask("SELECT to_regclass('features')") == [(None,)]:
             return None
-        return int(ask("SELECT count(*) FROM features")[0][0])
+        return sorted(row[0] for row in ask(f"SELECT {KEY} FROM features"))
 
     def nearest(vector: list[float]) -> Any:
         order = f"head <=> '{vector}'"
-        return ask(f"SELECT example_id FROM features ORDER BY {order} LIMIT 1")[0][0]
+        return ask(f"SELECT {KEY} FROM features ORDER BY {order} LIMIT 1")[0][0]
+
+    def versions() -> int:
+        query = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'features%'"
+        return int(ask(query)[0][0])
 
     def occupy() -> None:
         ask("CREATE TABLE features (a int)")
@@ -238,7 +270,8 @@ def pgvector(root: Path) -> Place:
     options = {"dsn": dsn, "index": "cosine"}
     broken = "pipeline.publish.pgvector._kind"
     close = server.cleanup
-    return Place("pgvector", options, rows, occupy, broken, nearest, close=close)
+    place = Place("pgvector", options, keys, occupy, broken, versions, close=close)
+    return replace(place, nearest=nearest)
 
 
 PLACES: dict[str, Callable[[Path], Place]] = {

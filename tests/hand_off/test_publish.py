@@ -10,6 +10,9 @@ import json
 import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,16 @@ pytestmark = [
 ]
 
 
+KILLED = """
+import json, os, signal, sys
+from pipeline.publish.publish import publish_table
+from pipeline.publish.target import make_target
+
+options, target, table = json.loads(sys.argv[1]), *sys.argv[2:]
+kind = type(make_target(table, target, options))
+kind.remove_older = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+publish_table(table, target, options)
+"""
 PIXELS = pa.list_(pa.uint8())
 
 
@@ -92,15 +105,17 @@ def test_a_table_arrives_and_the_next_takes_its_place(
     place: Place, tables: dict[str, str]
 ) -> None:
     first = publish_table(tables["one"], place.target, place.options)
-    assert (first.rows, first.was_there, place.rows()) == (20, False, 20)
+    assert (first.rows, first.was_there) == (20, False)
+    assert place.keys() == [*range(20)]
     assert first.sampled > 0
     again = publish_table(tables["one"], place.target, place.options)
-    assert (again.was_there, again.key_sum, place.rows()) == (True, first.key_sum, 20)
-    versions = place.versions() if place.versions else 0
-    second = publish_table(tables["two"], place.target, place.options)
-    assert (second.rows, second.was_there, place.rows()) == (30, False, 30)
-    if place.versions:
-        assert place.versions() == versions + 1
+    assert (again.was_there, again.key_sum) == (True, first.key_sum)
+    assert place.keys() == [*range(20)]
+    versions = place.versions()
+    second = publish_table(tables["two"], place.target, place.options)  # a day more
+    assert (second.rows, second.was_there) == (30, False)
+    assert place.keys() == [*range(30)]
+    assert place.versions() == versions + place.keeps
     if place.nearest:
         keys, heads = read_features(tables["two"], "head")
         for row in (0, 11, 29):
@@ -114,7 +129,7 @@ def test_a_table_arrives_and_the_next_takes_its_place(
 def test_columns_come_and_go(place: Place, tables: dict[str, str]) -> None:
     publish_table(tables["two"], place.target, place.options)
     assert publish_table(tables["more"], place.target, place.options).rows == 30
-    assert place.rows() == 30
+    assert place.keys() == [*range(30)]
 
 
 def test_vectors_of_another_model_are_refused(
@@ -123,7 +138,7 @@ def test_vectors_of_another_model_are_refused(
     publish_table(tables["one"], place.target, place.options)
     with pytest.raises(ConfigError, match=r"vectors of one model.*\n.*there: "):
         publish_table(tables["other"], place.target, place.options)
-    assert place.rows() == 20
+    assert place.keys() == [*range(20)]
 
 
 def test_what_is_not_featuretaps_stays(place: Place, tables: dict[str, str]) -> None:
@@ -149,9 +164,22 @@ def test_a_publication_that_was_cut_off_shows_nothing_and_goes_on(
         patch.setattr(place.breaks, fail)
         with pytest.raises((OSError, RuntimeError), match="cut off"):
             publish_table(tables["two"], place.target, place.options)
-    assert place.rows() == (20 if there else None)
+    assert place.keys() == ([*range(20)] if there else None)
     assert publish_table(tables["two"], place.target, place.options).rows == 30
-    assert place.rows() == 30
+    assert place.keys() == [*range(30)]
+
+
+@pytest.mark.parametrize("place", ["faiss", "huggingface", "qdrant"], indirect=True)
+def test_what_a_process_left_that_was_killed_before_it_cleared_up_is_removed(
+    place: Place, tables: dict[str, str]
+) -> None:
+    publish_table(tables["one"], place.target, place.options)
+    arguments = [json.dumps(place.options), place.target, tables["two"]]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], text=True)
+    assert done.returncode == -signal.SIGKILL
+    assert (place.versions(), place.keys()) == (2, [*range(30)])
+    assert publish_table(tables["two"], place.target, place.options).was_there
+    assert (place.versions(), place.keys()) == (1, [*range(30)])
 
 
 def test_options_are_checked(place: Place, tables: dict[str, str]) -> None:
