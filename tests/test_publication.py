@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,9 +17,11 @@ from pipeline import publish_table, table_status
 from pipeline.cli import app
 from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable, open_finished, rows_of
-from pipeline.publish.publish import publications
+from pipeline.publish.publish import _agree, publications
 from pipeline.publish.target import need
 from transforms.lookup import ConfigError, TableError
+
+NAN, INF = math.nan, math.inf
 
 
 class Memory:
@@ -247,3 +250,39 @@ def test_a_damaged_note_is_named(job: Job) -> None:
     note.write_text("{}")
     with pytest.raises(TableError, match=r"must say target.*publish the table again"):
         publications(str(job.table))
+
+
+def test_a_damaged_note_is_written_anew(job: Job) -> None:
+    job.run()
+    table, target = str(job.table), "test_publication:Memory"
+    publish_table(table, target)
+    (note,) = Path(job.table, "_featuretap", "published").iterdir()
+    for damaged in ("{", "[]", "{}"):
+        note.write_text(damaged)
+        again = publish_table(table, target)
+        assert publications(table) == [again.to_json()]
+
+
+@pytest.mark.parametrize(
+    ("sent", "found", "normalized", "agree"),
+    [
+        ([3, 4], [0.6, 0.8], True, True),
+        ([3, 4], [0.6, 0.8], False, False),
+        ([0, 0], [0, 1], True, False),
+        ([1, 2], [1, 2, 3], True, False),
+        ([NAN, 1], [NAN, 1], False, True),
+        ([NAN, 1], [NAN, 1], True, True),
+        ([NAN, 1], [NAN, 2], False, False),
+        ([NAN, 1], [1, 1], False, False),
+        ([1, 1], [NAN, 1], True, False),
+        ([INF, 1], [INF, 1], False, True),
+        ([INF, 1], [INF, 1], True, True),
+        ([INF, 1], [INF, 5], False, False),
+        ([INF, 1], [-INF, 1], True, False),
+        ([INF, 1], [5, 1], False, False),
+    ],
+)
+def test_values_agree(
+    sent: list[float], found: list[float], normalized: bool, agree: bool
+) -> None:
+    assert _agree(sent, found, normalized=normalized) is agree

@@ -101,8 +101,8 @@ class FinishedTable:
                     raise ConfigError(
                         f"{store} takes vectors of finite float32 only, column"
                         f" {column.name!r} of row {batch[KEY][bad[0]].as_py()!r} holds"
-                        " others (errors.non_finite = 'quarantine' leaves such rows out"
-                        " of the table)"
+                        " others (errors.non_finite = 'quarantine' keeps NaN and"
+                        " infinite ones out of a table)"
                     )
 
     def batches(

@@ -169,6 +169,12 @@ def test_from_table_to_online_features(
     served = ask(repository, SERVE, [{"user_id": "u07"}])
     assert served["visit"] == [307]
     assert first.startswith("features_")
+    assert served["service"] != first
+    asked[2]["event_timestamp"] = "2026-03-04T00:00:00Z"  # the day that has come
+    joined = ask(repository, JOIN, asked)
+    assert [visit for _, visit, _ in joined] == [None, 7, 107, 307, None]
+    stores = sorted(path.name for path in repository.glob("*.db"))
+    assert [name.partition("-")[0] for name in stores] == ["registry", "sqlite"]
 
 
 def test_nearest_vectors(visits: Visits, tmp_path: Path) -> None:
