@@ -93,7 +93,8 @@ $(FEAST)/bin/feast: tests/hand_off/feast-constraints.txt
 	rm -rf $(FEAST) && $(PYTHON) -m venv $(FEAST)
 	$(FEAST)/bin/python -m pip install -qq -c $< 'feast[duckdb,milvus]'
 
-test-hand-off: $(STAMP) $(FEAST)/bin/feast  ## Publish to real stores, and read with their own readers
+# needs Java and Maven
+test-hand-off: $(STAMP) $(FEAST)/bin/feast $(ENGINES)/iceberg/jars  ## Publish to real stores, and read with their own readers
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[hand-off]'
 	REQUIRE_HAND_OFF=1 FEAST=$(CURDIR)/$(FEAST)/bin/feast $(BIN)/python -m pytest tests/hand_off -m heavy $(PARALLEL)
 
