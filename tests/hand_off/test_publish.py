@@ -7,7 +7,6 @@ they would be skipped.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Job, vectors, write_parquet
-from places import PLACES, Place
+from places import PLACES, Place, need_stores
 from typer.testing import CliRunner
 
 from pipeline import make_plan, read_features, run_plan
@@ -87,12 +86,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(params=PLACES)
 def place(request: Any, tmp_path: Path) -> Iterator[Place]:
-    try:
-        found = PLACES[request.param](tmp_path)
-    except ImportError as error:
-        if os.environ.get("REQUIRE_HAND_OFF"):
-            raise
-        pytest.skip(f"needs the extra hand-off: {error}")
+    need_stores()
+    found = PLACES[request.param](tmp_path)
     yield found
     found.close()
 
