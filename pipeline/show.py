@@ -307,9 +307,10 @@ def print_published(found: Sequence[Mapping[str, Any]]) -> None:
     """Say where a table has gone."""
     for one in found:
         there = " (it was there)" if one["was_there"] else ""
+        of = f" of {one['sample_of']}" if one.get("sample_of") else ""
         say(
-            f"published to {one['target']}: {one['location']}, {one['rows']} rows and"
-            f" {one['sampled']} sampled vectors read back{there}"
+            f"published to {one['target']}: {one['location']}, {one['rows']}{of} rows"
+            f" and {one['sampled']} sampled vectors read back{there}"
         )
     if not found:
         say("published nowhere")

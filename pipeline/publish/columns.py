@@ -49,6 +49,10 @@ class Columns:
             if column.is_vector
         ]
 
+    def labels(self) -> list[str]:
+        """Name what says of a row what it is: the key, and scalars but bytes."""
+        return [c.name for c in self.all if not c.is_vector and c.dtype != "bytes"]
+
     def compared(self) -> list[str]:
         """Name the columns that are read back of some rows: the key, and vectors."""
         return [KEY, *(column.name for column in self.vectors())]

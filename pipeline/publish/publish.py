@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable, open_finished
+from pipeline.publish.sample import Sampling, smallest_hashes
 from pipeline.publish.target import Target, make_target, refuse_others
 from transforms import storage
 from transforms.column_names import KEY
@@ -42,6 +43,7 @@ class Publication:
       fingerprint: of the table's plan.
       model_digest: of the model.
       rows: that were read back.
+      sample_of: rows of the table, where a sample of them was published; else None.
       key_sum: sum of hashes of the keys that were read back, modulo 2^64.
       sampled: how many rows were compared, value by value.
       seconds: that it took.
@@ -53,6 +55,7 @@ class Publication:
     fingerprint: str
     model_digest: str
     rows: int
+    sample_of: int | None
     key_sum: int
     sampled: int
     seconds: float
@@ -98,6 +101,7 @@ def publish_table(
         fingerprint=finished.plan.fingerprint,
         model_digest=finished.plan.model_digest,
         rows=rows,
+        sample_of=finished.rows if rows < finished.rows else None,
         key_sum=key_sum,
         sampled=sampled,
         seconds=round(time.perf_counter() - began, 3),
@@ -188,8 +192,11 @@ def _note(table: Table, target: str, location: str) -> str:
 
 
 def _compare_keys(target: Target, table: FinishedTable) -> tuple[int, int]:
-    """See that a store has the keys of a table, each once."""
-    sent = _sum(batch[KEY] for batch in table.batches([KEY]))
+    """See that a store has the keys of a table, or of its sample, each once."""
+    batches = table.batches([KEY])
+    if isinstance(target, Sampling):
+        batches = iter([smallest_hashes(batches, target.sample)])
+    sent = _sum(batch[KEY] for batch in batches)
     arrived = _sum(target.keys(table))
     if sent != arrived:
         raise RuntimeError(
@@ -210,13 +217,9 @@ def _sum(batches: Iterable[pa.Array | pa.ChunkedArray]) -> tuple[int, int]:
 
 
 def _compare_rows(target: Target, table: FinishedTable) -> int:
-    """Compare the first rows of some parts, value by value."""
-    step = max(1, len(table.parts) // _SAMPLES)
-    chosen = table.parts[::step][:_SAMPLES]
+    """Compare some rows, value by value."""
     names = table.columns.compared()
-    sent = pa.concat_tables(
-        next(table.batches(names, [part])).slice(0, 1) for part in chosen
-    )
+    sent = _some_rows(target, table, names)
     found = target.look_up(table, sent[KEY].combine_chunks())
     rows = {row[KEY]: row for row in found.to_pylist()}
     for row in sent.to_pylist():
@@ -230,6 +233,17 @@ def _compare_rows(target: Target, table: FinishedTable) -> int:
                     f" {name!r} of row {row[KEY]!r}"
                 )
     return len(sent)
+
+
+def _some_rows(target: Target, table: FinishedTable, names: list[str]) -> pa.Table:
+    """Take the first rows of some parts, or of the sample that a target holds."""
+    if isinstance(target, Sampling):
+        return smallest_hashes(table.batches(names), min(_SAMPLES, target.sample))
+    step = max(1, len(table.parts) // _SAMPLES)
+    chosen = table.parts[::step][:_SAMPLES]
+    return pa.concat_tables(
+        next(table.batches(names, [part])).slice(0, 1) for part in chosen
+    )
 
 
 def _agree(sent: Sequence[float], found: Sequence[float], *, normalized: bool) -> bool:

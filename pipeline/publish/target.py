@@ -16,6 +16,7 @@ from transforms import storage
 from transforms.lookup import ConfigError, bind, nearest, resolve
 
 TARGETS = {
+    "atlas": "Atlas",
     "delta": "Delta",
     "faiss": "Faiss",
     "feast": "Feast",
@@ -23,6 +24,7 @@ TARGETS = {
     "iceberg": "Iceberg",
     "lance": "Lance",
     "pgvector": "PgVector",
+    "projector": "Projector",
     "qdrant": "Qdrant",
 }
 """Built-in targets: the class in the module of the same name in this package."""
