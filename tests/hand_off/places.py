@@ -179,6 +179,85 @@ def faiss(root: Path) -> Place:
     return Place("faiss", options, keys, occupy, broken, versions, nearest=nearest)
 
 
+def atlas(root: Path) -> Place:
+    """A Parquet file, read as Embedding Atlas reads it; test_atlas.py starts that."""
+    import pandas
+
+    path = root / "atlas.parquet"
+
+    def rows() -> int | None:
+        if not path.exists():
+            return None
+        frame = pandas.read_parquet(path)
+        for near in frame["neighbors"]:
+            assert len(near["ids"]) == len(near["distances"]) == min(15, len(frame) - 1)
+        assert frame[["x", "y"]].notna().all(axis=None)
+        return len(frame)
+
+    def nearest(vector: list[float]) -> Any:
+        frame = pandas.read_parquet(path)
+        lengths = np.linalg.norm(np.stack(frame["head"]), axis=1)
+        cosines = np.stack(frame["head"]) @ np.array(vector) / lengths
+        return frame["example_id"][int(cosines.argmax())]
+
+    def occupy() -> None:
+        pandas.DataFrame({"a": [1]}).to_parquet(path)
+
+    options = {"path": str(path), "column": "head"}
+    broken = "pipeline.publish.atlas.to_parquet"
+    return Place("atlas", options, rows, occupy, broken, nearest)
+
+
+def projector(root: Path) -> Place:
+    """A log directory as TensorBoard serves it."""
+    path = root / "projector"
+
+    def rows() -> int | None:
+        served = tensorboard(path)
+        if "." not in served.get("/data/plugin/projector/runs").json:
+            return None
+        where = {"run": "."}
+        info = served.get("/data/plugin/projector/info", query_string=where).json
+        counts = set()
+        for one in info["embeddings"]:
+            count, width = one["tensorShape"]
+            where["name"] = one["tensorName"]
+            tensor = served.get("/data/plugin/projector/tensor", query_string=where)
+            vectors = np.frombuffer(tensor.data, np.float32).reshape(count, width)
+            assert np.isfinite(vectors).all()
+            labels = served.get("/data/plugin/projector/metadata", query_string=where)
+            names, *lines = labels.text.splitlines()
+            assert names == "example_id\ttext"
+            counts |= {len(vectors), len(lines)}
+        (found,) = counts
+        return found
+
+    def occupy() -> None:
+        path.mkdir()
+        (path / "projector_config.pbtxt").write_text("# somebody's\n")
+
+    broken = "pipeline.publish.projector._embedding"
+    return Place("projector", {"path": str(path)}, rows, occupy, broken)
+
+
+def tensorboard(path: Path) -> Any:
+    """Ask TensorBoard's own server for a log directory."""
+    from tensorboard.backend.application import TensorBoardWSGI
+    from tensorboard.backend.event_processing.data_provider import (
+        MultiplexerDataProvider,
+    )
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import (
+        EventMultiplexer,
+    )
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+    from werkzeug.test import Client
+
+    provider = MultiplexerDataProvider(EventMultiplexer(), str(path))
+    context = TBContext(logdir=str(path), data_provider=provider)
+    return Client(TensorBoardWSGI([ProjectorPlugin(context)], data_provider=provider))
+
+
 def lance(root: Path) -> Place:
     """A table of LanceDB."""
     import lancedb
@@ -288,11 +367,13 @@ def pgvector(root: Path) -> Place:
 
 
 PLACES: dict[str, Callable[[Path], Place]] = {
+    "atlas": atlas,
     "delta": delta,
     "faiss": faiss,
     "huggingface": huggingface,
     "iceberg": iceberg,
     "lance": lance,
     "pgvector": pgvector,
+    "projector": projector,
     "qdrant": qdrant,
 }
