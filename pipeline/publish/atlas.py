@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.publish.columns import Columns, refuse
-from pipeline.publish.faiss import matrix
-from pipeline.publish.finished import FinishedTable, rows_of
+from pipeline.publish.finished import FinishedTable, matrix, rows_of
 from pipeline.publish.placed import place_of
 from pipeline.publish.sample import at_least_one, smallest_hashes
 from transforms import storage
@@ -90,6 +89,9 @@ class Atlas:
         rows = rows.append_column(_MADE[2], near)
         rows = rows.replace_schema_metadata(table.properties)
         storage.replace(self._path, to_parquet(rows))
+
+    def remove_older(self, table: FinishedTable) -> None:
+        """Nothing is left of a file that is replaced."""
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys of the file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -14,8 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from pipeline.publish.columns import Columns
-from pipeline.publish.faiss import matrix
-from pipeline.publish.finished import FinishedTable, rows_of
+from pipeline.publish.finished import FinishedTable, matrix, rows_of
 from pipeline.publish.placed import is_free, place_of
 from pipeline.publish.sample import at_least_one, smallest_hashes
 from transforms import storage
@@ -24,7 +22,6 @@ from transforms.table.columns import Column
 
 _CONFIG = "projector_config.pbtxt"
 _BEGIN = "# featuretap "
-_LABELS = "labels"
 _FILE = re.compile(r"(labels|vectors-.+)-[0-9a-f]{8}\.tsv")
 _ESCAPED = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _MEANT = {escape: text for text, escape in _ESCAPED.items()}
@@ -81,25 +78,26 @@ class Projector:
         return found
 
     def write(self, table: FinishedTable) -> None:
-        """Write vectors and labels, then what names them, then remove those before."""
+        """Write vectors and labels, then the configuration, which names them."""
         vectors, labels = self._vectors(table.columns), table.columns.labels()
         names = [*labels, *(column.name for column in vectors)]
         rows = smallest_hashes(table.batches(names), self.sample)
-        properties = json.dumps(table.properties)
-        suffix = hashlib.sha256(properties.encode()).hexdigest()[:8]
-        config = [f"{_BEGIN}{properties}"]
-        label_file = f"{_LABELS}-{suffix}.tsv"
+        config = [f"{_BEGIN}{json.dumps(table.properties)}"]
+        label_file = f"labels-{table.tag}.tsv"
         storage.replace(self._file(label_file), _label_lines(rows.select(labels)))
-        written = [label_file]
         for column in vectors:
-            written.append(f"vectors-{column.name}-{suffix}.tsv")
-            lines = _vector_lines(rows[column.name], column.width or 0)
-            storage.replace(self._file(written[-1]), lines)
             shape = (len(rows), column.width or 0)
-            config += _embedding(column.name, shape, written[-1], label_file)
+            file = f"vectors-{column.name}-{table.tag}.tsv"
+            lines = _vector_lines(rows[column.name], column.width or 0)
+            storage.replace(self._file(file), lines)
+            config += _embedding(column.name, shape, file, label_file)
         storage.replace(self._file(_CONFIG), "\n".join([*config, ""]).encode())
+
+    def remove_older(self, table: FinishedTable) -> None:
+        """Remove files that the configuration does not name."""
+        config = self._read(_CONFIG)
         for name in storage.list_names(self._path):
-            if _FILE.fullmatch(name) and name not in written:
+            if _FILE.fullmatch(name) and f'"{name}"' not in config:
                 storage.remove(self._file(name))
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
@@ -121,7 +119,7 @@ class Projector:
         return [columns.vector(self._column, "target projector.column")]
 
     def _keys(self, table: FinishedTable) -> pa.Array:
-        lines = self._read(self._named(rf"{_LABELS}-\w+\.tsv")).split("\n")[:-1]
+        lines = self._read(self._named(r"labels-\w+\.tsv")).split("\n")[:-1]
         first = [_meant(line.split("\t")[0]) for line in lines]
         found = first[1:] if len(table.columns.labels()) > 1 else first
         return pa.array(found, pa.string()).cast(table.columns.key.arrow_type)

@@ -185,77 +185,78 @@ def atlas(root: Path) -> Place:
 
     path = root / "atlas.parquet"
 
-    def rows() -> int | None:
+    def keys() -> list[int] | None:
         if not path.exists():
             return None
         frame = pandas.read_parquet(path)
         for near in frame["neighbors"]:
             assert len(near["ids"]) == len(near["distances"]) == min(15, len(frame) - 1)
         assert frame[["x", "y"]].notna().all(axis=None)
-        return len(frame)
+        return sorted(frame[KEY])
 
-    def nearest(vector: list[float]) -> Any:
-        frame = pandas.read_parquet(path)
-        lengths = np.linalg.norm(np.stack(frame["head"]), axis=1)
-        cosines = np.stack(frame["head"]) @ np.array(vector) / lengths
-        return frame["example_id"][int(cosines.argmax())]
+    def versions() -> int:
+        return len(list(root.glob("atlas*")))
 
     def occupy() -> None:
         pandas.DataFrame({"a": [1]}).to_parquet(path)
 
     options = {"path": str(path), "column": "head"}
     broken = "pipeline.publish.atlas.to_parquet"
-    return Place("atlas", options, rows, occupy, broken, nearest)
+    return Place("atlas", options, keys, occupy, broken, versions)
 
 
 def projector(root: Path) -> Place:
     """A log directory as TensorBoard serves it."""
     path = root / "projector"
 
-    def rows() -> int | None:
-        served = tensorboard(path)
-        if "." not in served.get("/data/plugin/projector/runs").json:
+    def keys() -> list[int] | None:
+        ask = tensorboard(path)
+        if not ask("runs").json:
             return None
-        where = {"run": "."}
-        info = served.get("/data/plugin/projector/info", query_string=where).json
-        counts = set()
-        for one in info["embeddings"]:
-            count, width = one["tensorShape"]
-            where["name"] = one["tensorName"]
-            tensor = served.get("/data/plugin/projector/tensor", query_string=where)
-            vectors = np.frombuffer(tensor.data, np.float32).reshape(count, width)
-            assert np.isfinite(vectors).all()
-            labels = served.get("/data/plugin/projector/metadata", query_string=where)
-            names, *lines = labels.text.splitlines()
-            assert names == "example_id\ttext"
-            counts |= {len(vectors), len(lines)}
-        (found,) = counts
-        return found
+        found = []
+        for one in ask("info", run=".").json["embeddings"]:
+            where = {"run": ".", "name": one["tensorName"]}
+            names, *lines = ask("metadata", **where).text.splitlines()
+            assert names == f"{KEY}\ttext"
+            values = np.frombuffer(ask("tensor", **where).data, np.float32)
+            assert one["tensorShape"] == [len(lines), len(values) // len(lines)]
+            assert np.isfinite(values).all()
+            found.append(sorted(int(line.split("\t")[0]) for line in lines))
+        assert all(one == found[0] for one in found)
+        return found[0]
+
+    def versions() -> int:
+        return len(list(path.glob("labels-*")))
 
     def occupy() -> None:
         path.mkdir()
         (path / "projector_config.pbtxt").write_text("# somebody's\n")
 
     broken = "pipeline.publish.projector._embedding"
-    return Place("projector", {"path": str(path)}, rows, occupy, broken)
+    return Place("projector", {"path": str(path)}, keys, occupy, broken, versions)
 
 
-def tensorboard(path: Path) -> Any:
-    """Ask TensorBoard's own server for a log directory."""
+def tensorboard(path: Path) -> Callable[..., Any]:
+    """Give what asks TensorBoard's own server about a log directory."""
     from tensorboard.backend.application import TensorBoardWSGI
-    from tensorboard.backend.event_processing.data_provider import (
-        MultiplexerDataProvider,
-    )
-    from tensorboard.backend.event_processing.plugin_event_multiplexer import (
-        EventMultiplexer,
-    )
+    from tensorboard.backend.event_processing import data_provider
+    from tensorboard.backend.event_processing import plugin_event_multiplexer as events
     from tensorboard.plugins.base_plugin import TBContext
     from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
     from werkzeug.test import Client
 
-    provider = MultiplexerDataProvider(EventMultiplexer(), str(path))
+    runs = events.EventMultiplexer()
+    provider = data_provider.MultiplexerDataProvider(runs, str(path))
     context = TBContext(logdir=str(path), data_provider=provider)
-    return Client(TensorBoardWSGI([ProjectorPlugin(context)], data_provider=provider))
+    client = Client(TensorBoardWSGI([ProjectorPlugin(context)], data_provider=provider))
+
+    def ask(what: str, **query: str) -> Any:
+        url = f"/data/plugin/projector/{what}"
+        answer = client.get(url, query_string=query)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    return ask
 
 
 def lance(root: Path) -> Place:
