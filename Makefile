@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 FEAST := $(VENV)/feast
+ATLAS := $(VENV)/atlas
+SNIPPETS := $(VENV)/snippets
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FAKE_GCS := v1.56.1
@@ -93,10 +95,24 @@ $(FEAST)/bin/feast: tests/hand_off/feast-constraints.txt
 	rm -rf $(FEAST) && $(PYTHON) -m venv $(FEAST)
 	$(FEAST)/bin/python -m pip install -qq -c $< 'feast[duckdb,milvus]'
 
+# Embedding Atlas without the models that it can run, which are gigabytes.
+$(ATLAS)/bin/embedding-atlas: tests/hand_off/atlas-requirements.txt
+	rm -rf $(ATLAS) && $(PYTHON) -m venv $(ATLAS)
+	$(ATLAS)/bin/python -m pip install -qq --no-deps -r $<
+
+# Only mypy reads these, so what they need is left out.
+$(SNIPPETS): tests/hand_off/snippets-requirements.txt $(STAMP)
+	rm -rf $@ $@.part
+	$(BIN)/python -m pip install -qq --no-deps --target $@.part -r $<
+	cp -r tests/hand_off/stubs/. $@.part
+	mv $@.part $@ && touch $@
+
 # needs Java and Maven
-test-hand-off: $(STAMP) $(FEAST)/bin/feast $(ENGINES)/iceberg/jars  ## Publish to real stores, and read with their own readers
+test-hand-off: $(STAMP) $(FEAST)/bin/feast $(ATLAS)/bin/embedding-atlas $(SNIPPETS) $(ENGINES)/iceberg/jars  ## Publish to real stores, and read with their own readers
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[hand-off]'
-	REQUIRE_HAND_OFF=1 FEAST=$(CURDIR)/$(FEAST)/bin/feast $(BIN)/python -m pytest tests/hand_off -m heavy $(PARALLEL)
+	REQUIRE_HAND_OFF=1 FEAST=$(CURDIR)/$(FEAST)/bin/feast \
+	ATLAS=$(CURDIR)/$(ATLAS)/bin/embedding-atlas SNIPPETS=$(CURDIR)/$(SNIPPETS) \
+	  $(BIN)/python -m pytest tests/hand_off -m heavy $(PARALLEL)
 
 audit: $(STAMP)  ## Look for known faults of the pinned dependencies
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'
