@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -223,3 +224,18 @@ def test_columns_that_the_atlas_adds_are_not_kept(job: Job) -> None:
         ConfigError, match=r"has columns x, y, neighbors of its own, got x"
     ):
         publish_table(str(job.table), "atlas")
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "said"),
+    [
+        ("atlas", {}, r"target atlas\.column must name a column of vectors, got none"),
+        ("projector", {"column": "heat"}, "nearest is 'head'"),
+        ("projector", {"rows": 0}, r"projector\.rows must be at least 1"),
+    ],
+)
+def test_a_plan_refuses_what_cannot_be_shown(
+    job: Job, target: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^publish\.{target}: .*{said}"):
+        job.plan(publish={target: options})

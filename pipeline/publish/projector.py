@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from pipeline.publish.columns import Columns
-from pipeline.publish.finished import FinishedTable, matrix, rows_of
+from pipeline.publish.finished import FinishedTable, matrix
 from pipeline.publish.placed import is_free, place_of
 from pipeline.publish.sample import at_least_one, smallest_hashes
 from transforms import storage
@@ -105,13 +105,16 @@ class Projector:
         yield self._keys(table)
 
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
-        """Read lines of the files of vectors."""
-        columns: dict[str, Any] = {KEY: self._keys(table)}
+        """Read some lines of the files of vectors."""
+        there = self._keys(table)
+        found = pc.index_in(keys, there).drop_null()
+        columns: dict[str, Any] = {KEY: there.take(found)}
         for column in self._vectors(table.columns):
             text = self._read(self._named(rf"vectors-{column.name}-\w+\.tsv"))
-            lines = [line.split("\t") for line in text.splitlines()]
-            columns[column.name] = [list(map(float, line)) for line in lines]
-        return rows_of([pa.table(columns)], keys)
+            lines = text.splitlines()
+            some = [lines[place].split("\t") for place in found.to_pylist()]
+            columns[column.name] = [list(map(float, line)) for line in some]
+        return pa.table(columns)
 
     def _vectors(self, columns: Columns) -> list[Column]:
         if self._column is None and (found := columns.vectors()):

@@ -180,7 +180,7 @@ def faiss(root: Path) -> Place:
 
 
 def atlas(root: Path) -> Place:
-    """A Parquet file, read as Embedding Atlas reads it; test_atlas.py starts that."""
+    """A Parquet file, read as Embedding Atlas reads it; test_viewers.py starts that."""
     import pandas
 
     path = root / "atlas.parquet"
