@@ -17,6 +17,7 @@ from transforms.lookup import ConfigError, bind, nearest, resolve
 
 TARGETS = {
     "atlas": "Atlas",
+    "bigquery": "BigQuery",
     "delta": "Delta",
     "faiss": "Faiss",
     "feast": "Feast",
