@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 from ports import free_port
 
 PAGE = 7
@@ -56,7 +57,7 @@ class Gs(MemoryFileSystem):
         return super()._strip_protocol(str(path).replace("gs://", "memory://", 1))
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer that is an error."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
@@ -82,7 +83,7 @@ class Loopback:
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
-    refusals: dict[tuple[str, str], Refused] = field(default_factory=dict)
+    refusals: dict[tuple[str, str], RefusedError] = field(default_factory=dict)
     failure: str = ""
     loads: int = 0
     _jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -118,7 +119,7 @@ class Loopback:
     def _table(self, method: str, project: str, at: Any, body: Any, query: Any) -> Any:
         dataset = f"{project}.{at['dataset']}"
         if dataset not in self.datasets:
-            raise Refused(404, "notFound", f"Not found: Dataset {dataset}")
+            raise RefusedError(404, "notFound", f"Not found: Dataset {dataset}")
         if method == "POST":
             name = f"{dataset}.{body['tableReference']['tableId']}"
             assert name not in self.tables
@@ -126,7 +127,7 @@ class Loopback:
             return self.tables[name]
         name = f"{dataset}.{at['table']}"
         if name not in self.tables:
-            raise Refused(404, "notFound", f"Not found: Table {name}")
+            raise RefusedError(404, "notFound", f"Not found: Table {name}")
         there = self.tables[name]
         if method == "PATCH":
             labels = {**there.get("labels", {}), **(body.pop("labels", None) or {})}
@@ -140,7 +141,7 @@ class Loopback:
         job = {**body, "status": {"state": "DONE"}}
         try:
             self._load(body["configuration"])
-        except Refused as error:
+        except RefusedError as error:
             said = {"reason": error.reason, "message": error.message}
             job["status"] |= {"errorResult": said, "errors": [said]}
         self._jobs[body["jobReference"]["jobId"]] = job
@@ -154,7 +155,7 @@ class Loopback:
         there = self.tables.get(name)
         _check(load, there, dataset in self.datasets)
         if self.failure:
-            raise Refused(400, "invalid", self.failure)
+            raise RefusedError(400, "invalid", self.failure)
         rows = [row for uri in load["sourceUris"] for row in _read(load, uri)]
         if load["writeDisposition"] != "WRITE_TRUNCATE":
             rows = [*self.rows.get(name, []), *rows]
@@ -170,7 +171,7 @@ class Loopback:
     def _list(self, name: str, query: Any) -> Any:
         table = self.tables[name]
         if table["type"] != "TABLE":
-            raise Refused(
+            raise RefusedError(
                 400, "invalid", f"Cannot list a table of type {table['type']}"
             )
         rows = self.rows[name][int(query.get("startIndex", 0)) :]
@@ -212,10 +213,11 @@ def loopback(root: Path) -> Iterator[Loopback]:
     account = root / "account.json"
     account.write_text(json.dumps(_account(host)))
     Gs.store.clear()
+    Gs.pseudo_dirs[:] = [""]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BIGQUERY_EMULATOR_HOST", host)
         patch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
-        patch.setitem(fsspec.registry._registry, "gs", Gs)
+        patch.setitem(_registry, "gs", Gs)
         yield held
     server.shutdown()
     server.server_close()
@@ -259,7 +261,7 @@ def _handler(held: Loopback) -> type[BaseHTTPRequestHandler]:
             body = json.loads(data) if data else None
             try:
                 return self._say(200, held.answer(self.command, self.path, body))
-            except Refused as error:
+            except RefusedError as error:
                 said = {"reason": error.reason, "message": error.message}
                 document = {"code": error.status, "errors": [said], **said}
                 return self._say(error.status, {"error": document})
@@ -283,12 +285,12 @@ def _handler(held: Loopback) -> type[BaseHTTPRequestHandler]:
 def _check(load: Any, there: Any, is_dataset: bool) -> None:
     """Keep the rules of load jobs."""
     if not is_dataset:
-        raise Refused(404, "notFound", "Not found: Dataset was not found")
+        raise RefusedError(404, "notFound", "Not found: Dataset was not found")
     if there and there["type"] != "TABLE":
-        raise Refused(400, "invalid", f"Cannot load into a {there['type']}")
+        raise RefusedError(400, "invalid", f"Cannot load into a {there['type']}")
     given = load.get("destinationTableProperties", {}).get("labels")
     if there and given and given != there.get("labels"):
-        raise Refused(400, "invalid", "Labels differ from those of the table")
+        raise RefusedError(400, "invalid", "Labels differ from those of the table")
     assert load["sourceFormat"] == "PARQUET"
     assert all(re.fullmatch(r"gs://[^*]+\.parquet", u) for u in load["sourceUris"])
 
@@ -299,13 +301,15 @@ def _read(load: Any, uri: str) -> Iterator[dict[str, Any]]:
         rows = pq.read_table(stream)
     named = {one["name"]: one for one in load["schema"]["fields"]}
     if set(named) != set(rows.column_names):
-        raise Refused(400, "invalid", f"Columns of {uri} are not those of the schema")
+        raise RefusedError(
+            400, "invalid", f"Columns of {uri} are not those of the schema"
+        )
     for column in rows.schema:
         given = named[column.name]
         wanted = {**_field(column), "mode": given["mode"]}
         is_list = given["mode"] == "REPEATED"
         if is_list != pa.types.is_list(column.type) or given["type"] != wanted["type"]:
-            raise Refused(400, "invalid", f"Field {column.name} does not match")
+            raise RefusedError(400, "invalid", f"Field {column.name} does not match")
         if is_list and not load.get("parquetOptions", {}).get("enableListInference"):
             index = rows.schema.get_field_index(column.name)
             rows = rows.set_column(index, column, [[[]] * len(rows)])

@@ -6,9 +6,12 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -24,6 +27,7 @@ def need_stores() -> None:
     if missing:
         assert not os.environ.get("REQUIRE_HAND_OFF"), f"{missing} must be here"
         pytest.skip(f"needs the extra hand-off: {', '.join(missing)} missing")
+import pyarrow.parquet as pq
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Place:
       occupy: puts something there that is not featuretap's.
       breaks: module and attribute that fail half-way through writing, for tests.
       close: ends what the test has opened.
+      lay: puts a table, by its path, where the store can read it; gives its URI there.
     """
 
     target: str
@@ -53,6 +58,54 @@ class Place:
     keeps: bool = False
     nearest: Callable[[list[float]], Any] | None = None
     close: Callable[[], Any] = field(default=lambda: None)
+    lay: Callable[[str], str] = str
+
+
+def bigquery(root: Path) -> Place:
+    """A table of BigQuery's, on loopback."""
+    from bigquery_server import in_gs, loopback
+    from google.cloud import bigquery
+
+    opened = ExitStack()
+    held = opened.enter_context(loopback(root))
+
+    def rows() -> int | None:
+        if "acme.ml.features" not in held.tables:
+            return None
+        with bigquery.Client("acme") as client:
+            table = client.get_table("acme.ml.features")
+            assert {field.name: field.mode for field in table.schema}[
+                "head"
+            ] == "REPEATED"
+            return len(list(client.list_rows(table, table.schema)))
+
+    def occupy() -> None:
+        with bigquery.Client("acme") as client:
+            uri = "gs://features/theirs.parquet"
+            with fsspec.open(uri, "wb") as stream:
+                pq.write_table(pa.table({"a": [1]}), stream)
+            schema = [bigquery.SchemaField("a", "INTEGER")]
+            config = bigquery.LoadJobConfig(
+                source_format="PARQUET",
+                write_disposition="WRITE_TRUNCATE",
+                schema=schema,
+            )
+            client.load_table_from_uri(
+                uri, "acme.ml.features", job_config=config
+            ).result()
+
+    options = {"name": "acme.ml.features", "submit": True}
+    broken = "pipeline.publish.bigquery_service._run"
+    return Place(
+        "bigquery",
+        options,
+        rows,
+        occupy,
+        broken,
+        versions=lambda: held.loads,
+        close=opened.close,
+        lay=in_gs,
+    )
 
 
 def delta(root: Path) -> Place:
@@ -369,6 +422,7 @@ def pgvector(root: Path) -> Place:
 
 PLACES: dict[str, Callable[[Path], Place]] = {
     "atlas": atlas,
+    "bigquery": bigquery,
     "delta": delta,
     "faiss": faiss,
     "huggingface": huggingface,

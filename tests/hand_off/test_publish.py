@@ -73,7 +73,7 @@ class Tables(Job):
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def local_tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A table, the same grown, one with a column more, one of another model."""
     made = Tables(tmp_path_factory.mktemp("tables"))
     one = made.make("one", 2)
@@ -90,6 +90,12 @@ def place(request: Any, tmp_path: Path) -> Iterator[Place]:
     found = PLACES[request.param](tmp_path)
     yield found
     found.close()
+
+
+@pytest.fixture
+def tables(place: Place, local_tables: dict[str, str]) -> dict[str, str]:
+    """The same, where the store can read them."""
+    return {name: place.lay(table) for name, table in local_tables.items()}
 
 
 def test_every_target_is_tried() -> None:
@@ -199,9 +205,7 @@ def test_what_a_killed_process_left_is_passed_over(
     assert publish_table(tables["one"], place.target, place.options).rows == 20
 
 
-def test_what_a_store_cannot_take_is_refused(
-    tables: dict[str, str], tmp_path: Path
-) -> None:
+def test_what_a_store_cannot_take_is_refused(tmp_path: Path) -> None:
     made = Tables(tmp_path)
     rows = pa.table({"id": [1], "vec": [[0.5] * 6], "pixels": [[1, 200]]})
     kinds = pa.schema(
@@ -222,11 +226,12 @@ def test_what_a_store_cannot_take_is_refused(
 
 
 def test_cards_and_histories_say_which_table_it_is(
-    tables: dict[str, str], tmp_path: Path
+    local_tables: dict[str, str], tmp_path: Path
 ) -> None:
-    publish_table(tables["one"], "huggingface", {"path": str(tmp_path / "hf")})
+    table = local_tables["one"]
+    publish_table(table, "huggingface", {"path": str(tmp_path / "hf")})
     card = (tmp_path / "hf" / "README.md").read_text()
-    fingerprint = json.loads(Path(tables["one"], "_SUCCESS").read_text())["fingerprint"]
+    fingerprint = json.loads(Path(table, "_SUCCESS").read_text())["fingerprint"]
     assert fingerprint in card
     assert "| hidden | float32 | [4] | `features:activation_1` |" in card
 
