@@ -19,6 +19,7 @@ from pipeline.publish.bigquery_specs import (
     source_uris,
     table_resource,
 )
+from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FINGERPRINT, FinishedTable, batches_of, rows_of
 from pipeline.publish.placed import is_free, place_of
 from pipeline.publish.target import need
@@ -93,9 +94,12 @@ class BigQuery:
         """The table in BigQuery, or the directory of documents."""
         return f"{self._name} in BigQuery" if self._service else self._path
 
+    def check(self, columns: Columns) -> None:
+        """Refuse what BigQuery has no types for, and names that it does not allow."""
+        check_columns(columns)
+
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the labels of the table in BigQuery, or of the document of it."""
-        check_columns(table.plan.columns)
         source_uris(table)
         labels = self._service.labels() if self._service else self._written(table)
         return None if labels is None else properties_of(labels, table)
@@ -114,9 +118,9 @@ class BigQuery:
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys in BigQuery, or of the files that the documents name."""
         if self._service:
-            (key,) = schema([table.key])
+            (key,) = schema([table.columns.key])
             for page in self._service.keys(key):
-                yield pa.array(page, table.key.arrow_type)
+                yield pa.array(page, table.columns.key.arrow_type)
         else:
             for rows in self._rows([KEY]):
                 yield from rows[KEY].chunks
@@ -124,8 +128,8 @@ class BigQuery:
     def look_up(self, table: FinishedTable, keys: pa.Array) -> pa.Table:
         """Read rows in BigQuery, or of the files that the documents name."""
         if not self._service:
-            return rows_of(self._rows(table.compared()), keys)
-        columns = [table.key, *table.vectors()]
+            return rows_of(self._rows(table.columns.compared()), keys)
+        columns = [table.columns.key, *table.columns.vectors()]
         rows = self._service.rows(schema(columns), keys.to_pylist())
         types = [pa.field(column.name, column.arrow_type) for column in columns]
         return pa.Table.from_pylist(rows, pa.schema(types))

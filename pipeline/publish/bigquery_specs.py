@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FINGERPRINT, MODEL, OPTIONS, FinishedTable
 from transforms.lookup import ConfigError
 from transforms.table.columns import Column
@@ -41,26 +42,21 @@ _LABEL = 63
 _DESCRIPTION = 1024
 
 
-def check_columns(columns: Sequence[Column]) -> None:
+def check_columns(columns: Columns) -> None:
     """See that BigQuery can hold the columns of a table.
 
     Raises:
       ConfigError: it has no type for one, or does not allow its name.
     """
-    unknown = [f"{c.name} ({c.dtype})" for c in columns if c.dtype not in _KINDS]
-    if unknown:
-        raise ConfigError(
-            "BigQuery has no unsigned 64-bit numbers and reads no 16-bit floats, the"
-            f" table has them in {', '.join(unknown)}; keep another feature, or cast"
-            " it (step cast)"
-        )
-    refused = [c.name for c in columns if not _is_allowed(c.name)]
-    if refused:
-        raise ConfigError(
-            "BigQuery loads columns whose names have letters a to z, digits and _, at"
-            " most 300, and do not begin as its own do, got"
-            f" {', '.join(map(repr, refused))}; give them other names"
-        )
+    refuse(
+        (column for column in columns.all if column.dtype not in _KINDS),
+        "BigQuery has no unsigned 64-bit numbers, and reads no float16 from Parquet",
+    )
+    refuse(
+        (column for column in columns.all if not _is_allowed(column.name)),
+        "BigQuery takes names of a to z, digits and _ alone, at most 300, and keeps"
+        f" those for itself that begin with {', '.join(_RESERVED)}",
+    )
 
 
 def schema(columns: Sequence[Column]) -> list[Any]:
@@ -113,7 +109,7 @@ def load_job(table: FinishedTable, name: Any, location: str | None) -> dict[str,
     config = bigquery.LoadJobConfig(
         source_format=bigquery.SourceFormat.PARQUET,
         write_disposition=bigquery.WriteDisposition.WRITE_TRUNCATE,
-        schema=schema(table.plan.columns),
+        schema=schema(table.columns.all),
         parquet_options=_parquet_options(),
         labels=labels_of(table),
     )

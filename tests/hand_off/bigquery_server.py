@@ -45,6 +45,18 @@ _KINDS = {
 }
 
 
+_ACCOUNT = {
+    "type": "authorized_user",
+    "client_id": "tests",
+    "client_secret": "-",
+    "refresh_token": "-",
+    "token": "let-me-in",
+    "expiry": "2999-01-01T00:00:00Z",
+    "quota_project_id": "acme",
+}
+"""As gcloud keeps it; with such a token Google's client asks nobody for another."""
+
+
 class Gs(MemoryFileSystem):
     """Cloud Storage, in memory."""
 
@@ -130,8 +142,9 @@ class Loopback:
             raise RefusedError(404, "notFound", f"Not found: Table {name}")
         there = self.tables[name]
         if method == "PATCH":
-            labels = {**there.get("labels", {}), **(body.pop("labels", None) or {})}
-            there.update(body, labels={k: v for k, v in labels.items() if v})
+            labels = {**there.get("labels", {}), **body.get("labels", {})}
+            labels = {label: value for label, value in labels.items() if value}
+            there.update({**body, "labels": labels})
             if query.get("autodetect_schema") == "True":
                 there["schema"] = _detect(there)
         return there
@@ -195,10 +208,15 @@ class Loopback:
                 rows = [row for row in rows if str(row["example_id"]) in keys]
             job = uuid.uuid4().hex
             self._results[job] = (table["schema"], names, rows)
+            self._jobs[job] = {
+                "jobReference": {"projectId": "acme", "jobId": job, "location": "EU"},
+                "configuration": {"query": {"query": body["query"]}},
+                "status": {"state": "DONE"},
+            }
         else:
             job = rest.rsplit("/", 1)[-1]
         page = _page(*self._results[job], query.get("pageToken"))
-        reference = {"projectId": "acme", "jobId": job, "location": "EU"}
+        reference = self._jobs[job]["jobReference"]
         return {**page, "jobComplete": True, "jobReference": reference}
 
 
@@ -211,7 +229,7 @@ def loopback(root: Path) -> Iterator[Loopback]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     account = root / "account.json"
-    account.write_text(json.dumps(_account(host)))
+    account.write_text(json.dumps(_ACCOUNT))
     Gs.store.clear()
     Gs.pseudo_dirs[:] = [""]
     with pytest.MonkeyPatch.context() as patch:
@@ -232,32 +250,12 @@ def in_gs(table: str) -> str:
     return uri
 
 
-def _account(host: str) -> dict[str, str]:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return {
-        "type": "service_account",
-        "client_email": "tests@acme.example",
-        "private_key": key.decode(),
-        "token_uri": f"{host}/token",
-    }
-
-
 def _handler(held: Loopback) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _do(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             data = self.rfile.read(length)
-            if self.path == "/token":
-                token = {"access_token": "let-me-in", "expires_in": 3600}
-                return self._say(200, {**token, "token_type": "Bearer"})
-            assert self.headers["Authorization"] == "Bearer let-me-in"
+            assert self.headers["Authorization"] == f"Bearer {_ACCOUNT['token']}"
             body = json.loads(data) if data else None
             try:
                 return self._say(200, held.answer(self.command, self.path, body))
@@ -265,6 +263,9 @@ def _handler(held: Loopback) -> type[BaseHTTPRequestHandler]:
                 said = {"reason": error.reason, "message": error.message}
                 document = {"code": error.status, "errors": [said], **said}
                 return self._say(error.status, {"error": document})
+            except Exception as error:  # Google's client would call again for minutes
+                said = {"message": f"{type(error).__name__}: {error}"}
+                return self._say(400, {"error": {"code": 400, "errors": [], **said}})
 
         def _say(self, status: int, document: Any) -> None:
             data = json.dumps(document).encode()
@@ -310,10 +311,12 @@ def _read(load: Any, uri: str) -> Iterator[dict[str, Any]]:
         is_list = given["mode"] == "REPEATED"
         if is_list != pa.types.is_list(column.type) or given["type"] != wanted["type"]:
             raise RefusedError(400, "invalid", f"Field {column.name} does not match")
-        if is_list and not load.get("parquetOptions", {}).get("enableListInference"):
-            index = rows.schema.get_field_index(column.name)
-            rows = rows.set_column(index, column, [[[]] * len(rows)])
-    yield from rows.to_pylist()
+    is_inferred = load.get("parquetOptions", {}).get("enableListInference")
+    for row in rows.to_pylist():
+        yield {
+            name: [] if isinstance(value, list) and not is_inferred else value
+            for name, value in row.items()
+        }
 
 
 def _field(column: pa.Field) -> dict[str, str]:
