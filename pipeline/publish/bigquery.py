@@ -110,6 +110,8 @@ class BigQuery:
         if not self._service:
             for name, document in documents.items():
                 storage.replace(self._file(name), to_json(document))
+            if _JOB not in documents:  # of a publication of the other kind
+                storage.remove(self._file(_JOB))
         elif self._kind == "load":
             self._service.load(documents[_JOB], documents[_TABLE])
         else:
@@ -162,13 +164,14 @@ class BigQuery:
             yield from batches_of(uri, columns)
 
     def _read(self, name: str) -> Any:
-        """Read a document; None if there is none, nothing of what is not JSON."""
+        """Read a document; None if there is none, an empty one for anything else."""
         try:
-            return json.loads(storage.read(self._file(name)))
+            found = json.loads(storage.read(self._file(name)))
         except FileNotFoundError:
             return None
         except ValueError:
             return {}
+        return found if isinstance(found, dict) else {}
 
     def _file(self, name: str) -> str:
         return storage.join(self._path, name)

@@ -206,11 +206,13 @@ def test_documents_are_replaced_but_not_those_of_others(
     assert publish_table(tables["two"], "bigquery", options).rows == 30
     with pytest.raises(ConfigError, match=r"vectors of one model.*\n.*there: "):
         publish_table(tables["other"], "bigquery", options)
-    for theirs in ("{}", "mine"):
+    publish_table(tables["two"], "bigquery", {**options, "kind": "external"})
+    assert not job.exists()
+    for theirs in ("{}", "[]", "mine"):
         table.write_text(theirs)
         with pytest.raises(ConfigError, match="of featuretap's making"):
             publish_table(tables["one"], "bigquery", options)
-    table.unlink()
+    table.rename(tmp_path / "documents" / "notes.txt")
     with pytest.raises(ConfigError, match="of featuretap's making"):
         publish_table(tables["one"], "bigquery", options)
 
