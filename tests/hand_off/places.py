@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from transforms.column_names import KEY
@@ -27,6 +27,8 @@ def need_stores() -> None:
     if missing:
         assert not os.environ.get("REQUIRE_HAND_OFF"), f"{missing} must be here"
         pytest.skip(f"needs the extra hand-off: {', '.join(missing)} missing")
+
+
 import pyarrow.parquet as pq
 
 
@@ -69,15 +71,14 @@ def bigquery(root: Path) -> Place:
     opened = ExitStack()
     held = opened.enter_context(loopback(root))
 
-    def rows() -> int | None:
+    def keys() -> list[int] | None:
         if "acme.ml.features" not in held.tables:
             return None
         with bigquery.Client("acme") as client:
             table = client.get_table("acme.ml.features")
-            assert {field.name: field.mode for field in table.schema}[
-                "head"
-            ] == "REPEATED"
-            return len(list(client.list_rows(table, table.schema)))
+            modes = {field.name: field.mode for field in table.schema}
+            assert modes["head"] == "REPEATED"
+            return sorted(row[KEY] for row in client.list_rows(table, table.schema))
 
     def occupy() -> None:
         with bigquery.Client("acme") as client:
@@ -99,10 +100,11 @@ def bigquery(root: Path) -> Place:
     return Place(
         "bigquery",
         options,
-        rows,
+        keys,
         occupy,
         broken,
         versions=lambda: held.loads,
+        keeps=True,
         close=opened.close,
         lay=in_gs,
     )
