@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -47,16 +48,19 @@ def _decode_image(
     channels: int = 0,
     dtype: str = "uint8",
     orient: bool = False,
+    shrink_to: Sequence[int] = (),
     max_pixels: int | None = None,
 ) -> np.ndarray:
     data = data if isinstance(data, bytes) else np.asarray(data).item()
+    turn = _orientation(data) if orient else 1
     if data[:4] == b"\x89PNG":
         image = _decoded_png(data, channels, dtype)
     else:
-        image = _decoded(data, channels)
+        least = shrink_to if turn < 5 else shrink_to[::-1]
+        image = _decoded(data, channels, least)
         if dtype == "uint16":
             image = np.uint16(257) * image
-    return _TURNED[_orientation(data) if orient else 1](image)
+    return _TURNED[turn](image)
 
 
 _TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -97,14 +101,17 @@ def _decoded_png(data: bytes, channels: int, dtype: str) -> np.ndarray:
     return np.asarray(tf.io.decode_image(data, channels, tf.as_dtype(dtype)))
 
 
-def _decoded(data: bytes, channels: int) -> np.ndarray:
+def _decoded(data: bytes, channels: int, least: Sequence[int]) -> np.ndarray:
     import tensorflow as tf
 
-    is_jpeg = data[:2] == b"\xff\xd8"
-    is_cmyk = is_jpeg and int(tf.io.extract_jpeg_shape(data)[2]) == 4
-    if is_jpeg and channels != 4 and not (is_cmyk and channels == 1):
-        return np.asarray(tf.io.decode_image(data, channels))
-    image = np.asarray(tf.io.decode_image(data, expand_animations=False))
+    if data[:2] == b"\xff\xd8":
+        *size, stored = tf.io.extract_jpeg_shape(data).numpy().tolist()
+        ratio = _ratio(size, least) if least else 1
+        if channels != 4 and not (stored == 4 and channels == 1):
+            return np.asarray(tf.io.decode_jpeg(data, channels, ratio))
+        image = np.asarray(tf.io.decode_jpeg(data, ratio=ratio))
+    else:
+        image = np.asarray(tf.io.decode_image(data, expand_animations=False))
     if channels in (3, 4) and image.shape[-1] < 3:
         image = np.repeat(image[..., :1], 3, -1)
     if channels == 1 and image.shape[-1] >= 3:
@@ -112,6 +119,16 @@ def _decoded(data: bytes, channels: int) -> np.ndarray:
     if channels == 4 and image.shape[-1] == 3:
         return np.pad(image, [[0, 0], [0, 0], [0, 1]], constant_values=255)
     return image[..., : channels or None]
+
+
+def _ratio(size: Sequence[int], least: Sequence[int]) -> int:
+    """Halve a size up to three times while no side becomes too short."""
+    ratio = 1
+    while ratio < 8 and all(
+        math.ceil(n / (2 * ratio)) >= m for n, m in zip(size, least, strict=True)
+    ):
+        ratio *= 2
+    return ratio
 
 
 def _resize(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import PositiveInt
 
 from transforms import casts
-from transforms.preprocess.orientation import upright
+from transforms.preprocess.orientation import read_turn, upright
+
+Size = tuple[PositiveInt, PositiveInt]
+"""Height and width in pixels."""
 
 ResizeMethod = Literal[
     "bilinear",
@@ -20,6 +26,8 @@ ResizeMethod = Literal[
     "mitchellcubic",
 ]
 _JPEG = b"\xff\xd8"
+_SHRINKING = (1, 2, 4, 8)
+"""By how much libjpeg can divide the sides of an image while it decodes it."""
 
 
 def decode_image(
@@ -28,6 +36,7 @@ def decode_image(
     channels: int = 0,
     dtype: Literal["uint8", "uint16"] = "uint8",
     orient: bool = False,
+    shrink_to: Size | None = None,
     max_pixels: int = 1 << 28,
 ) -> Any:
     """Decode JPEG, PNG, GIF (first frame), BMP or WebP to `[h, w, c]`.
@@ -42,10 +51,16 @@ def decode_image(
       orient: whether to turn the image upright, or mirror it, as the EXIF data of a
         JPEG, PNG or WebP file say. Phones store photos as the sensor saw them; browsers
         and viewers turn them, Keras, TensorFlow and PIL's `Image.open` do not.
+      shrink_to: height and width, upright with `orient`, that are enough. A JPEG is
+        decoded at a half, a quarter or an eighth of its size (a side rounded up) if
+        both of its sides stay at least as long; a step `resize` makes the rest of the
+        way. That is much less work, and other formats are decoded whole.
       max_pixels: an image whose header claims more pixels makes its row a bad row and
         is not decoded, since a few bytes can claim to be gigabytes.
     """
     import tensorflow as tf
+
+    turn = read_turn(image) if orient else None
 
     def checked(size: tuple[Any, Any]) -> Any:
         height, width = size
@@ -56,8 +71,14 @@ def decode_image(
 
     def jpeg() -> Any:
         height, width, stored = _jpeg_shape(image)
-        decoded = _decode_jpeg(checked((height, width)), stored, channels)
-        return _with_dtype(decoded, dtype)
+        data = checked((height, width))
+        decode = partial(_decode_jpeg, data, stored, channels)
+        if shrink_to is None:
+            return _with_dtype(decode(1), dtype)
+        size = tf.stack([height, width])
+        if turn is not None:
+            size = tf.gather(size, turn[0][:2])
+        return _with_dtype(_shrunk(decode, size, shrink_to), dtype)
 
     def other() -> Any:
         data = checked(_other_size(image))
@@ -73,8 +94,8 @@ def decode_image(
         )
 
     decoded = tf.cond(_starts(image, _JPEG), jpeg, other)
-    if orient:
-        decoded = upright(decoded, image)
+    if turn is not None:
+        decoded = upright(decoded, turn)
     decoded.set_shape([None, None, channels or None])
     return decoded
 
@@ -88,18 +109,36 @@ def _jpeg_shape(image: Any) -> tuple[Any, Any, Any]:
     return height, width, stored
 
 
-def _decode_jpeg(data: Any, stored: Any, channels: int) -> Any:
+def _shrunk(decode: Callable[[int], Any], size: Any, least: tuple[int, int]) -> Any:
+    """Divide the sides of a JPEG by as much as leaves them at least as long as `least`.
+
+    Args:
+      decode: decodes the image, its sides divided by what is given.
+      size: the whole image's height and width, int64 `[2]`.
+      least: height and width.
+    """
     import tensorflow as tf
 
+    divisors = tf.constant(_SHRINKING[1:], tf.int64)[:, None]
+    enough = tf.reduce_all(-(-size // divisors) >= least, 1)
+    chosen = tf.math.count_nonzero(enough, dtype=tf.int32)
+    return tf.switch_case(chosen, [partial(decode, by) for by in _SHRINKING])
+
+
+def _decode_jpeg(data: Any, stored: Any, channels: int, divisor: int) -> Any:
+    import tensorflow as tf
+
+    def as_channels(channels: int) -> Any:
+        return tf.io.decode_jpeg(data, channels, ratio=divisor)
+
     def by_way_of_colors() -> Any:
-        return _with_channels(tf.io.decode_jpeg(data, 3), channels)
+        return _with_channels(as_channels(3), channels)
 
     if channels == 4:
         return by_way_of_colors()
     if channels == 1:  # libjpeg makes no grey of the four channels of printers
-        is_cmyk = stored == 4
-        return tf.cond(is_cmyk, by_way_of_colors, lambda: tf.io.decode_jpeg(data, 1))
-    return tf.io.decode_jpeg(data, channels)
+        return tf.cond(stored == 4, by_way_of_colors, lambda: as_channels(1))
+    return as_channels(channels)
 
 
 def _other_size(image: Any) -> tuple[Any, Any]:
@@ -157,7 +196,7 @@ def has_16_bits(data: bytes) -> bool:
 def resize(
     image: Any,
     *,
-    size: tuple[int, int],
+    size: Size,
     method: ResizeMethod = "bilinear",
     antialias: bool = False,
     fit: Literal["stretch", "crop", "pad"] = "stretch",
@@ -193,7 +232,7 @@ def resize(
     return casts.cast(resized, "float32", "what step resize takes")
 
 
-def center_crop(image: Any, *, size: tuple[int, int]) -> Any:
+def center_crop(image: Any, *, size: Size) -> Any:
     """Cut `[*size, c]` out of the middle of an image `[h, w, c]`.
 
     An image that is smaller than `size` makes its row a bad row.

@@ -23,23 +23,32 @@ _TURNS: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
 """Of each orientation the order of the axes, and then the axes to reverse."""
 
 
-def upright(image: Any, encoded: Any) -> Any:
-    """Turn an image `[h, w, c]` as its file says; as it is if the file says nothing.
+def read_turn(encoded: Any) -> tuple[Any, Any]:
+    """Read what turns a decoded image upright; nothing if its file says nothing.
 
     Args:
-      image: decoded.
       encoded: the file, string `[]`.
+
+    Returns:
+      The order of the axes, int32 `[3]`, and then the axes to reverse, int32 `[n]`.
     """
     import tensorflow as tf
 
-    def turns(data: Any) -> tuple[np.ndarray, ...]:  # an array outside of a graph
+    def turn(data: Any) -> tuple[np.ndarray, ...]:  # an array outside of a graph
         data = data if isinstance(data, bytes) else data.item()
         order, axes = _TURNS[orientation(data)]
         return np.array(order, np.int32), np.array(axes, np.int32)
 
-    order, axes = tf.numpy_function(turns, [encoded], (tf.int32, tf.int32))
-    axes = tf.ensure_shape(axes, [None])
-    image = tf.transpose(image, tf.ensure_shape(order, [3]))  # free if as stored
+    order, axes = tf.numpy_function(turn, [encoded], (tf.int32, tf.int32))
+    return tf.ensure_shape(order, [3]), tf.ensure_shape(axes, [None])
+
+
+def upright(image: Any, turn: tuple[Any, Any]) -> Any:
+    """Turn an image `[h, w, c]` as `read_turn` says."""
+    import tensorflow as tf
+
+    order, axes = turn
+    image = tf.transpose(image, order)  # free if as stored
     return tf.cond(tf.size(axes) > 0, lambda: tf.reverse(image, axes), lambda: image)
 
 
