@@ -140,7 +140,8 @@ bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they wo
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py --files 3 --rows-per-file 2000 --repeats 1
 	$(BIN)/python benchmarks/depth.py --batch-rows 2 --size 32 --repeats 1
-	$(BIN)/python benchmarks/decode.py --images 200 --side 64 --repeats 1
+	$(BIN)/python benchmarks/decode.py --images 200 --side 64 --photos 40 \
+	  --photo-height 600 --repeats 1
 	$(BIN)/python benchmarks/planning.py --files 10000
 	$(BIN)/python benchmarks/growth.py --small --files 10 --side 32 --repeats 1 --rows 2000
 	$(BIN)/python benchmarks/scale.py --shards 10000

@@ -382,6 +382,17 @@ def test_photos_stored_turned_are_found_all_over_a_folder(here: Path) -> None:
     assert found in draft.guessed
     (step, *_) = tomllib.loads(draft.text)["source"]["preprocess"]
     assert step["orient"] is True
+    assert "shrink_to" not in draft.text
+
+
+def test_a_faster_way_to_decode_large_photos_is_named(here: Path) -> None:
+    (here / "photos").mkdir()
+    PIL.Image.new("RGB", (16, 16)).save(here / "photos" / "a.png")
+    PIL.Image.new("RGB", (16, 17)).save(here / "photos" / "b.jpg")
+    image = keras.Input((8, 8, 3))
+    model = saved(image, keras.layers.Flatten()(image))
+    text = " ".join(draft_config("photos", model, "out").text.split("# ")).split()
+    assert "shrink_to = [8, 8] decodes large photos faster" in " ".join(text)
 
 
 def test_what_was_guessed_as_json(here: Path) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from conftest import Job
+from conftest import Job, parity_of, stacked
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +29,8 @@ from transforms.preprocess.orientation import orientation
 from transforms.preprocess.steps import make_steps
 from transforms.shard import Piece
 from transforms.sources.readers import make_source
+from transforms.table.directory import Table
+from transforms.table.plan_file import read_plan
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 
@@ -324,3 +326,138 @@ def test_colors_of_printers_are_decoded_as_pil_does_it(
     image = np.asarray(PIL.Image.open(io.BytesIO(data)).convert(mode)).astype(int)
     found = decoded(data, channels=channels).astype(int)
     assert np.abs(found - image.reshape(found.shape)).max() <= 2
+
+
+def large(height: int, width: int, **options: Any) -> bytes:
+    """A JPEG file of smooth colours."""
+    random = np.random.default_rng(4)
+    coarse = random.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), np.uint8)
+    image = PIL.Image.fromarray(coarse).resize((width, height))
+    return jpeg(np.asarray(image), quality=90, **options)
+
+
+@pytest.mark.parametrize(
+    ("least", "size"),
+    [
+        ([101, 160], (101, 160)),
+        ([52, 80], (101, 160)),
+        ([51, 80], (51, 80)),  # libjpeg rounds up, and so each pixel has its place
+        ([1, 80], (51, 80)),
+        ([1, 81], (101, 160)),
+        ([26, 40], (26, 40)),
+        ([13, 20], (13, 20)),
+        ([1, 1], (13, 20)),
+        ([500, 1], (101, 160)),
+    ],
+)
+def test_jpeg_is_decoded_at_the_least_size_that_is_enough(
+    least: list[int], size: tuple[int, int]
+) -> None:
+    data = large(101, 160)
+    found = decoded(data, channels=3, shrink_to=least)
+    assert found.shape == (*size, 3)
+    if size == (101, 160):
+        np.testing.assert_array_equal(found, decoded(data, channels=3))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("ratio", [2, 4, 8])
+def test_pixels_of_a_reduced_scale_are_those_of_pil(
+    ratio: int, options: dict[str, Any]
+) -> None:
+    data = large(96, 160, **options)
+    size = 96 // ratio, 160 // ratio
+    image = PIL.Image.open(io.BytesIO(data))
+    image.draft("RGB", size[::-1])
+    found = decoded(data, channels=3, shrink_to=list(size)).astype(int)
+    assert found.shape == (*size, 3)
+    assert np.abs(found - np.asarray(image)).max() <= 4
+    exact = PIL.Image.open(io.BytesIO(data)).reduce(ratio)
+    assert np.abs(found - np.asarray(exact)).mean() < 3
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_a_photo_is_measured_as_it_stands_upright(value: int) -> None:
+    data = turned("JPEG", value)  # 16 high, 24 wide
+    swapped = value > 4
+    enough, too_much = ([12, 8], [8, 12]) if swapped else ([8, 12], [12, 8])
+    found = decoded(data, channels=3, orient=True, shrink_to=enough)
+    assert found.shape == (*enough, 3)
+    whole = decoded(data, channels=3, orient=True, shrink_to=too_much)
+    np.testing.assert_array_equal(whole, decoded(data, channels=3, orient=True))
+    as_stored = decoded(data, channels=3, shrink_to=[8, 12])
+    assert as_stored.shape == (8, 12, 3)
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "WEBP"])
+def test_other_formats_are_decoded_whole(form: str) -> None:
+    data = io.BytesIO()
+    PIL.Image.fromarray(PIXELS).save(data, form)
+    whole = decoded(data.getvalue(), channels=3)
+    found = decoded(data.getvalue(), channels=3, shrink_to=[2, 2])
+    np.testing.assert_array_equal(found, whole)
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3, 4])
+def test_all_kinds_of_colors_can_be_shrunk(channels: int) -> None:
+    grey = jpeg(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    for data in (grey, cmyk(2), large(32, 48)):
+        options = {"channels": channels, "dtype": "uint16"}
+        whole = decoded(data, **options).astype(int)
+        found = decoded(data, **options, shrink_to=[4, 4]).astype(int)
+        assert found.shape[-1] == whole.shape[-1]
+        assert found.shape[0] <= whole.shape[0] // 4
+        assert np.abs(found.mean((0, 1)) - whole.mean((0, 1))).max() < 257 * 3
+
+
+def test_a_damaged_or_huge_photo_is_not_made_sound_by_shrinking() -> None:
+    data = large(96, 160)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decoded(data[: len(data) // 2], channels=3, shrink_to=[12, 20])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more pixels than"):
+        decoded(data, channels=3, shrink_to=[12, 20], max_pixels=96 * 160 - 1)
+
+
+@pytest.mark.parametrize("least", [[0, 9], [9, -1], [9], [9, 9, 9], 9, [0.5, 9], "9"])
+def test_what_is_no_size_is_refused(least: Any) -> None:
+    for step, option in (
+        ("decode_image", "shrink_to"),
+        ("resize", "size"),
+        ("center_crop", "size"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^source.preprocess\[0\].{option}"):
+            make_steps([StepSpec(step=step, **{"feature": "x", option: least})])
+
+
+def test_shrunk_photos_are_values_that_a_certificate_confirms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [large(96 + n, 160) for n in range(7)]
+    photos += [jpeg(), b"\xff\xd8 no photo", turned("JPEG", 6)]
+    table = pa.table({"id": list(range(10)), "image": photos})
+    pq.write_table(table, tmp_path / "images.parquet")
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
+
+    def config(**decode: Any) -> dict[str, Any]:
+        decode = {"step": "decode_image", "channels": 1, "orient": True, **decode}
+        steps = [decode, {"step": "resize", "size": [8, 8], "antialias": True}]
+        return {
+            "source": {"preprocess": [{**step, "feature": "image"} for step in steps]},
+            "model": {"build": "toolbox:image_model", "batch_rows": 4},
+            "taps": [{"path": "conv", "reduce": "flatten"}],
+            "errors": {"max_fraction": 0.5},
+        }
+
+    def certified() -> bool:
+        return parity_of(str(job.table), 10).passed
+
+    found = stacked(job.run(**config(shrink_to=[8, 8]))["conv"])
+    assert [error["row"] for error in job.errors()] == [8]
+    assert certified()
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_steps, "_ratio", lambda *_: 1)
+        assert not certified()
+    assert len(found) == 9
+    before = read_plan(Table(str(job.table))).ingredients
+    after = job.plan(**config(shrink_to=[8, 9])).ingredients
+    assert {one for one in before if before[one] != after[one]} == {"preprocess"}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
+
+import numpy as np
 
 from pipeline.init.questions import Questions
 from transforms.dtypes import Feature
@@ -54,13 +57,14 @@ def image_steps(
     Args:
       name: of the feature: encoded images, or pixels `[h, w, c]`.
       feature: its type.
-      stored: some encoded images, as far as they hold EXIF data.
+      stored: the first bytes of some encoded images, with their headers.
       declared: the input; if the model does not declare its shape, the images become
         224 by 224 RGB.
       form: the model, whose layers tell how pixels are to be scaled.
       questions: gets what was guessed.
     """
     height, width, channels, first = _layout(declared.shape)
+    size = [height or _SIZE[0], width or _SIZE[1]]
     steps: Steps = []
     if not feature.shape:
         decode: dict[str, Any] = {
@@ -73,8 +77,9 @@ def image_steps(
             decode["orient"] = True
             text = f"{sideways} of {len(stored)} images looked at are stored turned"
             comment = questions.guess(f"{text}: they are turned upright")
+        if any(_is_large(image, size) for image in stored):
+            comment += f"; shrink_to = {size} decodes large photos faster"
         steps.append((decode, comment))
-    size = [height or _SIZE[0], width or _SIZE[1]]
     if feature.shape[:2] != tuple(size):
         comment = "distorts what has another aspect; see fit in docs/sources.md"
         if not (height and width):
@@ -115,6 +120,16 @@ def scaled(name: str, form: ModelForm, questions: Questions) -> Steps:
     step = {"step": "rescale", "feature": name, "scale": 1 / 255}
     text = "pixels from 0 to 1; write here what was done in training"
     return [(step, questions.guess(text))]
+
+
+def _is_large(image: bytes, size: Sequence[int]) -> bool:
+    """Whether an image is a JPEG at least twice as high and wide as a size."""
+    import tensorflow as tf
+
+    with suppress(tf.errors.InvalidArgumentError):
+        found = tf.image.extract_jpeg_shape(image).numpy()[:2]
+        return bool((found >= 2 * np.array(size)).all())
+    return False
 
 
 def _layout(shape: Shape | None) -> tuple[int | None, int | None, int, bool]:

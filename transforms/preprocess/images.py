@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -62,7 +62,7 @@ def decode_image(
 
     turn = read_turn(image) if orient else None
 
-    def checked(size: tuple[Any, Any]) -> Any:
+    def checked(size: Sequence[Any]) -> Any:
         height, width = size
         what = ["image has more pixels than max_pixels", height, width, max_pixels]
         small = tf.raw_ops.Assert(condition=height * width <= max_pixels, data=what)
@@ -70,15 +70,11 @@ def decode_image(
             return tf.identity(image)
 
     def jpeg() -> Any:
-        height, width, stored = _jpeg_shape(image)
-        data = checked((height, width))
-        decode = partial(_decode_jpeg, data, stored, channels)
+        *size, stored = _jpeg_shape(image)
+        decode = partial(_decode_jpeg, checked(size), stored, channels)
         if shrink_to is None:
             return _with_dtype(decode(1), dtype)
-        size = tf.stack([height, width])
-        if turn is not None:
-            size = tf.gather(size, turn[0][:2])
-        return _with_dtype(_shrunk(decode, size, shrink_to), dtype)
+        return _with_dtype(_shrunk(decode, size, shrink_to, turn), dtype)
 
     def other() -> Any:
         data = checked(_other_size(image))
@@ -109,18 +105,27 @@ def _jpeg_shape(image: Any) -> tuple[Any, Any, Any]:
     return height, width, stored
 
 
-def _shrunk(decode: Callable[[int], Any], size: Any, least: tuple[int, int]) -> Any:
+def _shrunk(
+    decode: Callable[[int], Any],
+    size: Sequence[Any],
+    least: tuple[int, int],
+    turn: tuple[Any, Any] | None,
+) -> Any:
     """Divide the sides of a JPEG by as much as leaves them at least as long as `least`.
 
     Args:
       decode: decodes the image, its sides divided by what is given.
-      size: the whole image's height and width, int64 `[2]`.
+      size: the whole image's height and width as stored, int64 `[]` each.
       least: height and width.
+      turn: what turns the image upright; None if it is taken as stored.
     """
     import tensorflow as tf
 
+    whole = tf.stack(size)
+    if turn is not None:
+        whole = tf.gather(whole, turn[0][:2])
     divisors = tf.constant(_SHRINKING[1:], tf.int64)[:, None]
-    enough = tf.reduce_all(-(-size // divisors) >= least, 1)
+    enough = tf.reduce_all(-(-whole // divisors) >= least, 1)
     chosen = tf.math.count_nonzero(enough, dtype=tf.int32)
     return tf.switch_case(chosen, [partial(decode, by) for by in _SHRINKING])
 
