@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from conftest import Job
+from conftest import Job, worker_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -245,6 +245,18 @@ def test_numbers_that_a_models_input_cannot_hold_are_bad_rows(
         "feature 'x', a model input, must hold values that fit into"
         f" {model}, got {NUMBERS[2]}"
     )
+
+
+def test_batches_hold_what_was_read_and_the_model_casts_it(tmp_path: Path) -> None:
+    table = pa.table({"x": pa.array([[3, 255]], pa.list_(pa.uint8(), 2))})
+    pq.write_table(table, tmp_path / "x.parquet")
+    job = Job(tmp_path / "out", {"reader": "parquet", "path": str(tmp_path / "*.*")})
+    model = {"build": "test_casts:float32_model"}
+    made = job.run(source={"key": None}, model=model, taps=TAP)
+    assert made["same"].to_pylist() == [[3.0, 255.0]]
+    preparation = worker_of(job.table).pipeline.preparation
+    inputs, _ = preparation.example.structured_outputs
+    assert inputs["x"].dtype == tf.uint8
 
 
 def test_floats_are_refused_for_an_input_of_whole_numbers(tmp_path: Path) -> None:
