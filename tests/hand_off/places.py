@@ -29,9 +29,6 @@ def need_stores() -> None:
         pytest.skip(f"needs the extra hand-off: {', '.join(missing)} missing")
 
 
-import pyarrow.parquet as pq
-
-
 @dataclass
 class Place:
     """One place in a store.
