@@ -117,6 +117,9 @@ class BigQuery:
         else:
             self._service.link(documents[_TABLE])
 
+    def remove_older(self, table: FinishedTable) -> None:
+        """Leave nothing to do: rows and documents have been replaced."""
+
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys in BigQuery, or of the files that the documents name."""
         if self._service:
