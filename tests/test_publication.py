@@ -130,6 +130,19 @@ def test_what_arrives_otherwise_is_noticed(job: Job, target: str, said: str) -> 
     assert publications(str(job.table)) == []
 
 
+def test_what_has_changed_since_it_was_published_is_named(job: Job) -> None:
+    job.run()
+    table, target = str(job.table), "test_publication:Memory"
+    publish_table(table, target)
+    properties, rows = Memory.places["here"]
+    Memory.places["here"] = (properties, rows.slice(1))
+    said = "not what was published there before: RuntimeError: memory here must hold"
+    with pytest.raises(RuntimeError, match=rf"{said}(?s:.*)\nremove what is there"):
+        publish_table(table, target)
+    Memory.places.clear()
+    assert not publish_table(table, target).was_there
+
+
 @pytest.mark.parametrize(
     ("target", "options", "said"),
     [
@@ -241,6 +254,9 @@ def test_the_command(job: Job) -> None:
     assert "memory x" in runner.invoke(app, ["status", str(job.table)]).output
     for wrong in (call, [*to, "--list"]):
         assert runner.invoke(app, wrong).exit_code == 2
+    typo = runner.invoke(app, ["publish", f"{job.table}s", "--list"])
+    assert typo.exit_code == 2
+    assert "found none in" in typo.output
 
 
 def test_a_damaged_note_is_named(job: Job) -> None:

@@ -70,9 +70,10 @@ class Atlas:
         try:
             with self._open() as file:
                 metadata = file.schema_arrow.metadata or {}
-        except pa.ArrowInvalid:  # no Parquet file
+        except (pa.ArrowInvalid, IsADirectoryError):  # no Parquet file
             return {}
-        return {name.decode(): value.decode() for name, value in metadata.items()}
+        ours = {n: v for n, v in metadata.items() if n.startswith(b"featuretap.")}
+        return {name.decode(): value.decode() for name, value in ours.items()}
 
     def write(self, table: FinishedTable) -> None:
         """Replace the file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from pipeline.publish.bigquery_specs import (
 from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FINGERPRINT, FinishedTable, batches_of, rows_of
 from pipeline.publish.placed import is_free, place_of
-from pipeline.publish.target import need
+from pipeline.publish.target import need, read_object
 from transforms import storage
 from transforms.column_names import KEY
 from transforms.lookup import ConfigError
@@ -100,8 +99,8 @@ class BigQuery:
 
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the labels of the table in BigQuery, or of the document of it."""
-        source_uris(table)
-        labels = self._service.labels() if self._service else self._written(table)
+        parts = source_uris(table)
+        labels = self._service.labels(parts) if self._service else self._written(table)
         return None if labels is None else properties_of(labels, table)
 
     def write(self, table: FinishedTable) -> None:
@@ -110,15 +109,15 @@ class BigQuery:
         if not self._service:
             for name, document in documents.items():
                 storage.replace(self._file(name), to_json(document))
-            if _JOB not in documents:  # of a publication of the other kind
-                storage.remove(self._file(_JOB))
         elif self._kind == "load":
             self._service.load(documents[_JOB], documents[_TABLE])
         else:
             self._service.link(documents[_TABLE])
 
     def remove_older(self, table: FinishedTable) -> None:
-        """Leave nothing to do: rows and documents have been replaced."""
+        """Remove the job of a publication of the other kind, before this one."""
+        if not self._service and self._kind == "external":
+            storage.remove(self._file(_JOB))
 
     def keys(self, table: FinishedTable) -> Iterator[pa.Array]:
         """Yield the keys in BigQuery, or of the files that the documents name."""
@@ -152,7 +151,8 @@ class BigQuery:
         there = found[_TABLE]
         if there is None:
             return None if is_free(self._path, lambda _: False) else {}
-        labels = dict(there.get("labels", {}))
+        found_labels = there.get("labels")
+        labels = dict(found_labels) if isinstance(found_labels, dict) else {}
         if found != self._documents(table):
             labels.pop(LABELS[FINGERPRINT], None)  # they are to be made anew
         return labels
@@ -169,12 +169,9 @@ class BigQuery:
     def _read(self, name: str) -> Any:
         """Read a document; None if there is none, an empty one for anything else."""
         try:
-            found = json.loads(storage.read(self._file(name)))
+            return read_object(storage.read(self._file(name)))
         except FileNotFoundError:
             return None
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
 
     def _file(self, name: str) -> str:
         return storage.join(self._path, name)

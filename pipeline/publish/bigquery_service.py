@@ -30,8 +30,13 @@ class Service:
         self._kind = kind
         self._location = location
 
-    def labels(self) -> Mapping[str, str] | None:
+    def labels(self, parts: Sequence[str]) -> Mapping[str, str] | None:
         """Read the labels of what is there; None if there is nothing.
+
+        An external table that reads other files has no label of a fingerprint.
+
+        Args:
+          parts: URIs of the files that it is to read.
 
         Raises:
           ConfigError: what is there is of the other kind, or may not be seen.
@@ -46,7 +51,11 @@ class Service:
                 f"target bigquery.kind must stay as it was, {self._name} is a table of"
                 f" type {there.table_type}; choose another name, or remove it"
             )
-        return dict(there.labels)
+        labels = dict(there.labels)
+        external = there.external_data_configuration
+        if ours and external and list(external.source_uris) != list(parts):
+            labels.pop(LABELS[FINGERPRINT], None)
+        return labels
 
     def load(self, job: Mapping[str, Any], resource: Mapping[str, Any]) -> None:
         """Load a table, in place of the one there, in one job.

@@ -77,7 +77,10 @@ class Delta:
         from deltalake.transaction import create_table_with_add_actions
 
         place_parts(table, self._path)
-        properties = deltalake.CommitProperties(custom_metadata=table.properties)
+        properties = deltalake.CommitProperties(
+            custom_metadata=table.properties,
+            app_transactions=[deltalake.Transaction("featuretap", 1)],
+        )
         schema = deltalake.Schema.from_arrow(table.columns.schema)
         if not deltalake.DeltaTable.is_deltatable(self._path, self._options):
             create_table_with_add_actions(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable, matrix
 from pipeline.publish.placed import is_free, place_of
-from pipeline.publish.target import need
+from pipeline.publish.target import need, read_object
 from transforms import scratch, storage
 from transforms.column_names import KEY
 from transforms.sources.staging import readable_copy
@@ -64,9 +63,10 @@ class Faiss:
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the properties that `about.json` holds."""
         try:
-            return dict(self._about().get("properties", {}))
+            found = self._about().get("properties")
         except FileNotFoundError:
             return None if is_free(self._path, _FILE.fullmatch) else {}
+        return found if isinstance(found, dict) else {}
 
     def write(self, table: FinishedTable) -> None:
         """Write index and keys, then `about.json`, which names them."""
@@ -128,8 +128,7 @@ class Faiss:
         return storage.join(self._path, name)
 
     def _about(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(storage.read(self._file(_ABOUT)))
-        return found
+        return read_object(storage.read(self._file(_ABOUT)))
 
     def _keys(self) -> pa.ChunkedArray:
         data = storage.read(self._file(self._about()["keys"]))

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FINGERPRINT, FinishedTable, rows_of
 from pipeline.publish.placed import is_free, place_of
+from pipeline.publish.target import read_object
 from transforms import storage
 from transforms.column_names import KEY, TIME
 from transforms.lookup import ConfigError
@@ -151,12 +152,12 @@ class Feast:
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the note that lies in the repository."""
         try:
-            note = json.loads(storage.read(self._file(_NOTE)))
+            note = read_object(storage.read(self._file(_NOTE)))
         except FileNotFoundError:
             return None if is_free(self._path, lambda _: False) else {}
         if not self._is_whole(table):
             note.pop(FINGERPRINT, None)  # it is to be made anew
-        return dict(note)
+        return note
 
     def _is_whole(self, table: FinishedTable) -> bool:
         """Whether the repository is as it was written, with its online store."""

@@ -26,6 +26,7 @@ _ROWS_AT_A_TIME = 16_384
 FINGERPRINT = "featuretap.fingerprint"
 MODEL = "featuretap.model_digest"
 OPTIONS = "featuretap.options"
+TABLE = "featuretap.table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class FinishedTable:
             FINGERPRINT: self.plan.fingerprint,
             MODEL: self.plan.model_digest,
             OPTIONS: self.options,
-            "featuretap.table": self.table.uri,
+            TABLE: self.table.uri,
         }
 
     @property
@@ -118,10 +119,13 @@ class FinishedTable:
             yield from batches_of(self.table.path(part.path), columns)
 
     def part_uri(self, part: StoredFile) -> str:
-        """Give the URI of a part, absolute also on a local disk."""
+        """Give the URI of a part, absolute also on a local disk.
+
+        Nothing in it is percent-encoded: readers of Iceberg decode nothing.
+        """
         uri = self.table.path(part.path)
         local = storage.local_path(uri)
-        return uri if local is None else local.absolute().as_uri()
+        return uri if local is None else f"file://{local.absolute()}"
 
 
 def batches_of(uri: str, columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -11,12 +11,14 @@ import pyarrow as pa
 from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable, batches_of, rows_of
 from pipeline.publish.placed import (
+    is_free,
     is_placed,
     place_of,
     place_parts,
     placed_name,
     remove_others,
 )
+from pipeline.publish.target import read_object
 from transforms import storage
 from transforms.column_names import KEY
 from transforms.table.columns import Column
@@ -55,18 +57,13 @@ class HuggingFace:
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the properties that the card holds."""
         try:
-            card = storage.read(storage.join(self._path, _CARD)).decode()
+            card = storage.read(storage.join(self._path, _CARD))
         except FileNotFoundError:
-            names = storage.list_names(self._path)
-            folders = set(storage.list_directories(self._path)) - {_DATA}
-            inside = storage.list_names(storage.join(self._path, _DATA))
-            return {} if names or folders or not all(map(is_placed, inside)) else None
-        text = card.partition(_BEGIN)[2].partition(_END)[0]
-        try:
-            found: dict[str, str] = json.loads(text)
-        except ValueError:
-            return {}
-        return found
+            inside = storage.join(self._path, _DATA)
+            free = is_free(self._path, lambda _: False, [_DATA])
+            return None if free and is_free(inside, is_placed) else {}
+        text = card.partition(_BEGIN.encode())[2].partition(_END.encode())[0]
+        return read_object(text)
 
     def write(self, table: FinishedTable) -> None:
         """Put the parts there, then the card that names them."""

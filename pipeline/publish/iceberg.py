@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.publish.columns import Columns, refuse
-from pipeline.publish.finished import FINGERPRINT, FinishedTable
+from pipeline.publish.finished import FINGERPRINT, TABLE, FinishedTable
 from pipeline.publish.target import need
 from transforms.column_names import KEY
 from transforms.credentials import mask
@@ -48,12 +49,19 @@ class Iceberg:
             own configuration does not name them.
         """
         need("pyiceberg.catalog", "iceberg")
+        # of each column without statistics, in each part, it would warn
+        logging.getLogger("pyiceberg.io.pyarrow").setLevel(logging.ERROR)
         self._name = name
         self._catalog_name = catalog
         self._properties = properties or {}
         if "." not in name:
             raise ConfigError(
                 f"target iceberg.name must be namespace.table, got {name!r}"
+            )
+        if {"#", "?"} & set(table):
+            raise ConfigError(
+                "readers of Iceberg take what follows # or ? in an address for no part"
+                f" of it: a table that is published must lie elsewhere, got {table!r}"
             )
 
     @property
@@ -77,7 +85,10 @@ class Iceberg:
         catalog = self._catalog()
         if not catalog.table_exists(self._name):
             return None
-        return dict(catalog.load_table(self._name).properties)
+        found = dict(catalog.load_table(self._name).properties)
+        if found.get(TABLE) != table.table.uri:
+            found.pop(FINGERPRINT, None)  # its files lie elsewhere
+        return found
 
     def write(self, table: FinishedTable) -> None:
         """Add the files in one transaction, and one snapshot."""

@@ -14,6 +14,7 @@ from pipeline.publish.target import need
 from transforms import storage
 from transforms.column_names import KEY
 
+_UNFINISHED = (["data"], ["_transactions", "data"])  # cut off before a version
 _RESERVED = ("_rowid", "_rowaddr", "_distance", "_score", "_relevance_score")
 
 
@@ -52,7 +53,7 @@ class Lance:
         if self._name not in database.list_tables().tables:
             return None
         place = storage.join(self._uri, f"{self._name}.lance")
-        if storage.list_directories(place) == ["data"]:  # cut off before a version
+        if storage.list_directories(place) in _UNFINISHED:
             storage.remove_tree(place)
             return None
         metadata = database.open_table(self._name).schema.metadata or {}

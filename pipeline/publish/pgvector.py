@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FinishedTable
-from pipeline.publish.target import need
+from pipeline.publish.target import need, read_object
 from transforms.column_names import KEY
 from transforms.credentials import mask
 from transforms.lookup import ConfigError
@@ -64,15 +64,27 @@ class PgVector:
         """
         need("psycopg", "pgvector")
         need("pgvector", "pgvector")
+        from psycopg import ProgrammingError
         from psycopg.conninfo import conninfo_to_dict
 
-        if "password" in conninfo_to_dict(dsn):
+        try:
+            given = conninfo_to_dict(dsn)
+        except ProgrammingError as error:
+            raise ConfigError(
+                f"target pgvector.dsn must be as libpq takes it: {mask(str(error))}"
+            ) from None
+        if "password" in given:
             raise ConfigError(
                 "target pgvector.dsn must not hold a password; set PGPASSWORD, or use"
                 " ~/.pgpass"
             )
         self._dsn = dsn
         self._name = name.split(".")
+        if len(self._name) > 2 or not all(map(_is_name, self._name)):
+            raise ConfigError(
+                "target pgvector.name must be table or schema.table, each of 1 to"
+                f" {_NAME_BYTES} bytes, got {name!r}"
+            )
         self._index = index
 
     @property
@@ -87,7 +99,7 @@ class PgVector:
         where = " in an index" if self._index else ""
         refuse(wide, f"pgvector takes vectors of at most {limit} values{where}")
         kept = _kept(columns)
-        long = (c for c in kept if len(c.name.encode()) > _NAME_BYTES)
+        long = (c for c in kept if not _is_name(c.name))
         refuse(long, f"Postgres takes names of at most {_NAME_BYTES} bytes")
         system = (c for c in kept if c.name in _RESERVED)
         refuse(system, "Postgres keeps some names of columns for itself")
@@ -100,11 +112,7 @@ class PgVector:
             row = connection.execute(query, [text, text]).fetchone()
         if row[1] is None:
             return None
-        try:
-            found: dict[str, str] = json.loads(row[0] or "{}")
-        except ValueError:
-            return {}
-        return found
+        return read_object(row[0] or "")
 
     def write(self, table: FinishedTable) -> None:
         """Make another table, fill it, and let it take the place of the one there."""
@@ -113,7 +121,7 @@ class PgVector:
 
         columns = _kept(table.columns)
         table.refuse_non_finite(table.columns.vectors(), "pgvector")
-        here, new = self._quoted(), self._quoted(f"_{uuid.uuid4().hex[:12]}")
+        here, new = self._quoted(), self._quoted(f"featuretap_{uuid.uuid4().hex[:12]}")
         with self._connect() as connection:  # one transaction
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             register_vector(connection)
@@ -204,11 +212,12 @@ class PgVector:
                         ]
                     )
 
-    def _quoted(self, suffix: str = "") -> Any:
+    def _quoted(self, name: str | None = None) -> Any:
+        """Quote the table's name, or another one in its schema."""
         from psycopg import sql
 
-        *schema, name = self._name
-        return sql.Identifier(*schema, f"{name}{suffix}")
+        *schema, own = self._name
+        return sql.Identifier(*schema, name or own)
 
     def _connect(self) -> Any:
         import psycopg
@@ -244,6 +253,10 @@ def _refuse_zeros(batch: pa.Table, columns: list[Column]) -> None:
                 f" {column.name!r} of row {key!r} does; keep the column no longer, or"
                 " take the character out of the data"
             )
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text.encode()) <= _NAME_BYTES
 
 
 def _kind(column: Column) -> str:

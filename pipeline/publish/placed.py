@@ -68,16 +68,19 @@ def is_placed(name: str) -> bool:
     return _PLACED.fullmatch(name) is not None
 
 
-def is_free(directory: str, is_ours: Callable[[str], object]) -> bool:
+def is_free(
+    directory: str, is_ours: Callable[[str], object], inner: Collection[str] = ()
+) -> bool:
     """Whether nothing lies in a directory but what a publication left that was cut off.
 
     Args:
       directory: URI.
       is_ours: tells of the name of a file whether the target names files so.
+      inner: names of directories in it that are the target's.
     """
     names = storage.list_names(directory)
     others = [n for n in names if not (is_ours(n) or _UNFINISHED.fullmatch(n))]
-    folders = storage.list_directories(directory)
+    folders = set(storage.list_directories(directory)) - set(inner)
     return not others and all(name.startswith(_PREFIX) for name in folders)
 
 

@@ -16,6 +16,7 @@ from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable, matrix
 from pipeline.publish.placed import is_free, place_of
 from pipeline.publish.sample import at_least_one, smallest_hashes
+from pipeline.publish.target import read_object
 from transforms import storage
 from transforms.column_names import KEY
 from transforms.table.columns import Column
@@ -68,14 +69,10 @@ class Projector:
     def found(self, table: FinishedTable) -> Mapping[str, str] | None:
         """Read the properties that the first line of the configuration holds."""
         try:
-            first = self._read(_CONFIG).partition("\n")[0]
+            config = storage.read(self._file(_CONFIG))
         except FileNotFoundError:
             return None if is_free(self._path, _FILE.fullmatch) else {}
-        try:
-            found: dict[str, str] = json.loads(first.partition(_BEGIN)[2])
-        except ValueError:
-            return {}
-        return found
+        return read_object(config.partition(b"\n")[0].partition(_BEGIN.encode())[2])
 
     def write(self, table: FinishedTable) -> None:
         """Write vectors and labels, then the configuration, which names them."""

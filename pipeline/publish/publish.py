@@ -22,6 +22,7 @@ from transforms.config import Config
 from transforms.lookup import ConfigError, TableError
 from transforms.table.directory import Table, check_says, to_json
 from transforms.table.keys import hash_keys
+from transforms.table.plan_file import read_plan
 
 PUBLISHED = "published"
 _SAYS: dict[str, type] = {
@@ -92,8 +93,7 @@ def publish_table(
     was_there = refuse_others(made, finished)
     if not was_there:
         made.write(finished)
-    rows, key_sum = _compare_keys(made, finished)
-    sampled = _compare_rows(made, finished)
+    rows, key_sum, sampled = _read_back(made, finished, was_there=was_there)
     made.remove_older(finished)
     publication = Publication(
         target=target,
@@ -160,9 +160,11 @@ def publications(table: str) -> list[dict[str, Any]]:
     """Read where a table has gone: the documents of `Publication`.
 
     Raises:
+      FileNotFoundError: there is no such table.
       TableError: one is damaged.
     """
     place = Table(table)
+    read_plan(place)
     found = []
     for name in storage.list_names(place.internal(PUBLISHED)):
         document = place.read_json(f"{PUBLISHED}/{name}")
@@ -189,6 +191,24 @@ def _note(table: Table, target: str, location: str) -> str:
         return name
     place = hashlib.sha256(location.encode()).hexdigest()[:8]
     return f"{PUBLISHED}/{kind}-{place}.json"
+
+
+def _read_back(
+    target: Target, table: FinishedTable, *, was_there: bool
+) -> tuple[int, int, int]:
+    """Prove that a table is in a store: rows, sum of keys, how many were compared."""
+    try:
+        return *_compare_keys(target, table), _compare_rows(target, table)
+    except ConfigError:
+        raise
+    except Exception as error:
+        if not was_there:
+            raise
+        raise RuntimeError(
+            f"{target.location} is not what was published there before:"
+            f" {type(error).__name__}: {error}\n"
+            "remove what is there, and publish the table again"
+        ) from error
 
 
 def _compare_keys(target: Target, table: FinishedTable) -> tuple[int, int]:

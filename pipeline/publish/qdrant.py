@@ -173,6 +173,7 @@ class Qdrant:
     def _client(self) -> Iterator[Any]:
         """Open the database; one in a directory can be open once only."""
         from qdrant_client import QdrantClient
+        from qdrant_client.http.exceptions import ResponseHandlingException
 
         key = os.environ.get("QDRANT_API_KEY")
         client = (
@@ -182,6 +183,11 @@ class Qdrant:
         )
         try:
             yield client
+        except ResponseHandlingException as error:
+            raise ConfigError(
+                f"target qdrant.url must lead to a server, {mask(str(self._url))}"
+                f" cannot be asked: {mask(str(error))}"
+            ) from None
         finally:
             client.close()
 

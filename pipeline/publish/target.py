@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import ModuleType
@@ -160,6 +161,15 @@ def refuse_others(target: Target, table: FinishedTable) -> bool:
         )
     same = (FINGERPRINT, OPTIONS)
     return all(found.get(name) == table.properties[name] for name in same)
+
+
+def read_object(text: bytes | str) -> dict[str, Any]:
+    """Read a JSON object; empty for anything else, which featuretap has not written."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def need(module: str, extra: str) -> ModuleType:

@@ -406,7 +406,7 @@ def pgvector(root: Path) -> Place:
         return ask(f"SELECT {KEY} FROM features ORDER BY {order} LIMIT 1")[0][0]
 
     def versions() -> int:
-        query = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'features%'"
+        query = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'feature%'"
         return int(ask(query)[0][0])
 
     def occupy() -> None:
