@@ -130,6 +130,21 @@ def test_what_arrives_otherwise_is_noticed(job: Job, target: str, said: str) -> 
     assert publications(str(job.table)) == []
 
 
+def test_of_a_table_without_vectors_keys_are_compared(job: Job) -> None:
+    job.run(taps=[{"path": "head", "reduce": ["mean(axis=1)"]}])
+    done = publish_table(str(job.table), "test_publication:Memory")
+    assert (done.rows, done.sampled) == (100, 0)
+
+
+def test_a_table_that_cannot_be_written_to_is_published_all_the_same(job: Job) -> None:
+    job.run()
+    (job.table / "_featuretap" / "published").write_text("no directory")
+    said = "has been published to memory here, but that cannot be noted in the table: "
+    with pytest.raises(RuntimeError, match=said):
+        publish_table(str(job.table), "test_publication:Memory")
+    assert "here" in Memory.places
+
+
 def test_what_has_changed_since_it_was_published_is_named(job: Job) -> None:
     job.run()
     table, target = str(job.table), "test_publication:Memory"

@@ -84,7 +84,8 @@ def publish_table(
       FileNotFoundError: there is no such table.
       ConfigError: the table is not finished, the target's package is missing, it does
         not have these options or take these columns, or something else is there.
-      RuntimeError: what arrived is not what was sent.
+      RuntimeError: what arrived is not what was sent, or that it has arrived cannot be
+        noted.
     """
     began = time.perf_counter()
     finished = replace(open_finished(table), options=_hash(options or {}))
@@ -107,8 +108,7 @@ def publish_table(
         seconds=round(time.perf_counter() - began, 3),
         was_there=was_there,
     )
-    place = finished.table.internal(_note(finished.table, target, made.location))
-    storage.replace(place, to_json(publication.to_json()))
+    _write_note(finished.table, publication)
     return publication
 
 
@@ -179,6 +179,17 @@ def _hash(options: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16] if options else ""
 
 
+def _write_note(table: Table, done: Publication) -> None:
+    try:
+        place = table.internal(_note(table, done.target, done.location))
+        storage.replace(place, to_json(done.to_json()))
+    except OSError as error:
+        raise RuntimeError(
+            f"{table.uri!r} has been published to {done.location}, but that cannot be"
+            f" noted in the table: {error}"
+        ) from error
+
+
 def _note(table: Table, target: str, location: str) -> str:
     """Name the document of a publication by target; of a second place also by place."""
     kind = target.replace(":", ".")
@@ -237,7 +248,7 @@ def _sum(batches: Iterable[pa.Array | pa.ChunkedArray]) -> tuple[int, int]:
 
 
 def _compare_rows(target: Target, table: FinishedTable) -> int:
-    """Compare some rows, value by value."""
+    """Compare some rows, value by value; count those that have vectors."""
     names = table.columns.compared()
     sent = _some_rows(target, table, names)
     found = target.look_up(table, sent[KEY].combine_chunks())
@@ -252,7 +263,7 @@ def _compare_rows(target: Target, table: FinishedTable) -> int:
                     f"{target.location} has other values than were sent in column"
                     f" {name!r} of row {row[KEY]!r}"
                 )
-    return len(sent)
+    return len(sent) if names[1:] else 0
 
 
 def _some_rows(target: Target, table: FinishedTable, names: list[str]) -> pa.Table:
