@@ -284,7 +284,6 @@ def repair_table(plan: Plan) -> list[str]:
         except ValueError:
             commit = None  # what it names is not to be trusted: tidying finds the files
         table.remove_commit(shard)
-        for file in (commit.part, commit.errors) if commit else ():
-            if file:
-                storage.remove(table.path(file.path))
+        for file in commit.files if commit else ():
+            storage.remove(table.path(file.path))
     return [*whole, *(text for texts in damage.shards.values() for text in texts)]

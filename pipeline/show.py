@@ -227,6 +227,7 @@ def print_status(found: Status) -> None:
         for phase, name in (
             ("read", "waiting for the reader"),
             ("compute", "computing"),
+            ("describe", "statistics"),
             ("write", "waiting for the writer"),
         )
     ]

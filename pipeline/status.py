@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.publish.publish import publications
+from transforms.clock import PHASES
 from transforms.table.commit_record import Commit, Made, Work
 from transforms.table.directory import Table
 from transforms.table.plan_file import TablePlan, read_plan
 
-_PHASES = ("read", "compute", "write", "total")
+_PHASES = (*PHASES, "total")
 
 
 @dataclass(frozen=True, slots=True)

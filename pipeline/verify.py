@@ -110,7 +110,7 @@ def _look(
     return commit, [
         *_accounts(plan, shard, commit),
         *_part(table, commit.part, _schema(plan, shard), plan.columns),
-        *_errors(table, commit),
+        *_beside(table, commit),
     ]
 
 
@@ -202,9 +202,9 @@ def _records(
             yield f"{commit_name(commit.shard)} differs from the manifest"
     for extra in sorted(set(table.part_names()) - {part["path"] for part in manifest}):
         yield f"{extra} is not in the manifest, but readers may take it for a part"
-    kept = {commit.errors.path for commit in commits if commit.errors}
-    if len(commits) == plan.shard_count:  # else nobody knows whose errors they are
-        for extra in sorted(set(table.error_names()) - kept):
+    kept = {file.path for commit in commits for file in commit.files}
+    if len(commits) == plan.shard_count:  # else nobody knows whose files they are
+        for extra in sorted(set(table.names_beside_parts()) - kept):
             yield f"{extra} is in no commit record"
 
 
@@ -215,16 +215,16 @@ def _sums(summary: dict[str, Any], manifest: list[dict[str, Any]]) -> Iterator[s
             yield f"_SUCCESS has {summary[name]} {name}, the manifest {found}"
 
 
-def _errors(table: Table, commit: Commit) -> Iterator[str]:
-    if commit.errors is None:
-        return
-    try:
-        data = storage.read(table.path(commit.errors.path))
-    except FileNotFoundError:
-        yield f"{commit.errors.path} is missing"
-        return
-    if hashlib.sha256(data).hexdigest() != commit.errors.sha256:
-        yield f"{commit.errors.path} has another content than was committed"
+def _beside(table: Table, commit: Commit) -> Iterator[str]:
+    """Compare the files beside a part with their hashes."""
+    for file in commit.files[1:]:
+        try:
+            data = storage.read(table.path(file.path))
+        except FileNotFoundError:
+            yield f"{file.path} is missing"
+            continue
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            yield f"{file.path} has another content than was committed"
 
 
 def _part(

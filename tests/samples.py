@@ -10,8 +10,13 @@ from transforms.config import Config
 from transforms.dtypes import Feature
 from transforms.shard import Piece, Shard, Shards
 from transforms.table.columns import Column
-from transforms.table.commit_record import Commit, StoredFile
-from transforms.table.names import errors_name, part_name
+from transforms.table.commit_record import Commit, StoredFile, StoredStatistics
+from transforms.table.names import (
+    errors_name,
+    part_name,
+    sample_name,
+    statistics_name,
+)
 from transforms.table.plan_file import Earlier, TablePlan
 from transforms.taps.language import Tap
 
@@ -98,5 +103,10 @@ def commit(shard: int = 0, bad: int = 0, **changes: Any) -> Commit:
         "errors": StoredFile(errors_name(shard, digest), bad, 50, digest)
         if bad
         else None,
+        "statistics": StoredStatistics(
+            StoredFile(statistics_name(shard, digest), 1, 70, digest),
+            StoredFile(sample_name(shard, digest), 2, 80, digest),
+            sample_below=2**62,
+        ),
     }
     return Commit(**{**values, **changes})

@@ -65,7 +65,7 @@ digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 def test_every_name_that_is_given_is_recognized(shard: int, sha256: str) -> None:
     part, errors = names.part_name(shard, sha256), names.errors_name(shard, sha256)
     assert names.PART.fullmatch(part.removeprefix("data/"))
-    assert names.ERRORS.fullmatch(errors.removeprefix("_featuretap/errors/"))
+    assert names.OF_SHARD.fullmatch(errors.removeprefix("_featuretap/errors/"))
     record = names.commit_name(shard).removeprefix("_featuretap/commits/")
     found = names.COMMIT.fullmatch(record)
     assert found
@@ -111,11 +111,11 @@ def test_readers_see_all_of_data_and_what_is_not_hidden(table: Table) -> None:
 def test_only_what_is_named_as_a_part_is_one(table: Table) -> None:
     fill(table, *OURS, *THEIRS)
     assert table.part_names() == [PART, "data/part-123456-0123abcd.parquet"]
-    assert table.error_names() == ["_featuretap/errors/00000-0123abcd.parquet"]
+    assert table.names_beside_parts() == ["_featuretap/errors/00000-0123abcd.parquet"]
 
 
 def test_what_is_not_there_is_listed_as_nothing(table: Table) -> None:
-    assert table.visible_names() == table.part_names() == table.error_names() == []
+    assert table.visible_names() == table.part_names() == table.names_beside_parts() == []
     assert table.committed() == []
     assert table.attempts() == []
     assert table.read_success() is None

@@ -27,7 +27,7 @@ from transforms.errors.quarantine import BadRow
 from transforms.extract import extract_shard
 from transforms.lookup import ConfigError
 from transforms.shard import Piece
-from transforms.table.commit_record import Commit, StoredFile
+from transforms.table.commit_record import Commit, StoredFile, StoredStatistics
 from transforms.table.directory import Table
 from transforms.table.earlier import earlier_shard, stored_pieces
 from transforms.table.encode import encode
@@ -533,7 +533,8 @@ def test_a_part_of_another_size_than_was_recorded_is_not_carried(grown: Grown) -
 
 def test_bad_rows_are_told_from_which_piece_they_are() -> None:
     pieces = [Piece("a", "a", 0, 3), Piece("b", "b", 5, 4), Piece("a", "a", 3, 3)]
-    record = Commit(0, "", "", {}, 10, StoredFile("", 7, 0, ""), None)
+    part = StoredFile("", 7, 0, "")
+    record = Commit(0, "", "", {}, 10, part, None, StoredStatistics(part, None, 0))
 
     def bad(file: str, row: int) -> BadRow:
         return BadRow(None, 0, file, row, "infer", "", "")

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import make_plan, run_plan
+from transforms.key_hashes import hash_keys
 from transforms.lookup import ConfigError
 from transforms.table import keys
-from transforms.table.keys import hash_keys
 
 
 def job_with(directory: Path, **columns: Any) -> Job:
@@ -50,7 +50,7 @@ def test_a_key_that_repeats_across_parts_is_refused(
 
 
 @given(st.lists(st.text(max_size=12), min_size=1), st.integers(0, 3))
-def test_equal_texthash_keyses_alike_wherever_it_stands(
+def test_equal_text_hashes_alike_wherever_it_stands(
     texts: list[str], start: int
 ) -> None:
     encodable = [t for t in texts if t.isprintable()] or ["x"]
@@ -62,7 +62,7 @@ def test_equal_texthash_keyses_alike_wherever_it_stands(
     np.testing.assert_array_equal(found[:half], alone)
 
 
-def testhash_keyses_spread_keys_over_groups() -> None:
+def test_hashes_spread_keys_over_groups() -> None:
     for array in (
         pa.array([f"images/{i:07d}.jpg" for i in range(20_000)]),
         pa.array(np.arange(20_000)),

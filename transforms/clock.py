@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+PHASES = ("read", "compute", "describe", "write")
+"""Reading, the model, statistics, and waiting for the writer."""
+
 
 @dataclass(slots=True)
 class Clock:
     """Adds up wall-clock seconds by phase."""
 
     _seconds: dict[str, float] = field(
-        default_factory=lambda: {"read": 0.0, "compute": 0.0, "write": 0.0}
+        default_factory=lambda: dict.fromkeys(PHASES, 0.0)
     )
 
     def timed(self, phase: str, items: Iterator[Any]) -> Iterator[Any]:

@@ -26,6 +26,7 @@ from transforms.errors.notice import notice
 from transforms.errors.quarantine import Quarantine
 from transforms.shard import Piece, Shard, position
 from transforms.sources.staging import local_copies, readable
+from transforms.statistics.collect import Collector
 from transforms.stop import leave_if_long
 from transforms.table.columns import of_rows
 from transforms.table.commit_record import Commit
@@ -42,6 +43,11 @@ from transforms.table.parquet_writer import (
     unfinished_files,
 )
 from transforms.table.plan_file import TablePlan
+from transforms.table.statistics import (
+    carry_statistics,
+    collector_of,
+    store_statistics,
+)
 from transforms.taps.ahead import OnFailure, Read, infer_ahead
 from transforms.worker import Worker
 
@@ -88,10 +94,8 @@ def extract_shard(
             return commit
         first = table.read_commit(shard.index, written=True)
         assert first is not None
-        kept = {first.part, first.errors}
-        for file in (commit.part, commit.errors):
-            if file is not None and file not in kept:
-                storage.remove(table.path(file.path))
+        for file in {*commit.files} - {*first.files}:
+            storage.remove(table.path(file.path))
         return first
 
 
@@ -121,12 +125,13 @@ def _make(
         earlier = None  # all of it is computed where a death does no harm
     non_finite: Counter[str] = Counter()
     if earlier is not None:
-        known = earlier.bad_positions(shard)
-        quarantine.know(earlier.bad, known, rest_lost=earlier.rest_lost)
+        at = earlier.bad_positions(shard)
+        quarantine.know(earlier.bad, at, rest_lost=earlier.rest_lost)
     if earlier is not None and earlier.is_same:
         there, known_part = earlier.table, earlier.commit.part
         with unfinished_files(worker.table) as directory:
             part = carry_part(worker.table, shard, there, known_part, directory)
+            statistics = carry_statistics(worker.table, plan, shard, earlier, directory)
         quarantine.passed(part.rows, earlier.last_positions())
         if plan.config.errors.non_finite == "warn":
             non_finite.update(earlier.commit.non_finite)
@@ -135,8 +140,12 @@ def _make(
         made = _rows(worker, shard, earlier, deaths, quarantine, clock)
         with unfinished_files(worker.table) as directory:
             path = directory / "part.parquet"
-            _write(worker, shard, path, made, quarantine, non_finite, clock, began)
+            known = _write(
+                worker, shard, path, made, quarantine, non_finite, clock, began
+            )
             part = store_part(worker.table, shard, path, quarantine.sound)
+            with clock.during("describe"):
+                statistics = store_statistics(worker.table, shard, known, directory)
     commit = Commit(
         shard=shard.index,
         fingerprint=plan.fingerprint,
@@ -145,6 +154,7 @@ def _make(
         planned_rows=quarantine.sound + len(quarantine.rows),
         part=part,
         errors=store_errors(worker.table, shard, quarantine),
+        statistics=statistics,
         rest_lost=quarantine.rest_lost,
         piece_rows=quarantine.piece_rows(),
         non_finite=dict(sorted(non_finite.items())),
@@ -174,13 +184,16 @@ def _write(
     non_finite: Counter[str],
     clock: Clock,
     began: float,
-) -> None:
-    """Write a shard's rows to a local file, and check it."""
+) -> Collector:
+    """Write a shard's rows to a local file, and check it; say what they are like."""
+    known = collector_of(worker.plan)
     schema = of_rows(worker.layout.schema, worker.plan.rows_key(shard))
     with PartWriter(path, schema, worker.layout.columns) as writer:
         for some in made:
             quarantine.passed(some.rows.num_rows, some.positions)
             non_finite.update(some.non_finite)
+            with clock.during("describe"):
+                known.add(some.rows)
             with clock.during("write"):
                 writer.write(some.rows)
             _say(shard, quarantine, time.perf_counter() - began)
@@ -189,6 +202,7 @@ def _write(
     quarantine.close()
     check_part(path, schema, quarantine.sound)
     worker.check_claim()
+    return known
 
 
 def _say(shard: Shard, quarantine: Quarantine, seconds: float) -> None:

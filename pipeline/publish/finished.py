@@ -15,14 +15,13 @@ from pipeline.publish.columns import Columns
 from transforms import storage
 from transforms.column_names import KEY
 from transforms.lookup import ConfigError
-from transforms.sources.staging import readable_copy
+from transforms.table.batches import record_batches
 from transforms.table.columns import Column
 from transforms.table.commit_record import StoredFile
-from transforms.table.directory import Table, open_parquet
+from transforms.table.directory import Table
 from transforms.table.manifest import read_manifest
 from transforms.table.plan_file import TablePlan, read_plan
 
-_ROWS_AT_A_TIME = 16_384
 FINGERPRINT = "featuretap.fingerprint"
 MODEL = "featuretap.model_digest"
 OPTIONS = "featuretap.options"
@@ -130,15 +129,8 @@ class FinishedTable:
 
 def batches_of(uri: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield columns of a Parquet file in the order asked for, some rows at a time."""
-    with (
-        readable_copy(uri) as path,
-        open(path, "rb") as stream,
-        open_parquet(stream, check_pages=True) as file,
-    ):
-        for batch in file.iter_batches(
-            _ROWS_AT_A_TIME, columns=list(columns), use_threads=False
-        ):
-            yield pa.Table.from_batches([batch]).select(columns)
+    for batch in record_batches(uri, columns):
+        yield pa.Table.from_batches([batch])
 
 
 def matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:

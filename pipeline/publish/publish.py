@@ -19,9 +19,9 @@ from pipeline.publish.target import Target, make_target, refuse_others
 from transforms import storage
 from transforms.column_names import KEY
 from transforms.config import Config
+from transforms.key_hashes import hash_keys
 from transforms.lookup import ConfigError, TableError
 from transforms.table.directory import Table, check_says, to_json
-from transforms.table.keys import hash_keys
 from transforms.table.plan_file import read_plan
 
 PUBLISHED = "published"

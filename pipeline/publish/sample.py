@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from transforms.column_names import KEY
 from transforms.lookup import ConfigError
-from transforms.table.keys import hash_keys
+from transforms.statistics.collect import sample_hashes
 
 _HASH = "hash of the key"  # no column can have this name
 
@@ -69,4 +69,4 @@ def at_least_one(rows: int, what: str) -> int:
 
 
 def _hashes(keys: pa.ChunkedArray) -> np.ndarray:
-    return np.concatenate([hash_keys(chunk) for chunk in keys.chunks])
+    return np.concatenate([sample_hashes(chunk) for chunk in keys.chunks])

@@ -27,6 +27,7 @@ from transforms.table.manifest import (
 )
 from transforms.table.names import NOTICE
 from transforms.table.plan_file import TablePlan, read_plan, read_shards
+from transforms.table.statistics import merge_statistics
 
 _PARALLEL_LOOKS = 32
 _RECORDS_AT_A_TIME = 10_000
@@ -63,11 +64,12 @@ def commit_table(
         for name in ("rows", "quarantined", "bytes")
     }
     _check_budget(table, sums["rows"], sums["quarantined"], max_fraction)
-    named = {*found.manifest["path"].to_pylist(), *found.errors}
-    stored = {*table.part_names(), *table.error_names()}
+    named = {*found.manifest["path"].to_pylist(), *found.beside}
+    stored = {*table.part_names(), *table.names_beside_parts()}
     _check_present(table, named - stored)
     _tidy(table, stored - named)
     _check_keys(table, plan, found.manifest)
+    merge_statistics(table, found.statistics)
     manifest = to_parquet(with_plan(found.manifest, plan))
     storage.replace(table.internal("manifest.parquet"), manifest)
     summary = {
@@ -90,34 +92,39 @@ class _Found:
 
     Attributes:
       manifest: of the parts.
-      errors: paths of the errors files.
+      beside: paths of the files beside the parts.
+      statistics: which of these have the statistics of parts.
       broken: shards in which a file of unknown length broke off.
       non_finite: rows that hold NaN or infinite values, by column.
       work: what it took.
     """
 
     manifest: pa.Table
-    errors: Sequence[str]
+    beside: Sequence[str]
+    statistics: Sequence[str]
     broken: Sequence[int]
     non_finite: Counter[str]
     work: Work
 
 
 def _gather(commits: Iterator[Commit]) -> _Found:
-    errors: list[str] = []
+    beside: list[str] = []
+    statistics: list[str] = []
     broken: list[int] = []
     non_finite: Counter[str] = Counter()
     work = Work()
     tables = [MANIFEST_SCHEMA.empty_table()]
     while some := list(islice(commits, _RECORDS_AT_A_TIME)):
         tables.append(manifest_table(some))
-        errors += [commit.errors.path for commit in some if commit.errors]
+        for commit in some:
+            beside += [file.path for file in commit.files[1:]]
+            statistics.append(commit.statistics.columns.path)
         broken += [commit.shard for commit in some if commit.rest_lost]
         for commit in some:
             non_finite.update(commit.non_finite)
             work.add(commit)
     manifest = pa.concat_tables(tables).combine_chunks()
-    return _Found(manifest, errors, broken, non_finite, work)
+    return _Found(manifest, beside, statistics, broken, non_finite, work)
 
 
 def _all_commits(

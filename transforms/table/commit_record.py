@@ -8,7 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from transforms.lookup import TableError
-from transforms.table.names import errors_name, part_name
+from transforms.table.names import (
+    errors_name,
+    part_name,
+    sample_name,
+    statistics_name,
+)
 
 Made = Literal["computed", "carried", "projected", "extended"]
 MADE: tuple[Made, ...] = get_args(Made)
@@ -33,6 +38,22 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredStatistics:
+    """What a part's rows are like, as it is stored.
+
+    Attributes:
+      columns: statistics of columns, one row a column.
+      sample: rows of the part with the smallest hashes of their keys, in that order;
+        None where the part itself serves as its sample.
+      sample_below: all rows of smaller hashes are in the sample, and no others.
+    """
+
+    columns: StoredFile
+    sample: StoredFile | None
+    sample_below: int
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """The record that makes one shard count: what was written, and what it cost.
 
@@ -44,6 +65,7 @@ class Commit:
       planned_rows: rows the shard had to account for.
       part: the feature rows.
       errors: the quarantined rows, None if there are none.
+      statistics: what the feature rows are like.
       rest_lost: whether a file of unknown length broke off, so that more rows than
         `planned_rows` may have been meant.
       piece_rows: rows found in each piece, bad ones included, where the plan did not
@@ -72,6 +94,7 @@ class Commit:
     planned_rows: int
     part: StoredFile
     errors: StoredFile | None
+    statistics: StoredStatistics
     rest_lost: bool = False
     piece_rows: tuple[int, ...] | None = None
     non_finite: dict[str, int] = field(default_factory=dict)
@@ -88,6 +111,12 @@ class Commit:
         """Rows that are in the errors table instead of the part."""
         return self.errors.rows if self.errors else 0
 
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """All files that the record names, the part first."""
+        beside = (self.errors, self.statistics.columns, self.statistics.sample)
+        return tuple(file for file in (self.part, *beside) if file)
+
     def to_json(self) -> dict[str, Any]:
         """Give the record as a JSON document."""
         return asdict(self)
@@ -101,9 +130,19 @@ class Commit:
                 **document,
                 "part": StoredFile(**document["part"]),
                 "errors": StoredFile(**errors) if errors else None,
+                "statistics": _stored_statistics(document["statistics"]),
                 "piece_rows": None if found is None else tuple(found),
             }
         )
+
+
+def _stored_statistics(document: dict[str, Any]) -> StoredStatistics:
+    sample = document["sample"]
+    return StoredStatistics(
+        columns=StoredFile(**document["columns"]),
+        sample=StoredFile(**sample) if sample else None,
+        sample_below=document["sample_below"],
+    )
 
 
 @dataclass(slots=True)
@@ -149,12 +188,8 @@ def parse_commit(shard: int, data: bytes) -> Commit:
     """
     try:
         commit = Commit.from_json(json.loads(data))
-        part, errors = commit.part, commit.errors
-        names = [part_name(shard, part.sha256)]
-        found = [part.path]
-        if errors:
-            names.append(errors_name(shard, errors.sha256))
-            found.append(errors.path)
+        names = _names(commit)
+        found = [file.path for file in commit.files]
         _check_types(commit)
     except (
         ValueError,
@@ -174,15 +209,27 @@ def parse_commit(shard: int, data: bytes) -> Commit:
     return commit
 
 
+def _names(commit: Commit) -> list[str]:
+    """Give the names that the files of a record must have."""
+    named = [
+        (part_name, commit.part),
+        (errors_name, commit.errors),
+        (statistics_name, commit.statistics.columns),
+        (sample_name, commit.statistics.sample),
+    ]
+    return [name(commit.shard, file.sha256) for name, file in named if file]
+
+
 def _check_types(commit: Commit) -> None:
     """See that numbers are numbers.
 
     Raises:
       TypeError: one is not.
     """
-    files = [file for file in (commit.part, commit.errors) if file]
+    files = commit.files
     counts = [commit.planned_rows, commit.saved_bytes, *commit.non_finite.values()]
     counts += [count for file in files for count in (file.rows, file.bytes)]
+    counts.append(commit.statistics.sample_below)
     for number in (*counts, *(commit.piece_rows or ())):
         if not isinstance(number, int):
             raise TypeError(f"{number!r} is no number of rows or bytes")

@@ -7,10 +7,14 @@ _featuretap/schema.json                   columns, taps, and source features
 _featuretap/plan.parquet                  shards
 _featuretap/commits/00012.json            one record for each finished shard
 _featuretap/errors/00012-1f9c44d2.parquet quarantined rows
+_featuretap/statistics/00012-3ab5f8e1.parquet what a part's columns are like
+_featuretap/samples/00012-5d70c2b4.parquet  rows of a part that are in the sample
 _featuretap/attempts/00012-6f0e3d21.json  a worker is at this shard, or died at it
 _featuretap/first_bad_row.json            which bad row the run has told of
 _featuretap/uploads/                      unfinished files of local workers
 _featuretap/manifest.parquet              parts of the finished table
+_featuretap/statistics/table.parquet      what its columns are like
+_featuretap/gates.json                    how they were judged
 _featuretap/parity.json                   deviations from an independent computation
 _featuretap/published/                    where the table has gone
 _featuretap/follows.json                  which table was current when it was begun
@@ -33,14 +37,16 @@ from transforms.lookup import ConfigError, TableError
 from transforms.table.commit_record import Commit, parse_commit
 from transforms.table.names import (
     ATTEMPT,
+    BESIDE_PARTS,
     COMMIT,
     DATA,
-    ERRORS,
     FOLLOWS,
     INTERNAL,
     NOTICE,
+    OF_SHARD,
     PART,
     REMOVING,
+    STATISTICS,
     commit_name,
 )
 
@@ -70,7 +76,7 @@ BEGIN_AGAIN = (
 REPAIR = "the table is damaged: run again with --repair, which writes the file anew"
 """How to mend what is made of commit records."""
 _DOCUMENTS = (
-    *("parity.json", "manifest.parquet", NOTICE),
+    *("parity.json", "manifest.parquet", STATISTICS, "gates.json", NOTICE),
     *("plan.parquet", "schema.json"),
 )
 _HIDDEN = ("_", ".")  # what readers of a directory pass over
@@ -201,10 +207,14 @@ class Table:
             if name != f"{DATA}/" and not name.startswith(_HIDDEN)
         ]
 
-    def error_names(self) -> list[str]:
-        """List every errors file, committed or not, relative to the table."""
-        names = storage.list_names(self.internal("errors"))
-        return [f"{INTERNAL}/errors/{n}" for n in names if ERRORS.fullmatch(n)]
+    def names_beside_parts(self) -> list[str]:
+        """List every file of errors, statistics or a sample, relative to the table."""
+        return [
+            f"{INTERNAL}/{directory}/{name}"
+            for directory in BESIDE_PARTS
+            for name in storage.list_names(self.internal(directory))
+            if OF_SHARD.fullmatch(name)
+        ]
 
     def committed(self) -> list[int]:
         """List the indexes of the shards that have a commit record, sorted."""
@@ -282,7 +292,7 @@ class Table:
             check()
             storage.remove(self.internal(name))
         self._clear_shards(check)
-        for name in ("commits", "attempts", "errors"):
+        for name in ("commits", "attempts", *BESIDE_PARTS):
             storage.remove_empty(self.internal(name))
         storage.remove_empty(self.path(DATA))
 
@@ -300,7 +310,7 @@ class Table:
 
     def _clear_shards(self, check: Callable[[], None]) -> None:
         commits = (self.path(commit_name(shard)) for shard in self.committed())
-        files = map(self.path, self.part_names() + self.error_names())
+        files = map(self.path, self.part_names() + self.names_beside_parts())
         for uri in [*commits, *self.attempts(), *files]:
             check()
             storage.remove(uri)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,13 +11,12 @@ import pyarrow as pa
 
 from transforms.errors.quarantine import ERROR_SCHEMA, BadRow
 from transforms.shard import Piece, Shard, Shards, position
-from transforms.sources.staging import readable_copy
+from transforms.table.batches import record_batches
 from transforms.table.columns import Column
 from transforms.table.commit_record import Commit, Made
-from transforms.table.directory import REPAIR, Table, open_parquet
+from transforms.table.directory import REPAIR, Table
 from transforms.table.plan_file import Earlier, TablePlan, read_plan, read_shards
 
-_ROWS_AT_A_TIME = 4096
 _OF_ANY_MODEL = ("read", "preprocess")  # stages before the model
 
 
@@ -92,23 +90,15 @@ class EarlierShard:
         wanted = np.zeros(self.commit.part.rows, bool)
         for start, stop in self.ranges:
             wanted[start:stop] = True
-        with contextlib.ExitStack() as stack:
-            path = stack.enter_context(
-                readable_copy(self.table.path(self.commit.part.path))
-            )
-            stream = stack.enter_context(open(path, "rb"))
-            file = stack.enter_context(open_parquet(stream, check_pages=True))
-            row = 0
-            for batch in file.iter_batches(
-                _ROWS_AT_A_TIME, columns=names, use_threads=False
-            ):
-                chosen = np.flatnonzero(wanted[row : row + len(batch)])
-                row += len(batch)
-                if len(chosen):
-                    some = batch.take(pa.array(chosen))
-                    yield pa.table(
-                        {new: some.column(old) for new, old in self.columns.items()}
-                    )
+        row = 0
+        for batch in record_batches(self.table.path(self.commit.part.path), names):
+            chosen = np.flatnonzero(wanted[row : row + len(batch)])
+            row += len(batch)
+            if len(chosen):
+                some = batch.take(pa.array(chosen))
+                yield pa.table(
+                    {new: some.column(old) for new, old in self.columns.items()}
+                )
 
 
 def earlier_shard(plan: TablePlan, shard: Shard) -> EarlierShard | None:

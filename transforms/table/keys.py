@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms import scratch, storage
+from transforms.key_hashes import combine, hash_keys
 from transforms.table.directory import Table, open_parquet
 
 _KEYS_IN_MEMORY = 4_000_000
 _MOST_GROUPS = 512
 _HASHED_AT_ONCE = 100_000
-_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def repeated_keys(
@@ -84,29 +84,10 @@ def _spread(directory: Path, groups: int, found: Iterator[pa.RecordBatch]) -> No
                     writers.append(stack.enter_context(writer))
             hashes = np.zeros(len(batch), np.uint64)
             for column in batch.columns[:-1]:
-                hashes = hashes * _ODD + hash_keys(column)
+                hashes = combine(hashes, hash_keys(column))
             chosen = hashes % np.uint64(groups)
             for group in np.unique(chosen):
                 writers[int(group)].write_batch(batch.filter(pa.array(chosen == group)))
-
-
-def hash_keys(keys: pa.Array) -> np.ndarray:
-    """Hash text, whole numbers or times to uint64 below 2^32; equal ones alike."""
-    if pa.types.is_integer(keys.type) or pa.types.is_temporal(keys.type):
-        mixed = keys.cast(pa.int64(), safe=False).to_numpy().astype(np.uint64) * _ODD
-        return np.asarray(mixed >> np.uint64(32))
-    array = keys.cast(pa.large_binary())
-    offsets = np.frombuffer(array.buffers()[1], np.int64)
-    offsets = offsets[array.offset : array.offset + len(array) + 1]
-    data = np.frombuffer(array.buffers()[2] or b"", np.uint8)
-    data = data[offsets[0] : offsets[-1]].astype(np.uint64) + np.uint64(1)
-    lengths = np.diff(offsets)
-    starts = offsets[:-1] - offsets[0]
-    inside = np.arange(len(data)) - np.repeat(starts, lengths)
-    weights = np.cumprod(np.full(int(lengths.max(initial=0)) + 1, _ODD))
-    sums = np.concatenate([[np.uint64(0)], np.cumsum(data * weights[inside])])
-    totals = sums[starts + lengths] - sums[starts]
-    return np.asarray(totals >> np.uint64(32))
 
 
 def _repeated(

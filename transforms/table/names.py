@@ -11,7 +11,11 @@ POINTER = "current.json"
 FOLLOWS = "follows.json"
 REMOVING = "removing"
 PART = re.compile(r"part-\d{5,}-[0-9a-f]{8}\.parquet")
-ERRORS = re.compile(r"\d{5,}-[0-9a-f]{8}\.parquet")
+OF_SHARD = re.compile(r"\d{5,}-[0-9a-f]{8}\.parquet")
+"""Of a shard's errors, statistics and sample."""
+BESIDE_PARTS = ("errors", "statistics", "samples")
+"""Directories of files of single shards, other than parts."""
+STATISTICS = "statistics/table.parquet"
 COMMIT = re.compile(r"(\d{5,})\.json")
 ATTEMPT = re.compile(r"(\d{5,})-[0-9a-f]{8}\.json")
 
@@ -28,6 +32,16 @@ def part_name(shard: int, sha256: str) -> str:
 def errors_name(shard: int, sha256: str) -> str:
     """Name the file of a shard's quarantined rows, relative to the table."""
     return f"{INTERNAL}/errors/{shard:05d}-{sha256[:8]}.parquet"
+
+
+def statistics_name(shard: int, sha256: str) -> str:
+    """Name the file that says what a part's columns are like, relative to the table."""
+    return f"{INTERNAL}/statistics/{shard:05d}-{sha256[:8]}.parquet"
+
+
+def sample_name(shard: int, sha256: str) -> str:
+    """Name the file of a part's sampled rows, relative to the table."""
+    return f"{INTERNAL}/samples/{shard:05d}-{sha256[:8]}.parquet"
 
 
 def commit_name(shard: int) -> str:

@@ -144,7 +144,7 @@ def store_part(table: Table, shard: Shard, path: Path, rows: int) -> StoredFile:
       path: of the local file; it is gone afterwards.
       rows: that it holds.
     """
-    return _store(table, partial(part_name, shard.index), path, rows)
+    return store_file(table, partial(part_name, shard.index), path, rows)
 
 
 def carry_part(
@@ -163,9 +163,20 @@ def carry_part(
       FileNotFoundError: the part is gone.
       OSError: it has another size than its record says, or the storage failed.
     """
-    path = part_name(shard.index, part.sha256)
-    storage.copy(there.path(part.path), table.path(path), part.bytes, directory)
-    return replace(part, path=path)
+    return carry_file(table, partial(part_name, shard.index), there, part, directory)
+
+
+def carry_file(
+    table: Table,
+    name: Callable[[str], str],
+    there: Table,
+    file: StoredFile,
+    directory: Path,
+) -> StoredFile:
+    """Take any content-addressed file of an earlier table over (`carry_part`)."""
+    path = name(file.sha256)
+    storage.copy(there.path(file.path), table.path(path), file.bytes, directory)
+    return replace(file, path=path)
 
 
 def store_errors(
@@ -184,12 +195,20 @@ def store_errors(
     with unfinished_files(table) as directory:
         path = directory / "errors.parquet"
         pq.write_table(quarantine.table(), path, compression="zstd")
-        return _store(table, name, path, rows)
+        return store_file(table, name, path, rows)
 
 
-def _store(
+def store_file(
     table: Table, name: Callable[[str], str], path: Path, rows: int
 ) -> StoredFile:
+    """Publish a finished file under its content-addressed name.
+
+    Args:
+      table: where to.
+      name: makes its path in the table of the hash of its content.
+      path: of the local file; it is gone afterwards.
+      rows: that it holds.
+    """
     sha256 = file_sha256(path)
     stored = StoredFile(name(sha256), rows, path.stat().st_size, sha256)
     storage.publish(path, table.path(stored.path))

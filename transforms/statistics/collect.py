@@ -1,0 +1,86 @@
+"""Collect the statistics of a part, and a sample of its rows, while it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from transforms.key_hashes import hash_keys
+from transforms.statistics.column import ColumnStatistics
+from transforms.statistics.repeats import mix
+from transforms.statistics.sample import WIDEST, Sampler, Share
+
+_ROWS_AT_A_TIME = 4096
+_BYTES_AT_A_TIME = 8 << 20
+
+
+class Collector:
+    """Takes the rows of one part as they are written.
+
+    Attributes:
+      columns: statistics of each described column.
+      sampler: of the part; None where the part itself serves as its sample.
+    """
+
+    def __init__(
+        self, schema: pa.Schema, described: Mapping[str, int | None], share: Share
+    ) -> None:
+        """Start without rows.
+
+        Args:
+          schema: of the part; its first column is the key.
+          described: columns of numbers or flags that get statistics, with the values
+            that a row has; None where rows differ.
+          share: how many rows may be in the sample.
+        """
+        self._key = schema.names[0]
+        self.columns = [ColumnStatistics(name, w) for name, w in described.items()]
+        names = sampled(schema, described)
+        self.sampler = None if share.is_large else Sampler(share, names)
+        self._waiting: list[pa.RecordBatch] = []
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Take rows; they are looked at some thousands at a time."""
+        self._waiting.append(rows)
+        if (
+            sum(batch.num_rows for batch in self._waiting) >= _ROWS_AT_A_TIME
+            or sum(batch.nbytes for batch in self._waiting) >= _BYTES_AT_A_TIME
+        ):
+            self._look()
+
+    def finish(self) -> None:
+        """Look at what is left."""
+        if self._waiting:
+            self._look()
+
+    def _look(self) -> None:
+        rows = pa.concat_batches(self._waiting)
+        self._waiting = []
+        if not rows.num_rows:
+            return
+        keys = rows.column(self._key)
+        hashes = sample_hashes(keys)
+        for column in self.columns:
+            column.add(rows.column(column.name), keys, hashes)
+        if self.sampler is not None:
+            self.sampler.add(rows, hashes)
+
+
+def sampled(schema: pa.Schema, described: Mapping[str, int | None]) -> list[str]:
+    """Name the columns of a table that its sample has.
+
+    Lists are left out that are not vectors of at most `WIDEST` values.
+    """
+    narrow = {name for name, width in described.items() if width and width <= WIDEST}
+    return [
+        field.name
+        for field in schema
+        if not pa.types.is_list(field.type) or field.name in narrow
+    ]
+
+
+def sample_hashes(keys: pa.Array) -> np.ndarray:
+    """Hash keys to uint64, by which samples choose rows."""
+    return mix(hash_keys(keys))

@@ -1,0 +1,182 @@
+"""Say what the values of one column are like, from any rows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.statistics.moments import Moments, Sums
+from transforms.statistics.norms import Norms
+from transforms.statistics.repeats import Repeats, hash_rows, mix
+
+WIDEST = 16_384
+"""Values of a row up to which each dimension has statistics of its own."""
+_EXAMPLES = 8
+_BLOCK_BYTES = 1 << 19  # of float64: stays in the cache between one look and the next
+
+
+@dataclass(slots=True)
+class Examples:
+    """Some rows of a kind: those with the smallest hashes of their keys.
+
+    Attributes:
+      hashes: of the keys, uint64, in order.
+      keys: as text.
+    """
+
+    hashes: list[int] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+    def add(self, chosen: np.ndarray, keys: pa.Array, hashes: np.ndarray) -> None:
+        """Take rows by index, of those with these keys and hashes of keys."""
+        first = chosen[np.argsort(hashes[chosen], kind="stable")[:_EXAMPLES]]
+        names = [str(key) for key in keys.take(pa.array(first)).to_pylist()]
+        self.merge(Examples(hashes[first].tolist(), names))
+
+    def merge(self, other: Examples) -> Self:
+        """Take the rows of another."""
+        both = {*zip(self.hashes, self.keys, strict=True)}
+        both |= {*zip(other.hashes, other.keys, strict=True)}
+        some = sorted(both)[:_EXAMPLES]
+        self.hashes, self.keys = [h for h, _ in some], [key for _, key in some]
+        return self
+
+
+@dataclass(slots=True)
+class ColumnStatistics:
+    """What the values of one column are like, over some rows.
+
+    Attributes:
+      name: of the column.
+      width: values in a row; None if rows differ.
+      rows: all of them.
+      zero_rows: of which all values are 0, or that have none.
+      non_finite_rows: that hold NaN or infinite values; nothing below counts them but
+        `repeats`.
+      moments: by dimension; None where rows differ in length or are wider than
+        `WIDEST`.
+      norms: Euclidean lengths of the rows that are not zero.
+      repeats: how often whole rows come.
+      zeros: examples of zero rows.
+      non_finite: examples of rows that are not finite.
+    """
+
+    name: str
+    width: int | None
+    rows: int = 0
+    zero_rows: int = 0
+    non_finite_rows: int = 0
+    moments: Moments | None = None
+    norms: Norms = field(default_factory=Norms)
+    repeats: Repeats = field(default_factory=Repeats)
+    zeros: Examples = field(default_factory=Examples)
+    non_finite: Examples = field(default_factory=Examples)
+
+    def __post_init__(self) -> None:
+        if self.moments is None and self.width and self.width <= WIDEST:
+            self.moments = Moments(self.width)
+
+    def add(self, values: pa.Array, keys: pa.Array, hashes: np.ndarray) -> None:
+        """Take rows.
+
+        Args:
+          values: numbers or flags, or lists of them.
+          keys: of the rows.
+          hashes: of the keys, uint64.
+        """
+        look = self._look_at_lists if self.width is None else self._look
+        squares, hashed = look(values)
+        finite, zero = np.isfinite(squares), squares == 0
+        self.rows += len(values)
+        self.repeats.add(hashed, keys)
+        if not finite.all():
+            bad = np.flatnonzero(~finite)
+            self.non_finite_rows += len(bad)
+            self.non_finite.add(bad, keys, hashes)
+        if zero.any():
+            self.zero_rows += int(zero.sum())
+            self.zeros.add(np.flatnonzero(zero), keys, hashes)
+        some = np.flatnonzero(finite & ~zero)
+        alone = len(some) == len(values)
+        self.norms.add(
+            np.sqrt(squares[some]), keys if alone else keys.take(pa.array(some))
+        )
+
+    def _look(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Take rows by dimension; give their squared lengths and hashes."""
+        squares, hashed = np.zeros(len(values)), np.zeros(len(values), np.uint64)
+        sums = None
+        for at, block in _blocks(values, self.width or 1):
+            wide = block.astype(np.float64)
+            squares[at], hashed[at] = _squares(wide), hash_rows(block)
+            if self.moments is None:
+                continue
+            finite = np.isfinite(squares[at])
+            if not finite.all():
+                block, wide = block[finite], wide[finite]
+            if len(block):
+                sums = sums or Sums(block[0])
+                sums.add(block, wide)
+        if sums and self.moments:
+            self.moments.merge(sums.moments())
+        return squares, hashed
+
+    def _look_at_lists(self, values: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+        """Give squared lengths and hashes of rows that differ in their number."""
+        lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
+        flat = values.flatten().to_numpy(zero_copy_only=False)
+        squares, hashed = np.zeros(len(values)), mix(lengths.astype(np.uint64))
+        ends = np.cumsum(lengths)
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            if length:
+                block = flat[(ends[rows] - length)[:, None] + np.arange(length)]
+                squares[rows] = _squares(block.astype(np.float64))
+                hashed[rows] = mix(hashed[rows] ^ hash_rows(block))
+        return squares, hashed
+
+    def merge(self, other: ColumnStatistics) -> Self:
+        """Take the rows of another part of the column."""
+        self.rows += other.rows
+        self.zero_rows += other.zero_rows
+        self.non_finite_rows += other.non_finite_rows
+        if self.moments is not None and other.moments is not None:
+            self.moments.merge(other.moments)
+        self.norms.merge(other.norms)
+        self.repeats.merge(other.repeats)
+        self.zeros.merge(other.zeros)
+        self.non_finite.merge(other.non_finite)
+        return self
+
+    @property
+    def constant_dimensions(self) -> int:
+        """Dimensions that have one value in all rows; 0 if there are fewer than two."""
+        if self.moments is None or self.moments.count < 2:
+            return 0
+        return int(self.moments.is_constant.sum())
+
+
+def _squares(wide: np.ndarray) -> np.ndarray:
+    """Give squared lengths of rows of float64; NaN where a value is not finite."""
+    squares: np.ndarray = np.einsum("ij,ij->i", wide, wide)
+    over = np.flatnonzero(~np.isfinite(squares))
+    if len(over):
+        finite = np.isfinite(wide[over]).all(axis=1)
+        # Of float64 the square may be beyond what float64 holds: that is still finite.
+        squares[over] = np.where(finite, np.finfo(np.float64).max, np.nan)
+    return squares
+
+
+def _blocks(values: pa.Array, width: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield rows of one length, `[rows, width]`, as many as fit into a core's cache."""
+    flat = values.flatten() if pa.types.is_list(values.type) else values
+    matrix = flat.to_numpy(zero_copy_only=False).reshape(len(values), width)
+    step = max(_BLOCK_BYTES // (8 * width), 1)
+    for first in range(0, len(values), step):
+        at = slice(first, first + step)
+        yield at, np.ascontiguousarray(matrix[at])

@@ -1,0 +1,119 @@
+"""Choose rows by the smallest hashes of their keys: the same rows in every table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+ROWS = 4096
+"""Of a table's sample."""
+HASH = "sample_hash"
+"""The column of a sample that holds the hashes of keys, uint64."""
+WIDEST = 4096
+"""Values of a row beyond which a column is not sampled."""
+_SPARE = (
+    2  # so many times the rows are kept of all shards: they are never spread evenly
+)
+_FEWEST = 16  # rows of a shard, where nobody knows how many the table has
+_PICTURES = 16  # one in so many rows keeps its bytes, such as a picture
+ALL = 2**64
+"""Below which all hashes lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many rows of a shard may be in the sample of its table.
+
+    Attributes:
+      below: only rows whose hash lies below this are kept.
+      most: of these no more, those with the smallest hashes.
+      least: what was kept of a shard before suffices if all rows below this were.
+    """
+
+    below: int = ALL
+    most: int = ROWS
+    least: int = 0
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the sample is better read from the parts than stored once more."""
+        return self.below * 4 >= ALL and self.most >= ROWS
+
+
+def share_of(rows: int | None, shards: int) -> Share:
+    """Say which rows each shard of a table has to keep.
+
+    Args:
+      rows: of the table; None if only reading tells.
+      shards: of the table.
+    """
+    wanted = _SPARE * ROWS
+    if rows is None:
+        return Share(most=min(max(wanted // max(shards, 1), _FEWEST), ROWS))
+    return Share(
+        below=min(ALL * wanted // max(rows, 1), ALL),
+        least=min(ALL * ROWS // max(rows, 1), ALL),
+    )
+
+
+class Sampler:
+    """Chooses rows as they come by, in bounded memory.
+
+    Attributes:
+      below: all rows of smaller hashes are kept, and in the end no others.
+    """
+
+    def __init__(self, share: Share, names: Sequence[str]) -> None:
+        """Start without rows.
+
+        Args:
+          share: how many rows may be chosen.
+          names: columns that are kept of them.
+        """
+        self.below = share.below
+        self._most = share.most
+        self._names = list(names)
+        self._kept: list[pa.Table] = []
+        self._rows = 0
+
+    def add(self, rows: pa.RecordBatch, hashes: np.ndarray) -> None:
+        """Take rows with the hashes of their keys, uint64."""
+        chosen = np.flatnonzero(hashes < self.below) if self.below < ALL else None
+        if chosen is not None:
+            rows, hashes = rows.take(pa.array(chosen)), hashes[chosen]
+        if not len(hashes):
+            return
+        some = pa.table({HASH: hashes})
+        without = pa.array(hashes >= self.below // _PICTURES)
+        for name in self._names:
+            values = rows.column(name)
+            if pa.types.is_binary(values.type):
+                values = pc.if_else(without, pa.scalar(None, values.type), values)
+            some = some.append_column(name, values)
+        self._kept.append(some)
+        self._rows += len(some)
+        if self._rows > 2 * self._most:
+            self._shrink()
+
+    def narrow(self, below: int) -> None:
+        """Keep only rows of smaller hashes: of others some may be missing."""
+        self.below = min(self.below, below)
+
+    def finish(self) -> pa.Table | None:
+        """Give the rows in the order of their hashes; None if there are none."""
+        self._shrink()
+        return self._kept[0] if self._kept else None
+
+    def _shrink(self) -> None:
+        if not self._kept:
+            return
+        kept = pa.concat_tables(self._kept).sort_by(HASH)
+        if len(kept) > self._most:
+            self.below = min(kept[HASH][self._most].as_py(), self.below)
+        if self.below < ALL:
+            kept = kept.filter(pc.less(kept[HASH], pa.scalar(self.below, pa.uint64())))
+        self._kept, self._rows = [kept], len(kept)
