@@ -43,6 +43,7 @@ INGREDIENTS: dict[str, str | None] = {
     "errors.non_finite": "non_finite",
     "errors.crash": None,  # decides what becomes of rows that kill
     "errors.attempts": None,  # likewise
+    "gates": None,  # only judge what is there
     "publish": None,  # only says where the finished table goes
     "limit": "limit",
 }

@@ -49,6 +49,7 @@ from transforms.table.columns import (
     make_columns,
     passed_features,
 )
+from transforms.table.gates import check_gates
 from transforms.table.plan_file import TablePlan, versions
 from transforms.taps.company import all_alone, made_up_rows, marked, mixing_taps
 from transforms.taps.compile import CompiledTaps, compile_taps
@@ -315,6 +316,7 @@ def _check_lengths(config: Config, model: Model) -> None:
 def _check_columns(config: Config, columns: Sequence[Column]) -> None:
     """Refuse columns for batches, or for stores, that cannot hold them."""
     _check_batches(columns, config.model.batch_rows)
+    check_gates(config.gates, columns)
     if config.publish:
         from pipeline.publish.columns import Columns
         from pipeline.publish.publish import check_targets

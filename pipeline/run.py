@@ -77,7 +77,8 @@ def run_plan(
     pending = pending_shards(table.uri)
     first = next(pending, None)
     if first is None:
-        summary = commit_table(table, plan.config.errors.max_fraction)
+        budget, gates = plan.config.errors.max_fraction, plan.config.gates
+        summary = commit_table(table, budget, gates=gates)
     else:
         summary = engine(chain([first], pending))
     if summary:
@@ -130,12 +131,14 @@ def _check_outlives(table: str) -> None:
 def _local_processes(plan: Plan, workers: int) -> Engine:
     """Make the engine of local processes."""
     _check_outlives(plan.config.table.path)
-    table, budget = Table(plan.config.table.path), plan.config.errors.max_fraction
+    table, config = Table(plan.config.table.path), plan.config
 
     def run(shards: Iterator[Shard]) -> dict[str, Any]:
         device.release()
         extract_in_processes(plan, shards, workers)
-        return {} if stopping.is_set() else commit_table(table, budget)
+        if stopping.is_set():
+            return {}
+        return commit_table(table, config.errors.max_fraction, gates=config.gates)
 
     return run
 

@@ -132,6 +132,7 @@ class BeamRun:
         self._table = plan.config.table.path
         self._seal = plan.seal
         self._max_fraction = plan.config.errors.max_fraction
+        self._gates = plan.config.gates
         self._options = pipeline_options(beam_args)
         self._pipeline = make_pipeline(self._options)
 
@@ -159,7 +160,7 @@ class BeamRun:
         """
         shards = ExtractShards(self._table, listings(self._options), self._seal)
         commits = self._pipeline | shards
-        _ = commits | CommitTable(self._table, self._max_fraction)
+        _ = commits | CommitTable(self._table, self._max_fraction, self._gates)
         result = self._pipeline.run()
         if not getattr(result, "has_job", True):
             return {}  # only a template was made, which Dataflow runs later

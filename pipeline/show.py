@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.versions import Pruned
     from transforms.table.columns import Column
     from transforms.table.commit_record import Made
+    from transforms.table.verdicts import Verdict
 
 
 # Where Beam and TensorFlow put names of steps and nodes.
@@ -175,6 +176,13 @@ def warn_of_non_finite(summary: Mapping[str, Any]) -> None:
         )
 
 
+def warn_of_gates(verdicts: Sequence[Verdict]) -> None:
+    """Say which gates a table has passed with a warning."""
+    for verdict in verdicts:
+        if verdict.outcome != "passed":
+            say(f"featuretap: {verdict.sentence()}", err=True)
+
+
 def print_summary(table: str, summary: Mapping[str, Any], *, finished: bool) -> None:
     """Say what a run has made.
 
@@ -217,6 +225,7 @@ def print_status(found: Status) -> None:
         f" {size_text(found.bytes)}"
     )
     _say_made(found.made, found.saved_seconds, found.saved_bytes)
+    warn_of_gates(found.gates)
     if found.published:
         print_published(found.published)
     if not found.committed:

@@ -10,7 +10,9 @@ from pipeline.publish.publish import publications
 from transforms.clock import PHASES
 from transforms.table.commit_record import Commit, Made, Work
 from transforms.table.directory import Table
+from transforms.table.gates import read_verdicts
 from transforms.table.plan_file import TablePlan, read_plan
+from transforms.table.verdicts import Verdict
 
 _PHASES = (*PHASES, "total")
 
@@ -32,6 +34,7 @@ class Status:
       made: shards and rows by how their parts came about.
       saved_seconds: of workers that taking rows over has saved, at least.
       saved_bytes: that it has not written.
+      gates: how the table was judged, at its end.
       published: where the finished table has gone, the newest publication to each kind
         of store.
     """
@@ -48,6 +51,7 @@ class Status:
     made: dict[Made, dict[str, int]]
     saved_seconds: float
     saved_bytes: int
+    gates: tuple[Verdict, ...] = ()
     published: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +85,7 @@ class Watch:
         for commit in self.table.read_commits(new):
             self._add(commit)
         finished = self.table.read_success() is not None
+        is_whole = len(self.committed) == plan.shard_count
         return Status(
             table=self.table.uri,
             finished=finished,
@@ -94,6 +99,7 @@ class Watch:
             made=self._work.made,
             saved_seconds=round(self._work.saved_seconds, 3),
             saved_bytes=self._work.saved_bytes,
+            gates=tuple(read_verdicts(self.table)) if is_whole else (),
             published=tuple(publications(self.table.uri)) if finished else (),
         )
 

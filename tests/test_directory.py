@@ -115,7 +115,9 @@ def test_only_what_is_named_as_a_part_is_one(table: Table) -> None:
 
 
 def test_what_is_not_there_is_listed_as_nothing(table: Table) -> None:
-    assert table.visible_names() == table.part_names() == table.names_beside_parts() == []
+    assert (
+        table.visible_names() == table.part_names() == table.names_beside_parts() == []
+    )
     assert table.committed() == []
     assert table.attempts() == []
     assert table.read_success() is None

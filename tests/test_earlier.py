@@ -504,7 +504,7 @@ def test_rows_that_were_not_looked_at_are_looked_at(grown: Grown) -> None:
     assert (set(again["made"]), again["non_finite"]) == ({"carried"}, {})
 
 
-def test_nothing_but_part_and_record_is_written_of_a_shard_that_is_carried(
+def test_nothing_but_files_and_record_is_written_of_a_shard_that_is_carried(
     grown: Grown,
 ) -> None:
     grown.make("one")
@@ -516,7 +516,8 @@ def test_nothing_but_part_and_record_is_written_of_a_shard_that_is_carried(
     commit = extract_shard(worker_of(str(path)), plan.shards[0])
     record = Path("_featuretap", "commits", "00000.json")
     uploads = Path("_featuretap", "uploads")  # empty, until the table is finished
-    made = {Path("data"), Path(commit.part.path), record.parent, record, uploads}
+    files = {Path(file.path) for file in commit.files}
+    made = {*files, *(file.parent for file in files), record.parent, record, uploads}
     assert {*path.rglob("*")} - before == {path / name for name in made}
 
 

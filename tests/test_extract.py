@@ -410,7 +410,9 @@ def test_too_many_bad_rows_fail_the_run_and_a_higher_limit_finishes_at_once(
         job.run(source=bad)
     after = contents(job.table)
     assert before.items() <= after.items()
-    assert after.keys() - before.keys() == {"_SUCCESS", "_featuretap/manifest.parquet"}
+    made = {"manifest.parquet", "statistics/table.parquet", "gates.json"}
+    new = {"_SUCCESS", *(f"_featuretap/{name}" for name in made)}
+    assert after.keys() - before.keys() == new
 
 
 def test_a_first_batch_that_fails_alike_stops_the_run(job: Job) -> None:

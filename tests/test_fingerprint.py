@@ -102,6 +102,7 @@ CHANGES: dict[str, tuple[dict[str, Any], ...]] = {
         {"path": "head", "reduce": ["max", "max"]},
         {"path": "head", "dtype": "float16"},
     ),
+    "gates": ({"gates": {"duplicates": 0.5}},),
     "publish": ({"publish": {"delta": {"path": "there"}}},),
     "limit": ({"limit": 1}, {"limit": 2}),
 }
@@ -117,7 +118,7 @@ def test_every_key_is_changed_in_some_way() -> None:
 
 def changed(key: str, change: dict[str, Any]) -> Config:
     section, _, name = key.partition(".")
-    if section in ("taps", "limit", "publish"):
+    if section in ("taps", "limit", "gates", "publish"):
         return config(**({"taps": [change]} if section == "taps" else change))
     assert key == "source" or set(change) == {name}
     return config(**{section: change})

@@ -210,6 +210,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "errors.crash": [Case(errors(crash="quarantine"))],
     "errors.attempts": [Case(errors(attempts=1))],
+    "gates": [Case({"gates": {"duplicates": 0.5}})],
     "publish": [Case({"publish": {"huggingface": {}}})],
     "limit": [Case({"limit": 7})],
 }

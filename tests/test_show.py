@@ -295,7 +295,7 @@ def test_columns_with_nan_are_warned_of(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def status(**changes: Any) -> Status:
-    seconds = {"read": 1.0, "compute": 2.0, "write": 0.5, "total": 4.0}
+    seconds = {"read": 1.0, "compute": 2.0, "describe": 0.2, "write": 0.5, "total": 4.0}
     made: Any = {"computed": {"shards": 1, "rows": 10}}
     found = Status("t", False, 3, 1, 10, 30, 2, 2048, seconds, made, 0.0, 0)
     return replace(found, **changes)
@@ -307,20 +307,20 @@ def status(**changes: Any) -> Status:
         (status(), [
             "t: not finished, 1 of 3 shards, 10 of 30 rows, 2 bad rows, 2.0 KiB",
             "workers spent 4.0 s: waiting for the reader 25%, computing 50%,"
-            " waiting for the writer 12%",
+            " statistics 5%, waiting for the writer 12%",
         ]),
         (status(finished=True, planned_rows=None, seconds=dict.fromkeys(
-            ("read", "compute", "write", "total"), 0.0)), [
+            ("read", "compute", "describe", "write", "total"), 0.0)), [
             "t: finished, 1 of 3 shards, 10 rows, 2 bad rows, 2.0 KiB",
             "workers spent 1.0 s: waiting for the reader 0%, computing 0%,"
-            " waiting for the writer 0%",
+            " statistics 0%, waiting for the writer 0%",
         ]),
         (status(made={"carried": {"shards": 2, "rows": 7}, "computed": {"shards": 1,
             "rows": 3}}, saved_seconds=2.0, saved_bytes=1024), [
             "t: not finished, 1 of 3 shards, 10 of 30 rows, 2 bad rows, 2.0 KiB",
             "carried 7 rows, computed 3 rows; saved 2.0 s of workers, 1.0 KiB",
             "workers spent 4.0 s: waiting for the reader 25%, computing 50%,"
-            " waiting for the writer 12%",
+            " statistics 5%, waiting for the writer 12%",
         ]),
         (status(committed=0), [
             "t: not finished, 0 of 3 shards, 10 of 30 rows, 2 bad rows, 2.0 KiB",
@@ -346,7 +346,7 @@ def test_a_watch_reads_each_record_once(monkeypatch: pytest.MonkeyPatch) -> None
     )
     watch, seconds = (
         Watch(table),
-        {"read": 1.0, "compute": 0.25, "write": 0, "total": 2},
+        {"read": 1.0, "compute": 0.25, "describe": 0, "write": 0, "total": 2},
     )
     assert watch.status().committed == 0
     for shard, bad in ((2, 0), (0, 4)):
@@ -358,7 +358,8 @@ def test_a_watch_reads_each_record_once(monkeypatch: pytest.MonkeyPatch) -> None
         4,
         200,
     )
-    assert found.seconds == {"read": 2.0, "compute": 0.5, "write": 0, "total": 4}
+    phases = {"read": 2.0, "compute": 0.5, "describe": 0, "write": 0}
+    assert found.seconds == {**phases, "total": 4}
     assert sum("/commits/" in uri for uri in read) == 2
     assert sum("schema.json" in uri for uri in read) == 1
     assert not found.finished

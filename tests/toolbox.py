@@ -540,6 +540,12 @@ def plain_model() -> keras.Model:
     return keras.Model(vec, keras.layers.Rescaling(1.0, name="head")(vec))
 
 
+def twelve_model() -> keras.Model:
+    """vec [12] -> the same."""
+    vec = keras.Input((12,), name="vec")
+    return keras.Model(vec, keras.layers.Rescaling(1.0, name="head")(vec))
+
+
 def root_from_five(values: Any) -> Any:
     """A reduction that gives NaN for rows whose first value is less than five."""
     return tf.sqrt(values[:, :1] - 5)

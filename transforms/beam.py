@@ -9,6 +9,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from transforms.extract import extract_shard, shard_error
+from transforms.gate_limits import GatesSpec
 from transforms.metrics import COUNTERS
 from transforms.shard import Shard
 from transforms.stop import StoppedError, stopping
@@ -91,10 +92,13 @@ class CommitTable(beam.PTransform):
     holds. Runs also when no shard was left to do.
     """
 
-    def __init__(self, table: str, max_fraction: float = 0.0) -> None:
+    def __init__(
+        self, table: str, max_fraction: float = 0.0, gates: GatesSpec | None = None
+    ) -> None:
         super().__init__()
         self._table = table
         self._max_fraction = max_fraction
+        self._gates = gates
 
     def expand(self, commits: Any) -> Any:
         """Gather all records, then finish."""
@@ -102,11 +106,12 @@ class CommitTable(beam.PTransform):
             [(None, -1)]
         )  # (None, shard)
         indexes = commits | "Index" >> beam.Map(_index)  # (None, shard)
+        finish = beam.Map(_finish, self._table, self._max_fraction, self._gates)
         return (
             (indexes, always)
             | beam.Flatten()  # (None, shard)
             | "AllShards" >> beam.GroupByKey()  # (None, [shard])
-            | "Finish" >> beam.Map(_finish, self._table, self._max_fraction)  # summary
+            | "Finish" >> finish  # summary
         )
 
 
@@ -115,6 +120,9 @@ def _index(commit: Commit) -> tuple[None, int]:
 
 
 def _finish(
-    indexes: tuple[Any, Iterable[int]], table: str, max_fraction: float
+    indexes: tuple[Any, Iterable[int]],
+    table: str,
+    max_fraction: float,
+    gates: GatesSpec | None,
 ) -> dict[str, Any]:
-    return commit_table(Table(table), max_fraction, set(indexes[1]))
+    return commit_table(Table(table), max_fraction, set(indexes[1]), gates)

@@ -3,7 +3,7 @@
 A table's fingerprint covers every option that changes its bytes; a run whose config has
 another fingerprint is refused in the same directory. These options change no bytes and
 may differ between runs of one table: `table.path`, `model.trusted`,
-`errors.max_fraction`, `errors.crash` and `errors.attempts`. `model.path` and
+`errors.max_fraction`, `errors.crash`, `errors.attempts` and `[gates]`. `model.path` and
 `model.weights` count by what is stored there, `errors.non_finite` only if it is
 `quarantine`. `pipeline.fingerprint` holds the list.
 """
@@ -16,17 +16,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from transforms.column_names import snake
+from transforms.config_section import Section, one_or_many
+from transforms.gate_limits import GatesSpec
 
 Rows = Annotated[int, Field(gt=0)]
 
 
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 def _named(value: Any) -> Any:
     """Name the columns of a list of features."""
-    value = _one_or_many(value)
+    value = one_or_many(value)
     if not isinstance(value, list | tuple):
         return value
     named: dict[str, Any] = {}
@@ -42,7 +40,7 @@ def _named(value: Any) -> Any:
 
 
 def _inputs(value: Any) -> Any:
-    value = _one_or_many(value)
+    value = one_or_many(value)
     named = isinstance(value, dict)
     features = value.values() if named else value
     listed = named or isinstance(value, list | tuple)
@@ -60,11 +58,7 @@ def _time_text(value: Any) -> Any:
     return value
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StepSpec(_Section):
+class StepSpec(Section):
     """One preprocessing step: a built-in, or a function of the user's.
 
     A config may write a step without options as its name alone: `"lower"`.
@@ -94,7 +88,7 @@ def _step(value: Any) -> Any:
     return {"step": value} if isinstance(value, str) else value
 
 
-class SourceSpec(_Section):
+class SourceSpec(Section):
     """`[source]`: where examples come from, and what happens to them before the model.
 
     All keys that are not listed here are options of the reader, such as `path`.
@@ -118,7 +112,7 @@ class SourceSpec(_Section):
 
     reader: str
     key: str | None = None
-    keep: Annotated[dict[str, str], BeforeValidator(_named)] = {}
+    keep: Annotated[dict[str, str], BeforeValidator(_named)] = Field({})
     preprocess: tuple[Annotated[StepSpec, BeforeValidator(_step)], ...] = ()
 
     @property
@@ -127,7 +121,7 @@ class SourceSpec(_Section):
         return dict(self.model_extra or {})
 
 
-class ModelSpec(_Section):
+class ModelSpec(Section):
     """`[model]`: a saved model or a function that builds one, and how to run it.
 
     Attributes:
@@ -169,7 +163,9 @@ class ModelSpec(_Section):
     signature: str | None = None
     tags: tuple[str, ...] | None = None
     imports: tuple[str, ...] = ()
-    inputs: Annotated[dict[str, str] | tuple[str, ...], BeforeValidator(_inputs)] = {}
+    inputs: Annotated[dict[str, str] | tuple[str, ...], BeforeValidator(_inputs)] = (
+        Field({})
+    )
     batch_rows: Rows = 256
     precision: Literal["float32", "bfloat16", "float16"] | None = None
     trusted: bool = False
@@ -181,7 +177,7 @@ class ModelSpec(_Section):
         return {uri: option for option, uri in named.items() if uri}
 
 
-class TapSpec(_Section):
+class TapSpec(Section):
     """`[[taps]]`: which activations, how reduced, into which column.
 
     Attributes:
@@ -198,12 +194,12 @@ class TapSpec(_Section):
     """
 
     path: str
-    reduce: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ()
+    reduce: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = ()
     column: str | None = None
     dtype: Literal["float16", "float32", "float64"] | None = None
 
 
-class TableSpec(_Section):
+class TableSpec(Section):
     """`[table]`: where the table goes and how it is cut into parts.
 
     Attributes:
@@ -232,7 +228,7 @@ class TableSpec(_Section):
     rows_per_part: Rows | None = None
     event_timestamp: Annotated[str | None, BeforeValidator(_time_text)] = None
     timestamp_unit: Literal["s", "ms", "us"] | None = None
-    entity: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ()
+    entity: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = ()
 
     @field_validator("path")
     @classmethod
@@ -242,7 +238,7 @@ class TableSpec(_Section):
         return value.rstrip("/")
 
 
-class ErrorSpec(_Section):
+class ErrorSpec(Section):
     """`[errors]`: what makes a row a bad row, and how many of them a table may have.
 
     Bad rows are left out of the table and named in `_featuretap/errors`.
@@ -287,7 +283,7 @@ class PublishSpec(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Config(_Section):
+class Config(Section):
     """A whole config: one attribute for each section of the TOML file.
 
     Attributes:
@@ -297,6 +293,8 @@ class Config(_Section):
         `featuretap taps`, which lists what can be tapped.
       table: `[table]`, where the results go.
       errors: `[errors]`, how bad rows are treated. If left out, none are accepted.
+      gates: `[gates]`, what the finished table must be like. If left out, it is judged
+        by limits that hardly anybody wants to pass.
       publish: `[publish.NAME]`, where a run takes the finished table, in this order. If
         left out, nowhere.
       limit: the command line's `--limit`: the first so many rows of the source and no
@@ -308,5 +306,6 @@ class Config(_Section):
     taps: tuple[TapSpec, ...] = ()
     table: TableSpec
     errors: ErrorSpec = ErrorSpec()
-    publish: dict[str, PublishSpec] = {}
+    gates: GatesSpec = GatesSpec()
+    publish: dict[str, PublishSpec] = Field({})
     limit: Rows | None = None

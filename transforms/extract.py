@@ -29,7 +29,7 @@ from transforms.sources.staging import local_copies, readable
 from transforms.statistics.collect import Collector
 from transforms.stop import leave_if_long
 from transforms.table.columns import of_rows
-from transforms.table.commit_record import Commit
+from transforms.table.commit_record import Commit, StoredFile, StoredStatistics
 from transforms.table.directory import Table
 from transforms.table.earlier import EarlierShard, earlier_shard
 from transforms.table.encode import encode
@@ -128,24 +128,12 @@ def _make(
         at = earlier.bad_positions(shard)
         quarantine.know(earlier.bad, at, rest_lost=earlier.rest_lost)
     if earlier is not None and earlier.is_same:
-        there, known_part = earlier.table, earlier.commit.part
-        with unfinished_files(worker.table) as directory:
-            part = carry_part(worker.table, shard, there, known_part, directory)
-            statistics = carry_statistics(worker.table, plan, shard, earlier, directory)
-        quarantine.passed(part.rows, earlier.last_positions())
-        if plan.config.errors.non_finite == "warn":
-            non_finite.update(earlier.commit.non_finite)
-        quarantine.close()
+        part, statistics = _carried(worker, shard, earlier, quarantine, non_finite)
     else:
         made = _rows(worker, shard, earlier, deaths, quarantine, clock)
-        with unfinished_files(worker.table) as directory:
-            path = directory / "part.parquet"
-            known = _write(
-                worker, shard, path, made, quarantine, non_finite, clock, began
-            )
-            part = store_part(worker.table, shard, path, quarantine.sound)
-            with clock.during("describe"):
-                statistics = store_statistics(worker.table, shard, known, directory)
+        part, statistics = _written(
+            worker, shard, made, quarantine, non_finite, clock, began
+        )
     commit = Commit(
         shard=shard.index,
         fingerprint=plan.fingerprint,
@@ -164,6 +152,44 @@ def _make(
         column_keys=plan.column_keys,
     )
     return commit if earlier is None else earlier.credited(commit)
+
+
+def _carried(
+    worker: Worker,
+    shard: Shard,
+    earlier: EarlierShard,
+    quarantine: Quarantine,
+    non_finite: Counter[str],
+) -> tuple[StoredFile, StoredStatistics]:
+    """Take over a whole part as it is, and what is known of it."""
+    table, there = worker.table, earlier.commit
+    with unfinished_files(table) as directory:
+        part = carry_part(table, shard, earlier.table, there.part, directory)
+        known = carry_statistics(table, worker.plan, shard, earlier, directory)
+    quarantine.passed(part.rows, earlier.last_positions())
+    if worker.plan.config.errors.non_finite == "warn":
+        non_finite.update(there.non_finite)
+    quarantine.close()
+    return part, known
+
+
+def _written(
+    worker: Worker,
+    shard: Shard,
+    made: Iterator[Extracted],
+    quarantine: Quarantine,
+    non_finite: Counter[str],
+    clock: Clock,
+    began: float,
+) -> tuple[StoredFile, StoredStatistics]:
+    """Write a part, and what its rows are like."""
+    with unfinished_files(worker.table) as directory:
+        path = directory / "part.parquet"
+        found = _write(worker, shard, path, made, quarantine, non_finite, clock, began)
+        part = store_part(worker.table, shard, path, quarantine.sound)
+        with clock.during("describe"):
+            known = store_statistics(worker.table, shard, found, directory)
+    return part, known
 
 
 def _device_rows(worker: Worker, earlier: EarlierShard | None) -> int:

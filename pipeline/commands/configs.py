@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,7 @@ from pipeline.quiet import quiet_import, start_tensorflow
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.versions import Place
+    from transforms.table.verdicts import Verdict
 
 _TAKEN = "--out must name a new file, {!r} exists; remove it or give another name"
 
@@ -189,10 +191,21 @@ def _say_made(
     as_json: bool,
 ) -> None:
     show.warn_of_non_finite(summary)
+    gates = _judged(table) if summary else []
+    show.warn_of_gates(gates)
     if as_json:
-        show.print_json({"table": table, **summary, "notes": list(notes)})
+        judged = [asdict(verdict) for verdict in gates]
+        found = {**summary, "notes": list(notes), "gates": judged}
+        show.print_json({"table": table, **found})
     else:
         show.print_summary(table, summary, finished=finished)
+
+
+def _judged(table: str) -> list[Verdict]:
+    from transforms.table.directory import Table
+    from transforms.table.gates import read_verdicts
+
+    return read_verdicts(Table(table))
 
 
 def _check_run(

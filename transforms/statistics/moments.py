@@ -48,7 +48,9 @@ class Moments:
             apart = other.mean - self.mean
             share = other.count / rows
             self.mean = self.mean + apart * share
-            self.m2 = self.m2 + other.m2 + apart * apart * share * self.count
+            with np.errstate(over="ignore", invalid="ignore"):
+                between = apart * apart * share * self.count
+            self.m2 = self.m2 + other.m2 + between
             self.least = np.minimum(self.least, other.least)
             self.most = np.maximum(self.most, other.most)
             self.count = rows
@@ -90,15 +92,17 @@ class Sums:
         """
         wide -= self._shift
         self._rows += len(values)
-        self._total += wide.sum(axis=0)
-        self._squares += np.einsum("ij,ij->j", wide, wide)
+        with np.errstate(over="ignore"):  # of float64 beyond 1e154
+            self._total += wide.sum(axis=0)
+            self._squares += np.einsum("ij,ij->j", wide, wide)
         self._least = np.minimum(self._least, values.min(axis=0))
         self._most = np.maximum(self._most, values.max(axis=0))
 
     def moments(self) -> Moments:
         """Give what has been added up, of at least one row."""
         apart = self._total / self._rows
-        m2 = np.maximum(self._squares - self._total * apart, 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            m2 = np.maximum(self._squares - self._total * apart, 0)
         mean = self._shift + apart
         width = len(mean)
         return Moments(width, self._rows, mean, m2, self._least, self._most)

@@ -3,8 +3,9 @@
 Vectors are told apart by a hash of 64 bits. Two sketches are kept: of the different
 vectors those with the smallest hashes, each with the exact number of its rows
 (Bar-Yossef and others, 2002); and the most frequent ones, whose numbers are too small
-by at most `error` (Misra and Gries, 1982). While there are no more than `DIFFERENT` different
-vectors, all is exact. The results do not depend on the order of rows, but for `error`.
+by at most `error` (Misra and Gries, 1982). While there are no more than `DIFFERENT`
+different vectors, all is exact. The results do not depend on the order of rows, but for
+`error`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def hash_rows(values: np.ndarray) -> np.ndarray:
     found = np.zeros(len(words), np.uint64)
     for first in range(0, words.shape[1], _MULTIPLIERS):
         some = words[:, first : first + _MULTIPLIERS]
-        mixed = some * _ODD[: some.shape[1]]
+        mixed = some >> np.uint64(32)  # what differs may lie in the highest bits alone
+        mixed ^= some
+        mixed *= _ODD[: some.shape[1]]
         mixed ^= mixed >> np.uint64(29)
         found = mix(found + mixed.sum(axis=1, dtype=np.uint64))
     return found

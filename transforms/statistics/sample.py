@@ -15,9 +15,8 @@ HASH = "sample_hash"
 """The column of a sample that holds the hashes of keys, uint64."""
 WIDEST = 4096
 """Values of a row beyond which a column is not sampled."""
-_SPARE = (
-    2  # so many times the rows are kept of all shards: they are never spread evenly
-)
+_KEPT = 5120  # rows of all shards: by chance some have fewer than their share
+_UNKNOWN = 2  # times the rows, where only reading tells how many a table has
 _FEWEST = 16  # rows of a shard, where nobody knows how many the table has
 _PICTURES = 16  # one in so many rows keeps its bytes, such as a picture
 ALL = 2**64
@@ -41,7 +40,7 @@ class Share:
     @property
     def is_large(self) -> bool:
         """Whether the sample is better read from the parts than stored once more."""
-        return self.below * 4 >= ALL and self.most >= ROWS
+        return self.below * 2 >= ALL and self.most >= ROWS
 
 
 def share_of(rows: int | None, shards: int) -> Share:
@@ -51,11 +50,11 @@ def share_of(rows: int | None, shards: int) -> Share:
       rows: of the table; None if only reading tells.
       shards: of the table.
     """
-    wanted = _SPARE * ROWS
     if rows is None:
-        return Share(most=min(max(wanted // max(shards, 1), _FEWEST), ROWS))
+        most = _UNKNOWN * ROWS // max(shards, 1)
+        return Share(most=min(max(most, _FEWEST), ROWS))
     return Share(
-        below=min(ALL * wanted // max(rows, 1), ALL),
+        below=min(ALL * _KEPT // max(rows, 1), ALL),
         least=min(ALL * ROWS // max(rows, 1), ALL),
     )
 

@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 
 from transforms import storage
 from transforms.column_names import TIME
+from transforms.gate_limits import GatesSpec
 from transforms.shard import Shards
 from transforms.table.commit_record import Commit, Work
 from transforms.table.directory import Table, to_json, to_parquet
+from transforms.table.gates import judge
 from transforms.table.keys import repeated_keys
 from transforms.table.manifest import (
     MANIFEST_SCHEMA,
@@ -34,7 +36,10 @@ _RECORDS_AT_A_TIME = 10_000
 
 
 def commit_table(
-    table: Table, max_fraction: float, known: Collection[int] = ()
+    table: Table,
+    max_fraction: float,
+    known: Collection[int] = (),
+    gates: GatesSpec | None = None,
 ) -> dict[str, Any]:
     """Finish a table whose shards are all committed; again if it is finished already.
 
@@ -43,18 +48,22 @@ def commit_table(
       max_fraction: the share of planned rows that may be quarantined, from 0 to 1.
       known: shards that are known to be committed, whether or not the store lists their
         records yet.
+      gates: what the table must be like; it is not judged without.
 
     Returns:
       The summary that `_SUCCESS` holds.
 
     Raises:
-      RuntimeError: shards are missing, or too many rows are bad. What is committed
-        stays.
+      RuntimeError: shards are missing, too many rows are bad, or a gate fails. What is
+        committed stays.
+      ConfigError: the table that `gates.drift` names is not there.
     """
     plan = read_plan(table, written=True)
     done = table.read_success()
     if done is not None:
         _check_budget(table, done["rows"], done["quarantined"], max_fraction)
+        if gates:
+            judge(table, plan, gates, table.read_commits(range(plan.shard_count)))
         return done
     shards = read_shards(table, written=True)
     found = _gather(_all_commits(table, shards, known, plan.fingerprint))
@@ -70,6 +79,8 @@ def commit_table(
     _tidy(table, stored - named)
     _check_keys(table, plan, found.manifest)
     merge_statistics(table, found.statistics)
+    if gates:
+        judge(table, plan, gates, table.read_commits(range(len(shards))))
     manifest = to_parquet(with_plan(found.manifest, plan))
     storage.replace(table.internal("manifest.parquet"), manifest)
     summary = {

@@ -41,6 +41,7 @@ from transforms.table.names import (
     COMMIT,
     DATA,
     FOLLOWS,
+    GATES,
     INTERNAL,
     NOTICE,
     OF_SHARD,
@@ -76,7 +77,7 @@ BEGIN_AGAIN = (
 REPAIR = "the table is damaged: run again with --repair, which writes the file anew"
 """How to mend what is made of commit records."""
 _DOCUMENTS = (
-    *("parity.json", "manifest.parquet", STATISTICS, "gates.json", NOTICE),
+    *("parity.json", "manifest.parquet", STATISTICS, GATES, NOTICE),
     *("plan.parquet", "schema.json"),
 )
 _HIDDEN = ("_", ".")  # what readers of a directory pass over

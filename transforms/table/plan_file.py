@@ -339,9 +339,11 @@ def pending_shards(
 def _config_document(config: Config) -> dict[str, Any]:
     """Give what workers and later commands must know of a config.
 
-    Where the table is published to is only the launcher's concern.
+    How the table is judged and where it goes is only the launcher's concern.
     """
-    return config.model_dump(mode="json", exclude_none=True, exclude={"publish"})
+    return config.model_dump(
+        mode="json", exclude_none=True, exclude={"gates", "publish"}
+    )
 
 
 def _layout_document(plan: TablePlan) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from transforms.statistics.column import ColumnStatistics
 from transforms.statistics.sample import ALL, HASH, Sampler, Share, share_of
 from transforms.statistics.stored import SCHEMA, from_table, to_table
 from transforms.table.batches import record_batches
+from transforms.table.columns import Column
 from transforms.table.commit_record import Commit, StoredFile, StoredStatistics
 from transforms.table.directory import REPAIR, Table, to_parquet
 from transforms.table.earlier import EarlierShard
@@ -32,12 +33,13 @@ from transforms.table.plan_file import TablePlan
 
 def described(plan: TablePlan) -> dict[str, int | None]:
     """Name the columns that get statistics: `{name: values of a row}`, None if any."""
-    return {
-        column.name: column.width
-        for column in plan.columns
-        if column.role == "feature"
-        if column.family in ("flag", "integer", "float")
-    }
+    return {c.name: c.width for c in plan.columns if is_described(c)}
+
+
+def is_described(column: Column) -> bool:
+    """Whether a column gets statistics: what the model computes as numbers or flags."""
+    numbers = column.family in ("flag", "integer", "float")
+    return column.role == "feature" and numbers
 
 
 def collector_of(plan: TablePlan) -> Collector:
@@ -150,13 +152,19 @@ def _read(table: Table, path: str) -> list[ColumnStatistics]:
         raise TableError(f"{table.path(path)} is damaged: {error}; {REPAIR}") from error
 
 
-def read_sample(table: Table, plan: TablePlan, commits: Iterable[Commit]) -> pa.Table:
+def read_sample(
+    table: Table,
+    plan: TablePlan,
+    commits: Iterable[Commit],
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
     """Read the sample of a table: rows of the smallest hashes of their keys, in order.
 
     Args:
       table: the table.
       plan: that it was made by.
       commits: of all its shards.
+      columns: which columns, beside the key; all that it has by default.
 
     Returns:
       At most `ROWS` rows: the hash of the key (`sample_hash`), then columns of the
@@ -164,6 +172,8 @@ def read_sample(table: Table, plan: TablePlan, commits: Iterable[Commit]) -> pa.
       rows.
     """
     names = sampled(plan.schema, described(plan))
+    if columns is not None:
+        names = [names[0], *(name for name in names[1:] if name in columns)]
     sampler = Sampler(Share(), names)
     for commit in commits:
         stored = commit.statistics

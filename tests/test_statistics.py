@@ -1,0 +1,355 @@
+"""What columns are like: sums that do not depend on how rows were cut."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transforms.statistics.collect import Collector, sample_hashes, sampled
+from transforms.statistics.column import WIDEST, ColumnStatistics
+from transforms.statistics.drift import drift
+from transforms.statistics.moments import Moments
+from transforms.statistics.norms import BINS, bin_edges
+from transforms.statistics.repeats import (
+    DIFFERENT,
+    FREQUENT,
+    Repeats,
+    hash_rows,
+    mix,
+)
+from transforms.statistics.sample import ALL, HASH, ROWS, Sampler, Share, share_of
+from transforms.statistics.spread import effective_rank, variances
+from transforms.statistics.stored import SCHEMA, from_table, to_table
+
+VECTOR = pa.list_(pa.field("element", pa.float32()))
+
+
+def vector_column(values: np.ndarray) -> pa.Array:
+    rows, width = values.shape
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
+    flat = pa.array(values.reshape(-1))
+    return pa.ListArray.from_arrays(offsets, flat)
+
+
+def keys_of(rows: int, start: int = 0) -> pa.Array:
+    return pa.array([f"k{i}" for i in range(start, start + rows)])
+
+
+def described(values: np.ndarray, cuts: list[int]) -> ColumnStatistics:
+    """Statistics of rows that were cut, each piece added alone, then merged."""
+    found = ColumnStatistics("c", values.shape[1])
+    ends = [0, *sorted(cuts), len(values)]
+    for start, stop in itertools.pairwise(ends):
+        piece = ColumnStatistics("c", values.shape[1])
+        keys = keys_of(stop - start, start)
+        piece.add(vector_column(values[start:stop]), keys, sample_hashes(keys))
+        found.merge(piece)
+    return found
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 70),
+    st.integers(1, 9),
+    st.lists(st.integers(0, 70), max_size=4),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([np.float16, np.float32, np.float64, np.int16, np.uint8]),
+)
+def test_statistics_are_numpys_wherever_rows_are_cut(
+    rows: int, width: int, cuts: list[int], seed: int, kind: type
+) -> None:
+    random = np.random.default_rng(seed)
+    values = (random.normal(size=(rows, width)) * 50 + 100).astype(kind)
+    values[random.random(rows) < 0.2] = 0
+    values[random.random(rows) < 0.3] = values[0]
+    found = described(values, [min(cut, rows) for cut in cuts])
+    wide, moments = values.astype(np.float64), found.moments
+    assert moments is not None
+    assert (found.rows, moments.count) == (rows, rows)
+    np.testing.assert_allclose(moments.mean, wide.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(moments.std, wide.std(axis=0), rtol=1e-9, atol=1e-6)
+    assert np.array_equal(moments.least, wide.min(axis=0))
+    assert np.array_equal(moments.most, wide.max(axis=0))
+    lengths = np.linalg.norm(wide, axis=1)
+    assert found.zero_rows == (lengths == 0).sum()
+    some = lengths[lengths > 0]
+    assert found.norms.moments.count == len(some) == found.norms.histogram.sum()
+    if len(some):
+        assert found.norms.moments.mean[0] == pytest.approx(some.mean())
+        assert found.norms.moments.most[0] == pytest.approx(some.max())
+        longest = keys_of(rows)[int(lengths.argmax())].as_py()
+        assert lengths[int(found.norms.longest[1:])] == pytest.approx(some.max())
+        assert longest.startswith("k")
+    different = len(np.unique(values, axis=0))
+    assert (found.repeats.different, found.repeats.complete) == (different, True)
+    assert found.repeats.share == pytest.approx(1 - different / rows)
+
+
+@given(st.lists(st.integers(0, 40), max_size=5), st.integers(0, 1000))
+def test_a_stored_column_comes_back(cuts: list[int], seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=(40, 3)).astype(np.float32)
+    values[3, 1], values[7] = np.nan, 0
+    found = described(values, cuts)
+    (back,) = from_table(to_table([found]).cast(SCHEMA))
+    assert to_table([back]).equals(to_table([found]))
+    assert (back.non_finite_rows, back.non_finite.keys) == (1, ["k3"])
+    assert (back.zero_rows, back.zeros.keys) == (1, ["k7"])
+    assert back.moments is not None
+    assert back.moments.count == 39
+
+
+def test_lists_that_do_not_fit_together_are_told() -> None:
+    stored = to_table([described(np.ones((2, 3), np.float32), [])])
+    place = SCHEMA.get_field_index("mean")
+    broken = stored.set_column(place, SCHEMA.field(place), [[[1.0]]])
+    with pytest.raises(ValueError, match=r"column 'c' has numbers of .* dimensions"):
+        from_table(broken)
+
+
+def test_rows_that_are_not_finite_count_apart() -> None:
+    values = np.ones((5, 2))
+    values[1, 0], values[2, 1], values[3] = np.inf, -np.nan, 1e200
+    found = described(values, [2])
+    assert (found.non_finite_rows, found.zero_rows, found.rows) == (2, 0, 5)
+    assert sorted(found.non_finite.keys) == ["k1", "k2"]
+    assert found.moments is not None
+    assert found.moments.most.tolist() == [1e200, 1e200]  # whose square is infinite
+
+
+def test_rows_of_differing_length_have_lengths_and_repeats() -> None:
+    lists = pa.array([[3.0, 4.0], [], [0.0, 0.0], [3.0, 4.0], [5.0]], VECTOR)
+    keys = keys_of(5)
+    for values, rows in ((lists, 5), (lists.slice(1), 4)):
+        found = ColumnStatistics("c", None)
+        found.add(values, keys.slice(5 - rows), sample_hashes(keys.slice(5 - rows)))
+        assert found.moments is None
+        assert (found.rows, found.zero_rows) == (rows, 2)
+        assert found.norms.moments.most[0] == 5.0
+        assert found.repeats.different == 4
+
+
+def test_very_wide_rows_have_no_dimensions() -> None:
+    found = described(np.ones((2, WIDEST + 1), np.float32), [])
+    assert found.moments is None
+    assert (found.constant_dimensions, found.repeats.share) == (0, 0.5)
+
+
+def test_single_numbers_and_flags_are_rows_of_one() -> None:
+    keys = keys_of(4)
+    for values in (pa.array([1, 1, 0, 2]), pa.array([True, True, False, True])):
+        found = ColumnStatistics("c", 1)
+        found.add(values, keys, sample_hashes(keys))
+        assert found.zero_rows == 1
+        assert found.moments is not None
+        expected = np.mean([float(value) for value in values.to_pylist()])
+        assert found.moments.mean[0] == pytest.approx(expected)
+
+
+def test_bins_lie_around_lengths() -> None:
+    edges = bin_edges()
+    values = np.array([[1e-30], [0.1], [1.0], [3.0], [1e30]])
+    found = described(values, [])
+    for length in values[:, 0]:
+        place = int(np.searchsorted(edges, length, side="right")) - 1
+        assert found.norms.histogram[min(max(place, 0), BINS - 1)] >= 1
+    assert edges[BINS // 2] == 1.0
+
+
+def repeats_of(hashes: np.ndarray, pieces: int = 7) -> Repeats:
+    found = Repeats()
+    for piece in np.array_split(hashes, pieces):
+        part = Repeats()
+        part.add(piece, keys_of(len(piece)))
+        found.merge(part)
+    return found
+
+
+def test_without_repetition_none_is_seen_in_any_number_of_rows() -> None:
+    found = repeats_of(mix(np.arange(50_000, dtype=np.uint64)))
+    assert not found.complete
+    assert (found.different, found.share, found.most(5)) == (50_000, 0.0, [])
+
+
+@pytest.mark.parametrize("often", [2, 3, 10])
+def test_vectors_that_all_come_often_are_counted(often: int) -> None:
+    once = mix(np.arange(20_000, dtype=np.uint64))
+    found = repeats_of(np.tile(once, often))
+    assert found.share == pytest.approx(1 - 1 / often, abs=0.01)
+
+
+def test_few_vectors_that_come_very_often_are_found() -> None:
+    rare = mix(np.arange(30_000, dtype=np.uint64))
+    frequent = np.repeat(rare[:2], [40_000, 20_000])
+    hashes = np.random.default_rng(0).permutation(np.concatenate([rare, frequent]))
+    found = repeats_of(hashes)
+    assert found.share == pytest.approx(60_000 / 90_000, abs=0.01)
+    first, second = found.most(2)
+    for one, rows in ((first, 40_001), (second, 20_001)):
+        assert rows - found.error <= one.rows <= rows
+    assert found.error <= 90_000 / FREQUENT
+
+
+def test_many_vectors_that_come_rather_often_are_estimated() -> None:
+    rare = mix(np.arange(200_000, dtype=np.uint64))
+    hashes = np.concatenate([rare, np.repeat(rare[:300], 400)])
+    found = repeats_of(np.random.default_rng(1).permutation(hashes))
+    error = 4 / np.sqrt(DIFFERENT)  # within four standard errors, by fixed data
+    assert found.different == pytest.approx(200_000, rel=error)
+
+
+def test_results_do_not_depend_on_the_order() -> None:
+    random = np.random.default_rng(2)
+    hashes = mix(random.integers(0, 9000, 30_000).astype(np.uint64))
+    one = repeats_of(hashes, 3)
+    other = repeats_of(random.permutation(hashes), 11)
+    assert np.array_equal(one.hashes, other.hashes)
+    assert np.array_equal(one.counts, other.counts)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 5000])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.bool_])
+def test_rows_have_one_hash_if_and_only_if_they_are_one(width: int, kind: type) -> None:
+    values = np.random.default_rng(0).integers(0, 2, (400, width)).astype(kind)
+    values = np.concatenate([values, values[:50]])
+    different = len(np.unique(values, axis=0))
+    assert len(np.unique(hash_rows(values))) == different
+
+
+def test_small_whole_numbers_do_not_collide() -> None:
+    random = np.random.default_rng(0)
+    values = random.integers(0, 4, (100_000, 16)).astype(np.float32)
+    assert len(np.unique(hash_rows(values))) == len(np.unique(values, axis=0))
+
+
+def sample_of(pieces: list[np.ndarray], share: Share) -> pa.Table | None:
+    """The sample of whole keys that come in pieces, each with a sampler of its own."""
+    whole = Sampler(Share(), ["key"])
+    for ids in pieces:
+        keys = pa.array(ids)
+        part = Sampler(share, ["key"])
+        part.add(pa.record_batch({"key": keys}), sample_hashes(keys))
+        rows = part.finish()
+        whole.narrow(part.below)
+        if rows is not None:
+            (batch,) = rows.combine_chunks().to_batches()
+            whole.add(batch, np.asarray(batch[HASH]))
+    return whole.finish()
+
+
+@pytest.mark.parametrize("rows", [10, 4096, 12_000, 100_000])
+@pytest.mark.parametrize("pieces", [1, 3, 40])
+def test_a_sample_is_the_rows_of_the_smallest_hashes_however_they_are_cut(
+    rows: int, pieces: int
+) -> None:
+    ids = np.arange(rows)
+    hashes = sample_hashes(pa.array(ids))
+    expected = np.sort(hashes)[:ROWS]
+    found = sample_of(np.array_split(ids, pieces), share_of(rows, pieces))
+    assert found is not None
+    assert np.array_equal(found[HASH].to_numpy(), expected)
+    unknown = sample_of(np.array_split(ids, pieces), share_of(None, pieces))
+    assert unknown is not None
+    assert np.array_equal(unknown[HASH].to_numpy(), expected[: len(unknown)])
+    assert len(unknown) >= min(rows, ROWS // 2)
+
+
+def test_a_sample_has_no_long_lists_and_few_pictures() -> None:
+    schema = pa.schema(
+        [
+            ("key", pa.int64()),
+            ("vector", VECTOR),
+            ("wide", VECTOR),
+            ("ragged", VECTOR),
+            ("words", pa.list_(pa.string())),
+            ("picture", pa.binary()),
+        ]
+    )
+    widths = {"vector": 2, "wide": 5000, "ragged": None}
+    assert sampled(schema, widths) == ["key", "vector", "picture"]
+    rows = 2000
+    keys = pa.array(np.arange(rows))
+    sampler = Sampler(Share(), ["key", "picture"])
+    batch = pa.record_batch({"key": keys, "picture": [b"x"] * rows})
+    sampler.add(batch, sample_hashes(keys))
+    found = sampler.finish()
+    assert found is not None
+    pictures = rows - found["picture"].null_count
+    assert rows / 32 < pictures < rows / 8
+    assert found["picture"][0].as_py() == b"x"
+
+
+def test_large_shares_are_read_from_the_parts() -> None:
+    schema = pa.schema([("key", pa.int64()), ("c", VECTOR)])
+    assert Collector(schema, {"c": 2}, share_of(5000, 3)).sampler is None
+    collector = Collector(schema, {"c": 2}, share_of(50_000, 3))
+    assert collector.sampler is not None
+    assert share_of(50_000, 3).below < ALL
+
+
+def test_a_collector_looks_at_all_rows() -> None:
+    schema = pa.schema([("key", pa.int64()), ("c", VECTOR)])
+    collector = Collector(schema, {"c": 2}, share_of(100_000, 3))
+    for start in range(0, 9000, 300):
+        values = np.full((300, 2), start, np.float32)
+        arrays = [pa.array(np.arange(start, start + 300)), vector_column(values)]
+        collector.add(pa.record_batch(arrays, names=["key", "c"]))
+    collector.finish()
+    (column,) = collector.columns
+    assert (column.rows, column.repeats.different) == (9000, 30)
+
+
+@given(st.integers(1, 6), st.integers(2, 60), st.integers(0, 100))
+def test_the_effective_rank_is_that_of_the_covariance(
+    width: int, rows: int, seed: int
+) -> None:
+    vectors = np.random.default_rng(seed).normal(size=(rows, width)) * np.arange(
+        1, width + 1
+    )
+    expected = np.linalg.eigvalsh(np.cov(vectors.T, bias=True).reshape(width, width))
+    found = variances(vectors)
+    assert found.sum() == pytest.approx(expected.sum())
+    assert found[: min(rows, width)] == pytest.approx(
+        expected[::-1][: min(rows, width)], abs=1e-9
+    )
+    assert 1 <= effective_rank(vectors) <= min(width, rows - 1) + 1e-9
+
+
+def test_effective_ranks_of_known_clouds() -> None:
+    random = np.random.default_rng(0)
+    line = random.normal(size=(500, 1)) @ random.normal(size=(1, 20))
+    assert effective_rank(line) == pytest.approx(1)
+    assert effective_rank(random.normal(size=(5000, 20))) == pytest.approx(20, rel=0.02)
+    assert effective_rank(np.ones((5, 3))) == 0
+
+
+def moments_of(values: np.ndarray) -> Moments:
+    found = Moments(values.shape[1])
+    found.add(values)
+    return found
+
+
+def test_drift_is_in_standard_deviations_and_free_of_chance() -> None:
+    random = np.random.default_rng(0)
+    before = random.normal(size=(2000, 64)) * 3 + 5
+    same = random.normal(size=(300, 64)) * 3 + 5
+    assert drift(moments_of(same), moments_of(before)) < 0.05
+    assert drift(moments_of(same + 3), moments_of(before)) == pytest.approx(1, abs=0.05)
+    half = same.copy()
+    half[::2] += 6
+    assert drift(moments_of(half), moments_of(before)) > 0.9
+    wider = (same - 5) * 2 + 5
+    assert drift(moments_of(wider), moments_of(before)) == pytest.approx(1, abs=0.1)
+
+
+def test_constant_dimensions_drift_if_they_move() -> None:
+    before = np.ones((50, 4))
+    moved = before.copy()
+    moved[:, 0] = 2
+    assert drift(moments_of(before), moments_of(before)) == 0
+    assert drift(moments_of(moved), moments_of(before)) == 0.5  # of four dimensions one
+    assert drift(Moments(4), moments_of(before)) == float("inf")
