@@ -10,12 +10,15 @@ from typing import Any
 
 from transforms.config import Config
 from transforms.dtypes import Feature
+from transforms.gate_limits import GatesSpec
 from transforms.lookup import source_digest
 from transforms.shard import Shards
 from transforms.sources.source import File
 from transforms.table.columns import Column
 from transforms.table.directory import FORMAT_VERSION
 from transforms.table.plan_file import Earlier, versions
+
+_GATES = tuple(f"gates.{name}" for name in GatesSpec.model_fields)
 
 INGREDIENTS: dict[str, str | None] = {
     "source": "source",  # the reader's own options
@@ -43,7 +46,7 @@ INGREDIENTS: dict[str, str | None] = {
     "errors.non_finite": "non_finite",
     "errors.crash": None,  # decides what becomes of rows that kill
     "errors.attempts": None,  # likewise
-    "gates": None,  # only judge what is there
+    **dict.fromkeys(_GATES, None),  # only judge what is there
     "publish": None,  # only says where the finished table goes
     "limit": "limit",
 }

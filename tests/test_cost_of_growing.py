@@ -14,7 +14,7 @@ from toolbox import CALLS
 
 from pipeline import make_plan, prepare_table
 from transforms.extract import extract_shard
-from transforms.table import earlier, parquet_writer
+from transforms.table import batches, parquet_writer
 from transforms.table.commit import commit_table
 from transforms.table.directory import Table
 
@@ -97,13 +97,13 @@ def peak(work: Callable[[], None]) -> int:
 @pytest.fixture
 def _small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_writer, "ROW_GROUP_BYTES", 1 << 14)
-    monkeypatch.setattr(earlier, "_ROWS_AT_A_TIME", 256)
+    monkeypatch.setattr(batches, "_ROWS_AT_A_TIME", 256)
 
 
 @pytest.mark.usefixtures("_small_row_groups")
 def test_memory_does_not_grow_with_a_part(tmp_path: Path) -> None:
     peaks: dict[str, list[int]] = {}
-    for rows in (4_000, 16_000):
+    for rows in (12_000, 48_000):  # of both some are in the sample
         job = Sized(tmp_path / str(rows), rows)
         job.make("one", [LEFT, STEM])
         for name, taps in (
@@ -112,7 +112,7 @@ def test_memory_does_not_grow_with_a_part(tmp_path: Path) -> None:
             ("extended", [LEFT, STEM, RIGHT]),
         ):
             peaks.setdefault(name, []).append(job.make(name, taps, "one", during=peak))
-    (part,) = (tmp_path / "16000" / "one" / "data").iterdir()
+    (part,) = (tmp_path / "48000" / "one" / "data").iterdir()
     assert pq.ParquetFile(part).num_row_groups > 40
     whole = pq.read_table(part).nbytes
     assert peaks.pop("carried") == [0, 0]

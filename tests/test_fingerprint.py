@@ -102,7 +102,13 @@ CHANGES: dict[str, tuple[dict[str, Any], ...]] = {
         {"path": "head", "reduce": ["max", "max"]},
         {"path": "head", "dtype": "float16"},
     ),
-    "gates": ({"gates": {"duplicates": 0.5}},),
+    "gates.duplicates": ({"duplicates": 0.5},),
+    "gates.dead_dimensions": ({"dead_dimensions": 0.5},),
+    "gates.zero_rows": ({"zero_rows": 0.5},),
+    "gates.non_finite": ({"non_finite": 0.5},),
+    "gates.norm": ({"norm": [1, 2]},),
+    "gates.effective_rank": ({"effective_rank": 3},),
+    "gates.drift": ({"drift": {"against": "there"}},),
     "publish": ({"publish": {"delta": {"path": "there"}}},),
     "limit": ({"limit": 1}, {"limit": 2}),
 }
@@ -118,7 +124,7 @@ def test_every_key_is_changed_in_some_way() -> None:
 
 def changed(key: str, change: dict[str, Any]) -> Config:
     section, _, name = key.partition(".")
-    if section in ("taps", "limit", "gates", "publish"):
+    if section in ("taps", "limit", "publish"):
         return config(**({"taps": [change]} if section == "taps" else change))
     assert key == "source" or set(change) == {name}
     return config(**{section: change})

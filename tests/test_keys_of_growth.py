@@ -90,6 +90,14 @@ def entity(kept: str, *names: str) -> Sections:
     return {**source(keep=[kept]), **table(**timed)}
 
 
+GATES: dict[str, Any] = {
+    **dict.fromkeys(("duplicates", "dead_dimensions", "zero_rows", "non_finite"), 0.9),
+    "norm": [0.0, 100.0],
+    "effective_rank": 0.1,
+    "drift": {"against": "another"},
+}
+
+
 CASES: dict[str, list[Case]] = {
     "source": [
         Case(source(path="data/*.parquet")),  # the same files
@@ -210,7 +218,10 @@ CASES: dict[str, list[Case]] = {
     ],
     "errors.crash": [Case(errors(crash="quarantine"))],
     "errors.attempts": [Case(errors(attempts=1))],
-    "gates": [Case({"gates": {"duplicates": 0.5}})],
+    **{
+        f"gates.{name}": [Case({"gates": {name: limit}})]
+        for name, limit in GATES.items()
+    },
     "publish": [Case({"publish": {"huggingface": {}}})],
     "limit": [Case({"limit": 7})],
 }
@@ -229,6 +240,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         getattr(other, save)(path / f"other.{suffix}")
         shutil.copy(path / f"one.{suffix}", path / f"same.{suffix}")
     save_graphs(path / "saved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        run_plan(make_plan(config({"table": {"path": "another"}})))
     return path
 
 

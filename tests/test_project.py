@@ -19,6 +19,7 @@ from transforms.config import (
     TableSpec,
     TapSpec,
 )
+from transforms.gate_limits import GatesSpec
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -80,6 +81,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "`[[taps]]`": (TapSpec,),
     "`[table]`": (TableSpec,),
     "`[errors]`": (ErrorSpec,),
+    "`[gates]`": (GatesSpec,),
 }
 
 
@@ -93,10 +95,9 @@ def test_every_key_of_a_config_is_documented_once_and_no_other() -> None:
     for head, types in SECTIONS.items():
         fields = [name for one in types for name in one.model_fields]
         assert sorted(documented.pop(head)) == sorted(fields), head
-    sections = {"source", "model", "taps", "table", "errors"}
-    assert documented == {
-        "Outside of the sections": sorted(Config.model_fields.keys() - sections)
-    }
+    sections = {"source", "model", "taps", "table", "errors", "gates"}
+    others = sorted(Config.model_fields.keys() - sections)
+    assert documented == {"Outside of the sections": others}
 
 
 def test_every_key_of_a_config_says_what_it_does() -> None:

@@ -24,7 +24,7 @@ from pipeline.publish.publish import publications
 from pipeline.publish.sample import smallest_hashes
 from transforms.column_names import KEY
 from transforms.lookup import ConfigError
-from transforms.table.keys import hash_keys
+from transforms.statistics.collect import sample_hashes
 
 
 class Some(Memory):
@@ -63,7 +63,7 @@ def test_a_sample_is_of_the_smallest_hashes_however_a_table_is_cut(
     table = pa.table({KEY: pa.array(keys).cast(kind), "place": range(len(keys))})
     pieces = [table.slice(start, cut) for start in range(0, len(table), cut)]
     found = smallest_hashes(pieces, rows)
-    hashes = hash_keys(table[KEY].combine_chunks())
+    hashes = sample_hashes(table[KEY].combine_chunks())
     expected = sorted(zip(hashes.tolist(), table[KEY].to_pylist(), strict=True))
     assert found[KEY].to_pylist() == [key for _, key in expected[:rows]]
     assert found.column_names == table.column_names

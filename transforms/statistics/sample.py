@@ -16,6 +16,7 @@ HASH = "sample_hash"
 WIDEST = 4096
 """Values of a row beyond which a column is not sampled."""
 _KEPT = 5120  # rows of all shards: by chance some have fewer than their share
+_SUFFICES = 3072  # of what shards have kept for another table, which may have had more
 _UNKNOWN = 2  # times the rows, where only reading tells how many a table has
 _FEWEST = 16  # rows of a shard, where nobody knows how many the table has
 _PICTURES = 16  # one in so many rows keeps its bytes, such as a picture
@@ -55,7 +56,7 @@ def share_of(rows: int | None, shards: int) -> Share:
         return Share(most=min(max(most, _FEWEST), ROWS))
     return Share(
         below=min(ALL * _KEPT // max(rows, 1), ALL),
-        least=min(ALL * ROWS // max(rows, 1), ALL),
+        least=min(ALL * _SUFFICES // max(rows, 1), ALL),
     )
 
 
