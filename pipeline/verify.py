@@ -26,8 +26,9 @@ from transforms.table.manifest import (
     read_made_by,
     read_manifest,
 )
-from transforms.table.names import commit_name
+from transforms.table.names import STATISTICS, commit_name
 from transforms.table.plan_file import TablePlan, read_plan, read_shards
+from transforms.table.statistics import read_statistics
 
 _PARALLEL_PARTS = 4
 _SUMS = ("rows", "quarantined", "bytes")
@@ -164,6 +165,10 @@ def _whole(table: Table, plan: TablePlan, commits: Sequence[Commit]) -> Iterator
     except (FileNotFoundError, TableError) as error:
         yield f"_featuretap/manifest.parquet cannot be read: {error}"
         return
+    try:
+        read_statistics(table)
+    except (FileNotFoundError, TableError) as error:
+        yield f"_featuretap/{STATISTICS} cannot be read: {error}"
     manifest = stored.to_pylist()
     yield from _made_by(summary, stored, plan)
     yield from _sums(summary, manifest)

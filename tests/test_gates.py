@@ -15,8 +15,8 @@ from conftest import Job
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.plan import make_plan
-from pipeline.run import run_plan
+from pipeline.plan import Plan, make_plan
+from pipeline.run import prepare_table, repair_table, run_plan
 from pipeline.status import table_status
 from pipeline.verify import verify_table
 from transforms.gate_limits import GatesSpec
@@ -52,15 +52,17 @@ class Vectors(Job):
         self, name: str, *earlier: str, workers: int | None = None, **gates: Any
     ) -> list[Verdict]:
         """Make a table and give the verdicts on it."""
-        uri = str(self.directory / name)
+        run_plan(self.plan_of(name, *earlier, **gates), workers=workers)
+        return read_verdicts(Table(str(self.directory / name)))
+
+    def plan_of(self, name: str, *earlier: str, **gates: Any) -> Plan:
         config = self.config(
             model={"build": "toolbox:twelve_model"},
             taps=[{"path": "head", "column": "v"}],
-            table={"path": uri, "rows_per_part": 90},
+            table={"path": str(self.directory / name), "rows_per_part": 90},
             gates=gates,
         )
-        run_plan(make_plan(config, earlier), workers=workers)
-        return read_verdicts(Table(uri))
+        return make_plan(config, earlier)
 
 
 @pytest.fixture
@@ -164,17 +166,9 @@ def test_what_nobody_can_mean_fails_and_a_limit_finishes_at_once(
         made.make("one")
     assert "12 of 12 dimensions have one value in all rows" in str(failure.value)
     assert not (made.directory / "one" / "_SUCCESS").exists()
-    (made.files / "0.parquet").rename(made.directory / "away")  # is not read again
-    config = made.config(
-        model={"build": "toolbox:twelve_model"},
-        taps=[{"path": "head", "column": "v"}],
-        table={"path": str(made.directory / "one"), "rows_per_part": 90},
-        gates={"dead_dimensions": False},
-    )
-    (made.directory / "away").rename(made.files / "0.parquet")
     records = made.directory / "one" / "_featuretap" / "commits"
     before = {path: path.stat().st_mtime_ns for path in records.iterdir()}
-    run_plan(make_plan(config))
+    made.make("one", dead_dimensions=False)
     assert {path: path.stat().st_mtime_ns for path in records.iterdir()} == before
     assert verify_table(str(made.directory / "one")) == []
 
@@ -313,13 +307,20 @@ def test_statistics_and_sample_of_a_table_are_those_of_its_rows(made: Vectors) -
 def test_damaged_statistics_are_found_and_mended(made: Vectors) -> None:
     made.put(healthy())
     made.make("one")
-    table = Table(str(made.directory / "one"))
-    record = table.read_commit(0)
+    place = made.directory / "one"
+    before = {p: p.read_bytes() for p in place.rglob("*.parquet")}
+    record = Table(str(place)).read_commit(0)
     assert record is not None
-    path = made.directory / "one" / record.statistics.columns.path
-    path.write_bytes(b"nothing")
-    (text,) = verify_table(table.uri)
-    assert text == f"{record.statistics.columns.path} has another content than was" \
-        " committed"  # fmt: skip
-    path.unlink()
-    assert "is missing" in verify_table(table.uri)[0]
+    of_part = place / record.statistics.columns.path
+    of_table = place / "_featuretap" / "statistics" / "table.parquet"
+    for damage in (lambda p: p.write_bytes(b"nothing"), lambda p: p.unlink()):
+        for path in (of_part, of_table):
+            damage(path)
+            (text,) = verify_table(str(place))
+            assert path.name in text
+            plan = made.plan_of("one")
+            prepare_table(plan)
+            repair_table(plan)
+            run_plan(plan)
+            assert verify_table(str(place)) == []
+            assert {p: p.read_bytes() for p in place.rglob("*.parquet")} == before
