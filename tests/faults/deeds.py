@@ -96,7 +96,7 @@ def command(config: str, ready: str, go: str) -> None:
 
     def event(name: str) -> None:
         published.extend([name] * (name == "before publish"))
-        if name == "before publish" and len(published) == 2:
+        if name == "before publish" and len(published) == 3:  # part, statistics, part
             Path(ready).touch()
             while not Path(go).exists():
                 time.sleep(0.01)

@@ -144,7 +144,7 @@ def _document(verdict: Verdict) -> dict[str, Any]:
 def _verdicts(
     table: Table, plan: TablePlan, gates: GatesSpec, commits: Iterable[Commit]
 ) -> Iterator[Verdict]:
-    found = read_statistics(table)
+    found = read_statistics(table, written=True)
     if not found or next(iter(found.values())).rows < FEWEST_ROWS:
         return
     for gate, judged in SHARES.items():

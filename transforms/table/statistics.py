@@ -127,25 +127,33 @@ def merge_statistics(table: Table, paths: Iterable[str]) -> None:
     """
     merged: dict[str, ColumnStatistics] = {}
     for path in paths:
-        for column in _read(table, path):
+        for column in _read(table, path, written=True):
             known = merged.get(column.name)
             merged[column.name] = known.merge(column) if known else column
     data = to_parquet(to_table([*merged.values()]))
     storage.replace(table.internal(STATISTICS), data)
 
 
-def read_statistics(table: Table) -> dict[str, ColumnStatistics]:
+def read_statistics(
+    table: Table, *, written: bool = False
+) -> dict[str, ColumnStatistics]:
     """Read what the columns of a finished table are like, by name.
+
+    Args:
+      table: the table.
+      written: they are known to be there; wait for a store that shows them late.
 
     Raises:
       FileNotFoundError: they are not there.
       TableError: they are damaged.
     """
-    return {c.name: c for c in _read(table, f"{INTERNAL}/{STATISTICS}")}
+    path = f"{INTERNAL}/{STATISTICS}"
+    return {column.name: column for column in _read(table, path, written=written)}
 
 
-def _read(table: Table, path: str) -> list[ColumnStatistics]:
-    found = table.read_parquet(path, SCHEMA, REPAIR, filled=("column", "rows"))
+def _read(table: Table, path: str, *, written: bool) -> list[ColumnStatistics]:
+    filled = ("column", "rows")
+    found = table.read_parquet(path, SCHEMA, REPAIR, filled=filled, written=written)
     try:
         return from_table(found)
     except (ValueError, TypeError, pa.ArrowException) as error:
@@ -177,14 +185,14 @@ def read_sample(
     sampler = Sampler(Share(), names)
     for commit in commits:
         stored = commit.statistics
-        if stored.sample is None and stored.sample_below == ALL:
-            batches = record_batches(table.path(commit.part.path), names)
-        elif stored.sample is not None:
-            batches = record_batches(table.path(stored.sample.path), names)
-        else:
-            batches = iter(())
+        is_part = stored.sample is None and stored.sample_below == ALL
+        file = commit.part if is_part else stored.sample
         sampler.narrow(stored.sample_below)
-        for batch in batches:
+        if file is None:
+            continue
+        uri = table.path(file.path)
+        storage.size(uri, written=True)  # a store may show it late
+        for batch in record_batches(uri, names):
             sampler.add(batch, sample_hashes(batch.column(names[0])))
     found = sampler.finish()
     if found is None:
