@@ -28,7 +28,6 @@ from transforms.table.statistics import read_sample, read_statistics
 from transforms.table.verdicts import Verdict
 
 ROWS, WIDTH = 400, 12
-OFF: dict[str, Any] = dict.fromkeys(("duplicates", "dead_dimensions"), False)
 
 
 class Vectors(Job):
@@ -164,6 +163,7 @@ def test_what_nobody_can_mean_fails_and_a_limit_finishes_at_once(
     made.put(np.ones((ROWS, WIDTH)))
     with pytest.raises(RuntimeError, match="must pass its gates, 1 failed;") as failure:
         made.make("one")
+    assert "--set gates.dead_dimensions=false switches one off" in str(failure.value)
     assert "12 of 12 dimensions have one value in all rows" in str(failure.value)
     assert not (made.directory / "one" / "_SUCCESS").exists()
     records = made.directory / "one" / "_featuretap" / "commits"
@@ -208,6 +208,11 @@ def test_workers_and_beam_judge_alike(made: Vectors) -> None:
     for name in ("three", "four"):
         with pytest.raises(RuntimeError, match="gate zero_rows"):
             made.make(name, workers=2 if name == "four" else None, zero_rows=0.01)
+
+
+def test_every_gate_can_be_switched_off(made: Vectors) -> None:
+    made.put(np.zeros((ROWS, WIDTH)))
+    assert made.make("one", **dict.fromkeys(GatesSpec.model_fields, False)) == []
 
 
 def test_few_rows_are_not_judged(made: Vectors) -> None:

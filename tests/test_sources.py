@@ -175,7 +175,7 @@ def test_parquet_types_become_columns(tmp_path: Path) -> None:
 
 
 def test_lists_of_one_length_at_the_head_are_vectors(tmp_path: Path) -> None:
-    rows = [[0.5] * 6] * 1000 + [[0.5] * 5]
+    rows = [[i / 1000] * 6 for i in range(1000)] + [[0.5] * 5]
     vec = pa.array(rows, pa.list_(pa.float32()))
     pq.write_table(
         pa.table({"id": list(range(1001)), "vec": vec}), tmp_path / "l.parquet"

@@ -21,6 +21,8 @@ def _limits(value: Any) -> Any:
 
 
 def _lengths(value: Any) -> Any:
+    if value is False:
+        return {}
     return {"fail": value} if isinstance(value, list | tuple) else value
 
 
@@ -73,6 +75,10 @@ class DriftLimits(Limits):
 Limited = Annotated[Limits, BeforeValidator(_limits)]
 
 
+def _drift(value: Any) -> Any:
+    return None if value is False else value
+
+
 class GatesSpec(Section):
     """`[gates]`: what a finished table must be like, judged over all of its rows.
 
@@ -103,4 +109,4 @@ class GatesSpec(Section):
     non_finite: Limited = Limits()
     norm: Annotated[LengthLimits, BeforeValidator(_lengths)] = LengthLimits()
     effective_rank: Limited = Limits(warn=1.5)
-    drift: DriftLimits | None = None
+    drift: Annotated[DriftLimits | None, BeforeValidator(_drift)] = None

@@ -92,15 +92,16 @@ def judge(
     verdicts = list(_verdicts(table, plan, gates, commits))
     document = {"gates": [_document(verdict) for verdict in verdicts]}
     _store(table, to_json(document))
-    failed = [one.sentence() for one in verdicts if one.outcome == "failed"]
+    failed = [one for one in verdicts if one.outcome == "failed"]
     if failed:
         raise RuntimeError(
             "\n  ".join(
                 [
                     f"{table.uri!r} must pass its gates, {len(failed)} failed; mend"
-                    " what makes it so, or move the limits in [gates] and run again:"
+                    " what makes it so, or move the limits in [gates] (--set"
+                    f" gates.{failed[0].gate}=false switches one off) and run again:"
                     " nothing is computed twice",
-                    *failed,
+                    *(one.sentence() for one in failed),
                 ]
             )
         )
