@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.config_file import load_config
     from pipeline.forget.table import forget_rows
+    from pipeline.look_up import find_row
+    from pipeline.neighbours import nearest_rows
     from pipeline.parity.certificate import check_parity
     from pipeline.plan import Plan, make_plan
     from pipeline.publish.publish import publish_table
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Plan",
     "check_parity",
+    "find_row",
     "forget_rows",
     "iter_features",
     "load_config",
     "make_plan",
+    "nearest_rows",
     "prepare_table",
     "publish_table",
     "read_features",
@@ -35,10 +39,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Plan": "pipeline.plan",
     "check_parity": "pipeline.parity.certificate",
+    "find_row": "pipeline.look_up",
     "forget_rows": "pipeline.forget.table",
     "iter_features": "transforms.table.read",
     "load_config": "pipeline.config_file",
     "make_plan": "pipeline.plan",
+    "nearest_rows": "pipeline.neighbours",
     "prepare_table": "pipeline.run",
     "publish_table": "pipeline.publish.publish",
     "read_features": "transforms.table.read",

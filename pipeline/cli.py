@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.configs import init, plan, run, taps
+from pipeline.commands.rows import show
 from pipeline.commands.tables import current, forget, prune, publish, status, verify
 
 app = typer.Typer(
@@ -17,7 +18,7 @@ app = typer.Typer(
 )
 for command in (
     *(init, taps, plan, run),
-    *(status, verify, publish, forget, current, prune),
+    *(status, verify, show, publish, forget, current, prune),
 ):
     app.command()(command)
 

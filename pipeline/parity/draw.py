@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from transforms import storage
 from transforms.errors.quarantine import ERROR_SCHEMA
 from transforms.shard import Piece, Shard
-from transforms.table.directory import REPAIR, Table, open_parquet
+from transforms.table.directory import REPAIR, Table
 from transforms.table.manifest import read_manifest
 from transforms.table.plan_file import read_shards
+from transforms.table.read import read_rows
 
 
 def draw_rows(
@@ -36,12 +33,12 @@ def draw_rows(
     for index in np.unique(np.searchsorted(ends, chosen, side="right")):
         start = int(ends[index]) - manifest[index]["rows"]
         inside = chosen[(chosen >= start) & (chosen < ends[index])] - start
-        places = _sound_rows(table, shards[int(index)])
-        stored = _read_rows(table, manifest[index]["path"], inside)
-        yield stored, [places[int(row)] for row in inside]
+        places = sound_rows(table, shards[int(index)])
+        stored = read_rows(table.path(manifest[index]["path"]), inside)
+        yield stored.to_pylist(), [places[int(row)] for row in inside]
 
 
-def _sound_rows(table: Table, shard: Shard) -> list[tuple[Piece, int]]:
+def sound_rows(table: Table, shard: Shard) -> list[tuple[Piece, int]]:
     """Find where each row of a part came from: all rows of its shard but bad ones."""
     (commit,) = table.read_commits([shard.index])
     bad: set[tuple[str, int]] = set()
@@ -56,21 +53,3 @@ def _sound_rows(table: Table, shard: Shard) -> list[tuple[Piece, int]]:
         for row in range(rows)
     ]
     return [(piece, row) for piece, row in places if (piece.file, row) not in bad]
-
-
-def _read_rows(table: Table, name: str, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Read some rows of a part, by their rising numbers, one row group at a time."""
-    found: list[dict[str, Any]] = []
-    data = io.BytesIO(storage.read(table.path(name)))
-    with open_parquet(data) as file:
-        counts = [
-            file.metadata.row_group(group).num_rows
-            for group in range(file.metadata.num_row_groups)
-        ]
-        starts = np.cumsum([0, *counts])
-        for group, (start, end) in enumerate(itertools.pairwise(starts)):
-            inside = rows[(rows >= start) & (rows < end)] - start
-            if len(inside):
-                group_rows = file.read_row_group(group, use_threads=False)
-                found += group_rows.take(pa.array(inside)).to_pylist()
-    return found

@@ -16,7 +16,7 @@ from transforms.lookup import TableError, nearest
 from transforms.table.columns import Column
 from transforms.table.directory import REPAIR, Table, open_parquet
 from transforms.table.manifest import read_manifest
-from transforms.table.plan_file import read_plan
+from transforms.table.plan_file import TablePlan, read_plan
 
 
 class Features(NamedTuple):
@@ -83,15 +83,67 @@ def iter_features(table: str, column: str) -> Iterator[Features]:
     return _chunks(Table(table), wanted, key, manifest)
 
 
-def _look_up(table: str, column: str) -> tuple[Column, Column, list[dict[str, Any]]]:
-    """Give the column, the key's column, and the manifest."""
-    place = Table(table)
-    plan = read_plan(place)
-    if place.read_success() is None:
+def read_finished(table: Table) -> tuple[TablePlan, list[dict[str, Any]]]:
+    """Read the plan of a finished table, and the rows of its manifest.
+
+    Raises:
+      FileNotFoundError: there is no finished table.
+      ConfigError: the table is of another format.
+      TableError: the table is damaged.
+    """
+    plan = read_plan(table)
+    if table.read_success() is None:
         raise FileNotFoundError(
-            f"a table must be finished to be read, {table!r} has no _SUCCESS; go on"
+            f"a table must be finished to be read, {table.uri!r} has no _SUCCESS; go on"
             " with featuretap run CONFIG"
         )
+    return plan, read_manifest(table).to_pylist()
+
+
+@contextlib.contextmanager
+def open_part(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a part, of which no more is read than what is asked for.
+
+    Raises:
+      FileNotFoundError: it is gone.
+      TableError: it cannot be read.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            yield _open(uri, stack)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{uri} must be there, found none; {REPAIR}") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the storage
+            raise
+        raise TableError(
+            f"{uri} must be as it was written, it cannot be read: {error}; {REPAIR}"
+        ) from error
+
+
+def read_rows(uri: str, rows: np.ndarray, columns: list[str] | None = None) -> pa.Table:
+    """Read some rows of a part, a row group at a time.
+
+    Args:
+      uri: of the part.
+      rows: their numbers within the part, rising; at least one.
+      columns: which columns; all of them by default.
+    """
+    found, start = [], 0
+    with open_part(uri) as file:
+        for group in range(file.metadata.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            inside = rows[(rows >= start) & (rows < end)] - start
+            if len(inside):
+                stored = file.read_row_group(group, columns, use_threads=False)
+                found.append(stored.take(pa.array(inside)))
+            start = end
+    return pa.concat_tables(found)
+
+
+def _look_up(table: str, column: str) -> tuple[Column, Column, list[dict[str, Any]]]:
+    """Give the column, the key's column, and the manifest."""
+    plan, manifest = read_finished(Table(table))
     by_name = {one.name: one for one in plan.columns}
     if column not in by_name:
         raise ValueError(
@@ -104,7 +156,7 @@ def _look_up(table: str, column: str) -> tuple[Column, Column, list[dict[str, An
             f"column {column!r} must hold numbers of one shape to be a matrix, it holds"
             f" {wanted.dtype} {list(wanted.shape)}; read it with pyarrow.dataset"
         )
-    return wanted, plan.columns[0], read_manifest(place).to_pylist()
+    return wanted, plan.columns[0], manifest
 
 
 def _chunks(
@@ -114,7 +166,7 @@ def _chunks(
     width = math.prod(n for n in column.shape if n is not None)
     names, is_local = [key.name, column.name], storage.local_path(table.uri) is not None
     for part in manifest:
-        with _of_part(table.path(part["path"])) as file:
+        with open_part(table.path(part["path"])) as file:
             for group in range(file.metadata.num_row_groups):
                 rows = file.read_row_group(group, names, use_threads=is_local)
                 flat = rows[column.name].combine_chunks()
@@ -128,22 +180,6 @@ def _chunks(
                 zero_copy = column.dtype != "bool"  # which Arrow packs into bits
                 values = flat.to_numpy(zero_copy_only=zero_copy)
                 yield Features(rows[key.name], values.reshape(len(rows), *column.shape))
-
-
-@contextlib.contextmanager
-def _of_part(uri: str) -> Iterator[pq.ParquetFile]:
-    """Open a part; name it where it cannot be read."""
-    try:
-        with contextlib.ExitStack() as stack:
-            yield _open(uri, stack)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{uri} must be there, found none; {REPAIR}") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the storage
-            raise
-        raise TableError(
-            f"{uri} must be as it was written, it cannot be read: {error}; {REPAIR}"
-        ) from error
 
 
 def _open(uri: str, stack: contextlib.ExitStack) -> pq.ParquetFile:
