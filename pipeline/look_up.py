@@ -179,8 +179,8 @@ def _not_there(place: Table, parts: list[dict[str, Any]], key: str | int) -> Exc
                 f" it: {row['stage']}, {row['exception']}: {row['message']} (row"
                 f" {row['row']} of {row['file']})"
             )
-    some = [str(one) for one in _first_keys(place, parts)]
-    close = nearest(str(key), some)
+    some = _first_keys(place, parts)
+    close = nearest(key, map(str, some)) if isinstance(key, str) else ""
     if some and not close:
         close = f"; its first key is {some[0]!r}"
     return ConfigError(f"{place.uri!r} has no row of key {key!r}{close}")

@@ -19,6 +19,7 @@ from transforms.messages import shape_text
 from transforms.table.columns import Column
 
 _TEXT_SHOWN = 60
+_TEXT_IN_LISTS = 24
 _VALUES_SHOWN = 6
 _TEXTS_SHOWN = 3
 
@@ -114,7 +115,10 @@ def print_neighbours(found: Neighbours, *, as_json: bool) -> None:
             (
                 f"{one.similarity:.6f}",
                 _quoted(one.key),
-                *(_value_text(one.kept[c.name], c.dtype) for c in found.columns),
+                *(
+                    _value_text(one.kept[c.name], c.dtype, _TEXT_IN_LISTS)
+                    for c in found.columns
+                ),
             )
             for one in found.rows
         ],
@@ -135,23 +139,21 @@ def _shape(value: Any, column: Column) -> Sequence[int | None]:
     return [len(value)] if isinstance(value, list) else column.shape
 
 
-def _value_text(value: Any, dtype: str) -> str:
+def _value_text(value: Any, dtype: str, most: int = _TEXT_SHOWN) -> str:
     if value is None:
         return "null"
     if isinstance(value, np.ndarray):
         return _array_text(value)
     if isinstance(value, list):
-        shown = [_value_text(one, dtype) for one in value[:_TEXTS_SHOWN]]
+        shown = [_value_text(v, dtype, _TEXT_IN_LISTS) for v in value[:_TEXTS_SHOWN]]
         return ", ".join([*shown, *(["…"] if len(value) > len(shown) else [])])
-    if dtype == "timestamp":
-        return str(value)
-    if isinstance(value, str | bytes):
-        return _quoted(value)
+    if dtype in ("string", "bytes"):
+        return _quoted(value, most)
     # As many digits as its own type has.
     return str(np.dtype(dtype).type(value)) if isinstance(value, float) else str(value)
 
 
-def _quoted(value: str | bytes | int) -> str:
+def _quoted(value: str | bytes | int, most: int = _TEXT_SHOWN) -> str:
     """Show a value in a line: escaped, and only its beginning if it is long.
 
     Credentials are masked before it is cut, since no half of one is known as such.
@@ -159,12 +161,12 @@ def _quoted(value: str | bytes | int) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, bytes):
-        text = mask(value.decode("latin-1"), _TEXT_SHOWN)
+        most //= 4  # most bytes are escaped
+        text = mask(value.decode("latin-1"), most)
         shown, unit = repr(text.encode("latin-1")), "bytes"
     else:
-        shown, unit = repr(mask(value, _TEXT_SHOWN)), "characters"
-    long = len(value) > _TEXT_SHOWN
-    return f"{shown}… ({len(value)} {unit})" if long else shown
+        shown, unit = repr(mask(value, most)), "characters"
+    return f"{shown}… ({len(value)} {unit})" if len(value) > most else shown
 
 
 def _array_text(values: np.ndarray) -> str:

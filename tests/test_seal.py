@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from conftest import Job, vectors, write_parquet
 
-from pipeline import check_parity, prepare_table, run_plan, table_status, verify_table
+from pipeline import (
+    check_parity,
+    find_row,
+    prepare_table,
+    run_plan,
+    table_status,
+    verify_table,
+)
 from transforms.beam import ExtractShards
 from transforms.lookup import ConfigError
 from transforms.table.directory import Table
@@ -135,6 +142,7 @@ def test_whoever_looks_at_a_table_runs_nothing_that_it_names(
     edit(job.table, *EDITS[what])
     table_status(str(job.table))
     verify_table(str(job.table))
+    find_row(str(job.table))
     if what == "a column":
         with pytest.raises(ConfigError, match="must be reduced as the config says"):
             check_parity(str(job.table), config, 3)

@@ -1,4 +1,4 @@
-"""Read a column of a finished table as a numpy matrix, with the keys of its rows."""
+"""Read finished tables: rows by number, a column as a numpy matrix with its keys."""
 
 from __future__ import annotations
 
@@ -186,7 +186,9 @@ def _open(uri: str, stack: contextlib.ExitStack) -> pq.ParquetFile:
     """Open a part, on a local disk through a memory map."""
     local = storage.local_path(uri)
     if local is not None:
-        return stack.enter_context(pq.ParquetFile(local, memory_map=True))
+        return stack.enter_context(
+            pq.ParquetFile(local, memory_map=True, pre_buffer=False)
+        )
     fs, path = storage.filesystem(uri)
     stream = stack.enter_context(fs.open(path, "rb"))
     return stack.enter_context(open_parquet(stream))
