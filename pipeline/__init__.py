@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.config_file import load_config
+    from pipeline.diff.tables import diff_tables
     from pipeline.forget.table import forget_rows
     from pipeline.look_up import find_row
     from pipeline.neighbours import nearest_rows
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Plan",
     "check_parity",
+    "diff_tables",
     "find_row",
     "forget_rows",
     "iter_features",
@@ -39,6 +41,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Plan": "pipeline.plan",
     "check_parity": "pipeline.parity.certificate",
+    "diff_tables": "pipeline.diff.tables",
     "find_row": "pipeline.look_up",
     "forget_rows": "pipeline.forget.table",
     "iter_features": "transforms.table.read",

@@ -8,7 +8,15 @@ import typer
 
 from pipeline.commands.configs import init, plan, run, taps
 from pipeline.commands.rows import show
-from pipeline.commands.tables import current, forget, prune, publish, status, verify
+from pipeline.commands.tables import (
+    current,
+    diff,
+    forget,
+    prune,
+    publish,
+    status,
+    verify,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,7 +26,7 @@ app = typer.Typer(
 )
 for command in (
     *(init, taps, plan, run),
-    *(status, verify, show, publish, forget, current, prune),
+    *(status, verify, show, diff, publish, forget, current, prune),
 ):
     app.command()(command)
 

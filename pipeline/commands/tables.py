@@ -154,6 +154,36 @@ def forget(
         show.print_forgotten(made)
 
 
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A table's directory.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="One that may take its place.")],
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="NAME=VALUE", help="Exit with 1 beyond it."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="NAME", help="Only this column."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two finished tables, and say whether one may replace the other."""
+    with errors():
+        from pipeline.diff.limits import parse_limits
+        from pipeline.diff.tables import diff_tables
+        from pipeline.show_diff import print_diff
+        from pipeline.versions import resolve
+
+        asked = parse_limits(limits or ())
+        found = diff_tables(resolve(a), resolve(b), asked, columns or ())
+    if as_json:
+        show.print_json(found.to_json())
+    else:
+        print_diff(found)
+    if found.beyond:
+        raise typer.Exit(EXIT_FAILED)
+
+
 def current(
     root: RootUri,
     name: Annotated[

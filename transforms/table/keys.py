@@ -1,4 +1,4 @@
-"""Find keys that come twice in a table, in bounded memory.
+"""Read the keys of tables, and find those that come twice, in bounded memory.
 
 A key is a column, or several: an entity and a time.
 """
@@ -28,9 +28,6 @@ def repeated_keys(
 ) -> dict[tuple[Any, ...], list[str]]:
     """Find keys that come more than once.
 
-    Keys are spread by a hash over groups, of which one at a time is looked at; groups
-    that are not looked at lie on the local disk.
-
     Args:
       table: whose keys.
       columns: that hold them together, scalars without nulls.
@@ -41,20 +38,36 @@ def repeated_keys(
       all are unique.
     """
     rows = sum(count for _, count in parts)
-    groups = min(-(-rows // _KEYS_IN_MEMORY), _MOST_GROUPS)
-    if groups <= 1:
-        return _repeated(list(_keys(table, columns, parts)), columns, parts)
-    with scratch.directory() as directory:
-        _spread(directory, groups, _keys(table, columns, parts))
-        for group in range(groups):
-            with pa.memory_map(str(directory / f"{group}.arrow")) as stream:
-                found = list(pa.ipc.open_stream(stream))
-                if repeated := _repeated(found, columns, parts):
-                    return repeated
+    for found in in_groups(keys_of(table, columns, parts), rows):
+        if repeated := _repeated(found, columns, parts):
+            return repeated
     return {}
 
 
-def _keys(
+def in_groups(
+    found: Iterator[pa.RecordBatch], rows: int
+) -> Iterator[list[pa.RecordBatch]]:
+    """Give keys in groups that fit into memory; equal keys are in the same one.
+
+    Keys are spread by a hash over groups, of which one at a time is looked at; groups
+    that are not looked at lie on the local disk.
+
+    Args:
+      found: keys, with one column more that is not hashed, at the end.
+      rows: how many there are.
+    """
+    groups = min(-(-rows // _KEYS_IN_MEMORY), _MOST_GROUPS)
+    if groups <= 1:
+        yield list(found)
+        return
+    with scratch.directory() as directory:
+        _spread(directory, groups, found)
+        for group in range(groups):
+            with pa.memory_map(str(directory / f"{group}.arrow")) as stream:
+                yield list(pa.ipc.open_stream(stream))
+
+
+def keys_of(
     table: Table, columns: Sequence[str], parts: Sequence[tuple[str, int]]
 ) -> Iterator[pa.RecordBatch]:
     """Yield keys with the number of their part, some at a time; nothing else is read.

@@ -1,0 +1,1 @@
+"""Two finished tables -> how they differ, and whether one may replace the other."""

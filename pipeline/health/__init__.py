@@ -1,0 +1,1 @@
+"""Vectors -> numbers that say whether they are fit for use; numpy alone."""
