@@ -14,6 +14,7 @@ from pipeline.commands.tables import (
     forget,
     prune,
     publish,
+    report,
     status,
     verify,
 )
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 for command in (
     *(init, taps, plan, run),
-    *(status, verify, show, diff, publish, forget, current, prune),
+    *(status, verify, show, diff, report, publish, forget, current, prune),
 ):
     app.command()(command)
 

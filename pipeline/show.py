@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.init.draft import Draft
     from pipeline.parity.certificate import Parity
     from pipeline.plan import Plan
+    from pipeline.report.report import Report
     from pipeline.status import Status
     from pipeline.versions import Pruned
     from transforms.table.columns import Column
@@ -324,6 +325,16 @@ def print_published(found: Sequence[Mapping[str, Any]]) -> None:
         )
     if not found:
         say("published nowhere")
+
+
+def print_report(made: Report) -> None:
+    """Say where a report is."""
+    say(f"{made.report}: {size_text(made.bytes)}")
+    if made.left_out:
+        say(
+            f"{len(made.left_out)} columns are not shown in detail (--column chooses):"
+            f" {', '.join(made.left_out)}"
+        )
 
 
 def print_forgotten(made: Forgotten) -> None:

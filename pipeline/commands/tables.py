@@ -97,6 +97,44 @@ def _certify(
     return check_parity(table, checked, rows, seed)
 
 
+def report(
+    table: TableUri,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="FILE", help="In place of one in the table."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="COLUMN", help="Show this one in detail."),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", metavar="COLUMN", help="Kept one that colours rows."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="TABLE", help="Show how far columns moved."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one page of HTML that shows what a finished table is like."""
+    with errors():
+        from pipeline.report.report import make_report
+        from pipeline.versions import resolve
+
+        made = make_report(
+            resolve(table),
+            to=to,
+            columns=columns or (),
+            label=label,
+            against=resolve(against) if against else None,
+        )
+    if as_json:
+        show.print_json(made.to_json())
+    else:
+        show.print_report(made)
+
+
 def publish(
     table: TableUri,
     to: Annotated[

@@ -15,6 +15,7 @@ _featuretap/uploads/                      unfinished files of local workers
 _featuretap/manifest.parquet              parts of the finished table
 _featuretap/statistics/table.parquet      what its columns are like
 _featuretap/gates.json                    how they were judged
+_featuretap/report.html                   a page that shows what it is like
 _featuretap/parity.json                   deviations from an independent computation
 _featuretap/published/                    where the table has gone
 _featuretap/follows.json                  which table was current when it was begun
@@ -47,6 +48,7 @@ from transforms.table.names import (
     OF_SHARD,
     PART,
     REMOVING,
+    REPORT,
     STATISTICS,
     commit_name,
 )
@@ -77,7 +79,7 @@ BEGIN_AGAIN = (
 REPAIR = "the table is damaged: run again with --repair, which writes the file anew"
 """How to mend what is made of commit records."""
 _DOCUMENTS = (
-    *("parity.json", "manifest.parquet", STATISTICS, GATES, NOTICE),
+    *("parity.json", "manifest.parquet", STATISTICS, GATES, REPORT, NOTICE),
     *("plan.parquet", "schema.json"),
 )
 _HIDDEN = ("_", ".")  # what readers of a directory pass over

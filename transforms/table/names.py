@@ -16,6 +16,7 @@ OF_SHARD = re.compile(r"\d{5,}-[0-9a-f]{8}\.parquet")
 BESIDE_PARTS = ("errors", "statistics", "samples")
 """Directories of files of single shards, other than parts."""
 GATES = "gates.json"
+REPORT = "report.html"
 STATISTICS = "statistics/table.parquet"
 COMMIT = re.compile(r"(\d{5,})\.json")
 ATTEMPT = re.compile(r"(\d{5,})-[0-9a-f]{8}\.json")

@@ -1,0 +1,1 @@
+"""A table's statistics -> one HTML page that shows how good the table is."""
