@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bokeh.models import ColumnDataSource
     from bokeh.plotting import figure
 
-MOST = 24
+MOST = 12
 """Columns that one report shows in detail."""
 _REPEATED = 10
 
@@ -87,7 +87,7 @@ def look_closely(
     source = points_source(rows.keys[:RANK_ROWS], rows.label, pictures)
     for index, (column, vectors) in enumerate(read_vectors(subject, columns)):
         finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
-        if len(finite) >= FEWEST_ROWS:
+        if (finite < RANK_ROWS).sum() >= FEWEST_ROWS:
             known, name = found[column.name], f"c{index}"
             found[column.name] = _of_sample(
                 known, vectors[finite], finite, rows, pictures, source, name

@@ -52,9 +52,7 @@ def compare(
       ConfigError: it is no finished table.
     """
     other = _statistics(against)
-    return [
-        _moved(c.name, statistics[c.name], other.get(c.name)) for c in columns
-    ]
+    return [_moved(c.name, statistics[c.name], other.get(c.name)) for c in columns]
 
 
 def _statistics(uri: str) -> dict[str, ColumnStatistics]:
@@ -69,9 +67,7 @@ def _statistics(uri: str) -> dict[str, ColumnStatistics]:
     raise ConfigError(f"--against must name a finished table, got {uri!r}: {why}")
 
 
-def _moved(
-    name: str, now: ColumnStatistics, before: ColumnStatistics | None
-) -> Moved:
+def _moved(name: str, now: ColumnStatistics, before: ColumnStatistics | None) -> Moved:
     if before is None:
         return Moved(name, None, why_not="the other table has no such column")
     if now.moments is None or before.moments is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ COMPONENTS = 128
 """Principal components of a spectrum that are drawn."""
 _BLUE, _PALE, _RED, _GREY = "#2563a8", "#c3d7ec", "#c0392b", "#9aa3ad"
 _LARGEST = 1e100  # beyond which a browser cannot scale an axis
+_TEXT_BYTES = 200_000  # of all keys that can be pointed at, and of all labels
 _HEIGHT = 240
 _TIP = (
     '<div class="tip"><span style="display:@shown;width:56px;height:56px;'
@@ -116,7 +118,8 @@ def _strips(moments: Moments) -> dict[str, Any]:
 
 
 def _drawn(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, -_LARGEST, _LARGEST)
+    found: np.ndarray = np.clip(values, -_LARGEST, _LARGEST)
+    return found
 
 
 def points_source(
@@ -132,15 +135,23 @@ def points_source(
     from bokeh.models import ColumnDataSource
 
     rows = range(len(keys))
-    name = f"{label.name}: " if label else ""
     data = {
-        "key": list(keys),
-        "label": [name + label.values[i] if label else "" for i in rows],
+        "key": _fitting(keys),
+        "label": _fitting(label.values[: len(keys)] if label else [""] * len(keys)),
         "colour": colours(label, len(keys)),
         "picture": [f"picture{i}" if i in pictures else "" for i in rows],
         "shown": ["block" if i in pictures else "none" for i in rows],
     }
     return ColumnDataSource(data)
+
+
+def _fitting(texts: Sequence[str]) -> list[str]:
+    """Cut texts off until they take no more than `_TEXT_BYTES` in a page."""
+    for length in (80, 40, 20, 10):
+        cut = [text[:length] for text in texts]
+        if len(json.dumps(cut)) <= _TEXT_BYTES:
+            break
+    return cut
 
 
 def scatter_figure(

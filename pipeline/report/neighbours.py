@@ -12,7 +12,7 @@ from pipeline.health.spectrum import unit_vectors
 
 NEAREST = 5
 """Neighbours of a row that are shown and counted."""
-_SHOWN = 6  # rows whose neighbours are shown
+_SHOWN = 4  # rows whose neighbours are shown
 _ROWS_AT_A_TIME = 512
 _ENOUGH = 4 * NEAREST  # rows with pictures, so that only such are shown
 

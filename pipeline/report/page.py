@@ -55,8 +55,14 @@ def _drawn(figures: Mapping[str, figure]) -> tuple[list[str], dict[str, str]]:
     """Give scripts to run in order, and by name the HTML where a figure appears."""
     if not figures:
         return [], {}
+    from bokeh.document import Document
     from bokeh.embed import components
     from bokeh.resources import Resources
+
+    document = Document()
+    with document.models.freeze():  # else each figure costs as much as all before it
+        for figure in figures.values():
+            document.add_root(figure)
 
     bokeh = Resources("inline", components=["bokeh"], minified=True, log_level="warn")
     script, places = components(dict(figures), wrap_script=False)

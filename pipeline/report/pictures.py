@@ -17,7 +17,7 @@ MOST = 200
 """Pictures of a page."""
 SIDE = 56
 """Pixels that a picture has at most, in either direction."""
-_BYTES = 600_000  # of all pictures of a page, as they stand in it
+_BYTES = 400_000  # of all pictures of a page, as they stand in it
 _PIXELS = 100_000_000  # of an image that is decoded
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 
@@ -43,7 +43,7 @@ def read_pictures(subject: Subject, hashes: np.ndarray) -> dict[int, str]:
 
 
 def _pictures(subject: Subject, column: str) -> Iterator[tuple[int, str]]:
-    """Yield hashes of keys with pictures; end at what is no image, if it comes first."""
+    """Yield hashes of keys with pictures; nothing if the first value is no image."""
     seen = False
     for commit in subject.commits():
         sample = read_sample(subject.table, subject.plan, [commit], [column])

@@ -156,7 +156,7 @@ def _of_sample(rows: Rows, pictures: dict[int, str]) -> dict[str, Any]:
 
 
 def _ends(label: Label | None) -> tuple[str, str] | None:
-    """Give the least and the greatest number of a label, if it has colours by number."""
+    """Give the least and the greatest number that a label colours, if it does so."""
     if label is None or label.numbers is None:
         return None
     import numpy as np

@@ -10,9 +10,9 @@ from pipeline.report.sample import text_of
 from pipeline.report.subject import Subject
 from pipeline.report.work import Record
 from transforms.messages import shown
-from transforms.table.verdicts import Verdict
+from transforms.table.verdicts import Outcome, Verdict
 
-_ORDER = ("failed", "warned", "passed")
+_ORDER: tuple[Outcome, ...] = ("failed", "warned", "passed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Sentence:
       text: the same in a sentence.
     """
 
-    outcome: str
+    outcome: Outcome
     text: str
 
 
@@ -60,7 +60,7 @@ def judged(verdicts: Sequence[Verdict]) -> list[Judged]:
 def sentence(subject: Subject, record: Record) -> Sentence:
     """Say how good a table is, in a sentence."""
     counts = Counter(one.outcome for one in subject.verdicts)
-    outcome = next((one for one in _ORDER if counts[one]), "passed")
+    outcome: Outcome = next((one for one in _ORDER if counts[one]), "passed")
     total = len(subject.verdicts)
     gates = {
         "failed": f"{counts['failed']} of its {total} gates failed",

@@ -87,7 +87,11 @@ def read_record(subject: Subject) -> Record:
     work, slowest = Work(), list[Commit]()
     kinds: dict[tuple[str, str], BadRows] = {}
     for commit in subject.commits():
-        rows, size, shards = rows + commit.part.rows, size + commit.part.bytes, shards + 1
+        rows, size, shards = (
+            rows + commit.part.rows,
+            size + commit.part.bytes,
+            shards + 1,
+        )
         work.add(commit)
         slowest = heapq.nlargest(_SLOWEST, [*slowest, commit], key=_seconds)
         for kind, key, message in _errors(subject, commit):
@@ -116,10 +120,9 @@ def _errors(
 def _count(
     kinds: dict[tuple[str, str], BadRows], kind: tuple[str, str], key: str, message: str
 ) -> None:
-    stage, exception = kind
     if kind not in kinds and len(kinds) >= _KINDS:
-        kind = (stage, "")  # of other types
-    found = kinds.setdefault(kind, BadRows(stage, kind[1]))
+        kind = (kind[0], "")  # of other types
+    found = kinds.setdefault(kind, BadRows(*kind))
     found.rows += 1
     found.message = found.message or shown(message, _MESSAGE)
     if len(found.examples) < _EXAMPLES:
