@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-models test-stores test-faults test-engines \
-  test-infra test-hand-off lint audit sbom bench bench-smoke constraints clean
+  test-infra test-hand-off test-report lint audit sbom bench bench-smoke constraints clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -113,6 +113,9 @@ test-hand-off: $(STAMP) $(FEAST)/bin/feast $(ATLAS)/bin/embedding-atlas $(SNIPPE
 	REQUIRE_HAND_OFF=1 FEAST=$(CURDIR)/$(FEAST)/bin/feast \
 	ATLAS=$(CURDIR)/$(ATLAS)/bin/embedding-atlas SNIPPETS=$(CURDIR)/$(SNIPPETS) \
 	  $(BIN)/python -m pytest tests/hand_off -m heavy $(PARALLEL)
+
+test-report: $(STAMP)  ## Look at reports in a browser (needs Chromium)
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/test_report.py -m heavy
 
 audit: $(STAMP)  ## Look for known faults of the pinned dependencies
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'

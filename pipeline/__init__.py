@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipeline.parity.certificate import check_parity
     from pipeline.plan import Plan, make_plan
     from pipeline.publish.publish import publish_table
+    from pipeline.report.report import make_report
     from pipeline.run import prepare_table, repair_table, run_plan
     from pipeline.status import table_status
     from pipeline.verify import verify_table
@@ -28,6 +29,7 @@ __all__ = [
     "load_config",
     "make_plan",
     "nearest_rows",
+    "make_report",
     "prepare_table",
     "publish_table",
     "read_features",
@@ -48,6 +50,7 @@ _HOMES = {
     "load_config": "pipeline.config_file",
     "make_plan": "pipeline.plan",
     "nearest_rows": "pipeline.neighbours",
+    "make_report": "pipeline.report.report",
     "prepare_table": "pipeline.run",
     "publish_table": "pipeline.publish.publish",
     "read_features": "transforms.table.read",
