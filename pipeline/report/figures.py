@@ -118,7 +118,9 @@ def _strips(moments: Moments) -> dict[str, Any]:
 
 
 def _drawn(values: np.ndarray) -> np.ndarray:
-    found: np.ndarray = np.clip(values, -_LARGEST, _LARGEST)
+    """Give numbers that a browser can draw; squares that overflowed are NaN."""
+    finite = np.nan_to_num(values, nan=_LARGEST)
+    found: np.ndarray = np.clip(finite, -_LARGEST, _LARGEST)
     return found
 
 
