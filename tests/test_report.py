@@ -32,6 +32,7 @@ from pipeline.report.pictures import SIDE, picture_of
 from pipeline.report.report import make_report
 from pipeline.verify import verify_table
 from transforms.lookup import ConfigError
+from transforms.table.columns import Column
 from transforms.table.directory import Table
 from transforms.table.gates import read_verdicts
 
@@ -247,6 +248,52 @@ def test_images_too_large_to_decode_have_no_picture(
     monkeypatch.setattr(pictures, "_PIXELS", 5_000)
     assert picture_of(png(1, 100)) is not None
     assert picture_of(png(1, 102)) is None
+
+
+@pytest.mark.parametrize("shape", [(12, 16), (12, 16, 1), (12, 16, 3), (12, 16, 4)])
+def test_images_that_were_decoded_have_pictures(shape: tuple[int, ...]) -> None:
+    opener = pictures._opener(Column("shot", "keep", "uint8", shape))
+    assert opener is not None
+    pixels = np.full(shape, 200, np.uint8)
+    found = opener(pa.array([pixels.ravel().tolist()], pa.list_(pa.uint8()))[0])
+    assert found is not None
+    image = Image.open(io.BytesIO(base64.b64decode(found.partition(",")[2])))
+    assert image.size == (16, 12)
+    assert np.allclose(np.asarray(image), 200, atol=2)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Column("c", "keep", "uint8", (12,)),
+        Column("c", "keep", "uint8", (12, 16, 2)),
+        Column("c", "keep", "uint8", (None,)),
+        Column("c", "keep", "uint8", (0, 16)),
+        Column("c", "keep", "float32", (12, 16)),
+        Column("c", "feature", "uint8", (12, 16)),
+        Column("c", "keep", "string"),
+    ],
+    ids=lambda c: f"{c.role} {c.dtype} {c.shape}",
+)
+def test_other_columns_have_no_pictures(column: Column) -> None:
+    assert pictures._opener(column) is None
+
+
+@pytest.mark.parametrize("rows", [200, 13_000])  # with parts as the sample, and without
+def test_decoded_images_are_sampled(rows: int, tmp_path: Path) -> None:
+    shots = np.arange(rows * 16, dtype=np.uint8).reshape(rows, 4, 4)
+    arrays = {"id": np.arange(rows), "vec": normal(rows), "shot": shots}
+    np.savez(tmp_path / "rows.npz", **arrays)
+    job = Job(tmp_path, {"reader": "numpy", "path": str(tmp_path / "rows.npz")})
+    job.run(
+        source={"keep": ["shot"]},
+        model={"build": "toolbox:plain_model", "batch_rows": 1000},
+        taps=[{"path": "head", "column": "v"}],
+        table={"rows_per_part": 4000},
+    )
+    text = Path(make_report(str(job.table)).report).read_text()
+    found = len(re.findall(r"--picture\d+: url", text))
+    assert min(rows / 32, 100) < found <= pictures.MOST
 
 
 def test_a_page_holds_a_bounded_number_of_pictures(

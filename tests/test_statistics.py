@@ -267,20 +267,25 @@ def test_a_sample_has_no_long_lists_and_few_pictures() -> None:
             ("ragged", VECTOR),
             ("words", pa.list_(pa.string())),
             ("picture", pa.binary()),
+            ("pixels", pa.list_(pa.uint8())),
         ]
     )
     widths = {"vector": 2, "wide": 5000, "ragged": None}
-    assert sampled(schema, widths) == ["key", "vector", "picture"]
+    assert sampled(schema, widths) == ["key", "vector", "picture", "pixels"]
+    assert sampled(schema, {**widths, "pixels": None}) == ["key", "vector", "picture"]
     rows = 2000
     keys = pa.array(np.arange(rows))
-    sampler = Sampler(Share(), ["key", "picture"])
-    batch = pa.record_batch({"key": keys, "picture": [b"x"] * rows})
+    sampler = Sampler(Share(), ["key", "picture", "pixels"], {"pixels"})
+    lists = pa.array([[1, 2]] * rows, pa.list_(pa.uint8()))
+    batch = pa.record_batch({"key": keys, "picture": [b"x"] * rows, "pixels": lists})
     sampler.add(batch, sample_hashes(keys))
     found = sampler.finish()
     assert found is not None
     pictures = rows - found["picture"].null_count
     assert rows / 32 < pictures < rows / 8
     assert found["picture"][0].as_py() == b"x"
+    assert found["pixels"].is_valid() == found["picture"].is_valid()
+    assert found["pixels"][0].as_py() == [1, 2]
 
 
 def test_large_shares_are_read_from_the_parts() -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.report.subject import Subject
 from transforms.statistics.sample import HASH
+from transforms.table.columns import Column
 from transforms.table.statistics import read_sample
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MOST = 200
 """Pictures of a page."""
@@ -19,7 +24,9 @@ SIDE = 56
 """Pixels that a picture has at most, in either direction."""
 _BYTES = 400_000  # of all pictures of a page, as they stand in it
 _PIXELS = 100_000_000  # of an image that is decoded
+_CHANNELS = (3, 4)  # colours, and how opaque they are
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
+_Opener = Callable[[Any], "str | None"]  # an Arrow scalar -> a small picture
 
 
 def read_pictures(subject: Subject, hashes: np.ndarray) -> dict[int, str]:
@@ -35,24 +42,42 @@ def read_pictures(subject: Subject, hashes: np.ndarray) -> dict[int, str]:
       `data:` URIs by index of the row, in order; nothing if no column holds images.
     """
     for column in subject.plan.columns:
-        if column.role == "keep" and column.dtype == "bytes" and not column.shape:
-            found = dict(_pictures(subject, column.name))
+        opener = _opener(column)
+        if opener:
+            found = dict(_pictures(subject, column.name, opener))
             if found:
                 return _some(found, hashes)
     return {}
 
 
-def _pictures(subject: Subject, column: str) -> Iterator[tuple[int, str]]:
+def _opener(column: Column) -> _Opener | None:
+    """Give what makes small pictures of a column's values, if they may be images."""
+    if column.role != "keep":
+        return None
+    if column.dtype == "bytes" and not column.shape:
+        return lambda value: picture_of(value.as_py())
+    shape = tuple(size for size in column.shape if size)
+    if column.dtype != "uint8" or len(shape) != len(column.shape):
+        return None
+    if len(shape) == 3 and shape[2] == 1:
+        shape = shape[:2]
+    if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in _CHANNELS)):
+        return None
+    return lambda value: _small_of(value.values.to_numpy().reshape(shape))
+
+
+def _pictures(
+    subject: Subject, column: str, opener: _Opener
+) -> Iterator[tuple[int, str]]:
     """Yield hashes of keys with pictures; nothing if the first value is no image."""
     seen = False
     for commit in subject.commits():
         sample = read_sample(subject.table, subject.plan, [commit], [column])
         images = sample[column]
         for row in range(len(sample)):
-            data = images[row].as_py()
-            if not data:
+            if not images[row].is_valid:
                 continue
-            picture = picture_of(data)
+            picture = opener(images[row])
             if picture:
                 yield sample[HASH][row].as_py(), picture
             elif not seen:
@@ -61,7 +86,7 @@ def _pictures(subject: Subject, column: str) -> Iterator[tuple[int, str]]:
 
 
 def picture_of(data: bytes) -> str | None:
-    """Make a small picture of an image; None of anything else."""
+    """Make a small picture of an image file; None of anything else."""
     from PIL import Image
 
     try:
@@ -71,10 +96,21 @@ def picture_of(data: bytes) -> str | None:
                 if image.width * image.height > _PIXELS:
                     return None
                 image.draft("RGB", (2 * SIDE, 2 * SIDE))
-                small = image.convert("RGB")
-                small.thumbnail((SIDE, SIDE))
+                return _small(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+def _small_of(pixels: np.ndarray) -> str:
+    """Make a small picture of uint8 `[height, width]`, or with 3 or 4 channels."""
+    from PIL import Image
+
+    return _small(Image.fromarray(pixels))
+
+
+def _small(image: Image.Image) -> str:
+    small = image.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

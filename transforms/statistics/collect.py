@@ -38,7 +38,8 @@ class Collector:
         self._key = schema.names[0]
         self.columns = [ColumnStatistics(name, w) for name, w in described.items()]
         names = sampled(schema, described)
-        self.sampler = None if share.is_large else Sampler(share, names)
+        pixels = kept_pixels(schema, described)
+        self.sampler = None if share.is_large else Sampler(share, names, pixels)
         self._waiting: list[pa.RecordBatch] = []
 
     def add(self, rows: pa.RecordBatch) -> None:
@@ -71,14 +72,26 @@ class Collector:
 def sampled(schema: pa.Schema, described: Mapping[str, int | None]) -> list[str]:
     """Name the columns of a table that its sample has.
 
-    Lists are left out that are not vectors of at most `WIDEST` values.
+    Lists are left out that are neither vectors of at most `WIDEST` values nor pixels.
     """
-    narrow = {name for name, width in described.items() if width and width <= WIDEST}
+    some = {name for name, width in described.items() if width and width <= WIDEST}
+    some |= kept_pixels(schema, described)
     return [
         field.name
         for field in schema
-        if not pa.types.is_list(field.type) or field.name in narrow
+        if not pa.types.is_list(field.type) or field.name in some
     ]
+
+
+def kept_pixels(schema: pa.Schema, described: Mapping[str, int | None]) -> set[str]:
+    """Name the kept columns of lists of uint8, such as images that were decoded."""
+    return {
+        field.name
+        for field in schema
+        if pa.types.is_list(field.type)
+        if pa.types.is_uint8(field.type.value_type)
+        if field.name not in described
+    }
 
 
 def sample_hashes(keys: pa.Array) -> np.ndarray:

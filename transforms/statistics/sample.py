@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,16 +67,20 @@ class Sampler:
       below: all rows of smaller hashes are kept, and in the end no others.
     """
 
-    def __init__(self, share: Share, names: Sequence[str]) -> None:
+    def __init__(
+        self, share: Share, names: Sequence[str], pixels: Collection[str] = ()
+    ) -> None:
         """Start without rows.
 
         Args:
           share: how many rows may be chosen.
           names: columns that are kept of them.
+          pixels: of these, lists that are kept as bytes are, of few rows.
         """
         self.below = share.below
         self._most = share.most
         self._names = list(names)
+        self._pixels = pixels
         self._kept: list[pa.Table] = []
         self._rows = 0
 
@@ -91,7 +95,7 @@ class Sampler:
         without = pa.array(hashes >= self.below // _PICTURES)
         for name in self._names:
             values = rows.column(name)
-            if pa.types.is_binary(values.type):
+            if pa.types.is_binary(values.type) or name in self._pixels:
                 values = pc.if_else(without, pa.scalar(None, values.type), values)
             some = some.append_column(name, values)
         self._kept.append(some)

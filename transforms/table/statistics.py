@@ -12,7 +12,12 @@ import pyarrow.parquet as pq
 from transforms import storage
 from transforms.lookup import TableError
 from transforms.shard import Shard
-from transforms.statistics.collect import Collector, sample_hashes, sampled
+from transforms.statistics.collect import (
+    Collector,
+    kept_pixels,
+    sample_hashes,
+    sampled,
+)
 from transforms.statistics.column import ColumnStatistics
 from transforms.statistics.sample import ALL, HASH, Sampler, Share, share_of
 from transforms.statistics.stored import SCHEMA, from_table, to_table
@@ -176,13 +181,14 @@ def read_sample(
 
     Returns:
       At most `ROWS` rows: the hash of the key (`sample_hash`), then columns of the
-      table, without lists that are long or differ in length. Bytes are null in most
-      rows.
+      table, without lists that are long or differ in length. Bytes, and kept lists
+      of uint8, are null in most rows.
     """
-    names = sampled(plan.schema, described(plan))
+    widths = described(plan)
+    names = sampled(plan.schema, widths)
     if columns is not None:
         names = [names[0], *(name for name in names[1:] if name in columns)]
-    sampler = Sampler(Share(), names)
+    sampler = Sampler(Share(), names, kept_pixels(plan.schema, widths))
     for commit in commits:
         stored = commit.statistics
         is_part = stored.sample is None and stored.sample_below == ALL
