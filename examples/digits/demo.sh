@@ -10,6 +10,7 @@ test -f digits.keras || say python digits_model.py
 say featuretap taps digits.toml
 say featuretap run digits.toml
 say featuretap verify out/features
+say featuretap report out/features --label label
 say python explore.py
 say featuretap publish out/features --to faiss --set column=texture --set path=out/texture-index
 say python nearest.py
