@@ -93,7 +93,7 @@ def test_commands_of_later_work_are_absent() -> None:
         *("show", "diff", "publish", "forget", "current", "prune"),
     )
     assert all(f" {name} " in stdout for name in there)
-    assert not any(name in stdout for name in ("report", "doctor", "tune"))
+    assert not any(name in stdout for name in ("doctor", "tune"))
 
 
 def test_run_status_and_verify_tell_the_same_story(config: Path) -> None:
