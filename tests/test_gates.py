@@ -82,7 +82,7 @@ def repeated(values: np.ndarray) -> None:
 
 
 def one_dead(values: np.ndarray) -> None:
-    values[:, :7] = 0.5
+    values[:, :10] = 0.5
 
 
 def zeros(values: np.ndarray) -> None:
@@ -95,7 +95,7 @@ def collapsed(values: np.ndarray) -> None:
 
 ILLS = {
     "duplicates": (repeated, r"50\.00% of the rows .*, 201 rows have the most freq"),
-    "dead_dimensions": (one_dead, r"7 of 12 dimensions .* \(first: 0, 1, 2\)"),
+    "dead_dimensions": (one_dead, r"10 of 12 dimensions .* \(first: 0, 1, 2\)"),
     "zero_rows": (zeros, "20 of 400 rows are zero"),
     "effective_rank": (collapsed, r"vectors of 12 dimensions spread over 1\.0"),
 }

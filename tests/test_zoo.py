@@ -17,6 +17,8 @@ from conftest import Job, parity_of, stacked
 from pipeline.list_taps import list_taps
 from transforms.config import TapSpec
 from transforms.models.load import cached_model
+from transforms.table.directory import Table
+from transforms.table.gates import read_verdicts
 from transforms.taps.compile import compile_taps
 from transforms.taps.language import Activation, choose
 from transforms.taps.survey import list_activations
@@ -112,6 +114,19 @@ def test_member_of_the_zoo(name: str, tmp_path: Path) -> None:
         assert deviation(found, values.numpy()) < TOLERANCE
     parity = parity_of(str(job.table), 3)
     assert parity.passed, parity.columns
+
+
+@pytest.mark.parametrize("name", members)
+def test_no_gate_warns_of_a_healthy_table(name: str, tmp_path: Path) -> None:
+    job = job_for(name, tmp_path)
+    write(tmp_path / "data.parquet", zoo.ZOO[name].examples(40))
+    activations = list_taps(job.config(**sections(name))).activations
+    deep = at_three_depths(activations)[-1]
+    job.run(**sections(name), taps=[{"path": deep.address, "column": "deep"}])
+    verdicts = read_verdicts(Table(str(job.table)))
+    said = [one.sentence() for one in verdicts if one.outcome != "passed"]
+    assert said == []
+    assert {"duplicates", "zero_rows"} <= {verdict.gate for verdict in verdicts}
 
 
 @pytest.mark.parametrize("name", members)
