@@ -26,9 +26,11 @@ from pipeline.diff.limits import LIMITS, check_limits, parse_limits
 from pipeline.diff.rows import Rows, count_keys
 from pipeline.diff.sample import Samples, halves
 from pipeline.diff.schema import compare_schemas
+from pipeline.diff.side import open_side
 from pipeline.diff.tables import Diff
 from pipeline.diff.verdict import Verdict, judge, percent
 from pipeline.versions import point_at
+from transforms.column_names import KEY
 from transforms.extract import extract_shard
 from transforms.lookup import ConfigError
 from transforms.statistics.column import ColumnStatistics
@@ -312,7 +314,7 @@ def test_few_columns_are_read_at_a_time_with_the_same_result(
         "same geometry",
         "equal",
     ]
-    assert "in column mean CKA 1.00, but coordinates" in whole.sentence
+    assert "in column mean CKA 1, but coordinates" in whole.sentence
     assert whole.columns[1].pairs.overlap is None  # of single numbers
     monkeypatch.setattr(sample, "_BYTES", 1)
     assert diff_tables(ours, theirs).to_json() == whole.to_json()
@@ -506,6 +508,35 @@ def test_a_column_that_was_constant_has_no_infinite_numbers(made: Tables) -> Non
     assert column["verdict"] == "different"
     assert column["drift"] == 1
     assert "B cannot take the place of A" in document["sentence"]
+
+
+def test_large_tables_are_compared_by_their_samples(made: Tables) -> None:
+    """Of more rows than a sample has: keys are paired whatever is missing elsewhere."""
+    rows = 10_000
+    vectors = cloud(rows, 6)
+    names = [f"key-{i}" for i in range(rows)]
+    model = {"build": "toolbox:plain_model", "batch_rows": 2000}
+    parts = {"rows_per_part": 4000}
+    large = made.make("large", vectors, names, table=parts, model=model)
+    chosen = np.arange(rows) % 50 != 3
+    some = [name for name, kept in zip(names, chosen, strict=True) if kept]
+    turned = vectors[chosen] @ rotation(6)
+    parts = {"rows_per_part": 2500}
+    less = made.make("less", turned, some, table=parts, model=model)
+    diff = diff_tables(large, less)
+    assert (diff.rows.both, diff.rows.only_a, diff.rows.only_b) == (9800, 200, 0)
+    pairs = only(diff).pairs
+    assert 3900 <= pairs.rows <= 4096
+    assert pairs.overlap == pytest.approx(1, abs=0.01)
+    assert pairs.cka == pytest.approx(1, abs=1e-5)
+    sides = open_side(large), open_side(less)
+    ((_, samples),) = sample.read_samples(*sides, ["head"])
+    assert samples.both_a[KEY].equals(samples.both_b[KEY])
+    hashes = samples.both_a[HASH].to_numpy()
+    assert (hashes[1:] >= hashes[:-1]).all()
+    column = Column("head", "feature", "float32", (6,))
+    ours, theirs = (sample.vectors(t, column) for t in (samples.both_a, samples.both_b))
+    np.testing.assert_allclose(ours @ rotation(6), theirs, atol=1e-5)
 
 
 def test_a_classifier_never_sees_a_key_in_both_tables() -> None:

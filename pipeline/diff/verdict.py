@@ -112,7 +112,7 @@ def _agreement(column: ColumnDiff) -> Iterator[str]:
         yield f"directions are the same (median cosine {pairs.cosine:.4f})"
         yield f"lengths are x {after / before:.3g}"
     elif pairs.cka is not None:
-        yield f"CKA {pairs.cka:.2f}"
+        yield f"CKA {pairs.cka:.3g}"
 
 
 def _of_distributions(diff: Diff) -> str:
