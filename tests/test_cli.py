@@ -90,7 +90,7 @@ def test_commands_of_later_work_are_absent() -> None:
     stdout, _ = invoke("--help")
     there = (
         *("init", "taps", "plan", "run", "status", "verify"),
-        *("show", "diff", "publish", "forget", "current", "prune"),
+        *("show", "diff", "report", "publish", "forget", "current", "prune"),
     )
     assert all(f" {name} " in stdout for name in there)
     assert not any(name in stdout for name in ("doctor", "tune"))
