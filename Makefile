@@ -115,7 +115,7 @@ test-hand-off: $(STAMP) $(FEAST)/bin/feast $(ATLAS)/bin/embedding-atlas $(SNIPPE
 	  $(BIN)/python -m pytest tests/hand_off -m heavy $(PARALLEL)
 
 test-report: $(STAMP)  ## Look at reports in a browser (needs Chromium)
-	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/test_report.py -m heavy
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/test_report.py tests/test_report_limits.py -m heavy
 
 audit: $(STAMP)  ## Look for known faults of the pinned dependencies
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[audit]'

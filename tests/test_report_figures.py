@@ -119,8 +119,10 @@ def test_keys_that_are_long_are_cut_until_they_fit() -> None:
     assert few.data["key"][0] == "k" * 80
     many = points_source(["鍵" * 80] * 1024, Label("l", ["名" * 80] * 1024), {})
     for name in ("key", "label"):
-        assert len(json.dumps(many.data[name])) <= 200_000
-        assert len(many.data[name][0]) == 20
+        assert len(json.dumps(many.data[name])) <= 150_000
+        assert len(many.data[name][0]) == 10
+    escaped = points_source(["&" * 80] * 1024, None, {})
+    assert len(escaped.data["key"][0]) == 20  # a page has &amp; for each
 
 
 def test_each_class_has_a_colour_and_others_are_grey() -> None:

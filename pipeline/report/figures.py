@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ STRIPS = 256
 COMPONENTS = 128
 """Principal components of a spectrum that are drawn."""
 _BLUE, _PALE, _RED, _GREY = "#2563a8", "#c3d7ec", "#c0392b", "#9aa3ad"
-_LARGEST = 1e100  # beyond which a browser cannot scale an axis
-_TEXT_BYTES = 200_000  # of all keys that can be pointed at, and of all labels
+_LARGEST = 1e30  # beyond which figures draw no more
+_TEXT_BYTES = 150_000  # of all keys that can be pointed at, and of all labels
 _HEIGHT = 240
 _TIP = (
     '<div class="tip"><span style="display:@shown;width:56px;height:56px;'
@@ -103,17 +104,20 @@ def _strips(moments: Moments) -> dict[str, Any]:
         str(start) if size == 1 else f"{start} to {start + size - 1}"
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
     ]
-    return {
-        "x": starts + (sizes - 1) / 2,
-        "width": step * 0.9,
-        "dimension": names,
+    numbers = {
         "mean": mean,
         "std": std,
         "low": mean - std,
         "high": mean + std,
         "least": np.minimum.reduceat(_drawn(moments.least), starts),
         "most": np.maximum.reduceat(_drawn(moments.most), starts),
+    }
+    return {
+        "x": starts + (sizes - 1) / 2,
+        "width": step * 0.9,
+        "dimension": names,
         "colour": np.where(dead, _RED, "black").tolist(),
+        **{name: values.astype(np.float32) for name, values in numbers.items()},
     }
 
 
@@ -149,9 +153,10 @@ def points_source(
 
 def _fitting(texts: Sequence[str]) -> list[str]:
     """Cut texts off until they take no more than `_TEXT_BYTES` in a page."""
-    for length in (80, 40, 20, 10):
+    for length in (80, 40, 20, 10, 5):
         cut = [text[:length] for text in texts]
-        if len(json.dumps(cut)) <= _TEXT_BYTES:
+        written = html.escape(json.dumps(cut)).replace("\\", "\\\\")  # as Bokeh does
+        if len(written) <= _TEXT_BYTES:
             break
     return cut
 
@@ -170,7 +175,7 @@ def scatter_figure(
     names = [f"{name}_x", f"{name}_y"]
     for axis, one in enumerate(names):
         values = np.full(len(source.data["key"]), np.nan, np.float32)
-        values[rows] = np.clip(components.scores[:, axis], -1e30, 1e30)
+        values[rows] = _drawn(components.scores[:, axis])
         source.data[one] = values
     shares = [*components.shares[:2], 0.0]
     plot = _figure(
@@ -238,5 +243,7 @@ def _figure(x: str, y: str, *, tools: str = "", **options: Any) -> figure:
 def _hover(plot: figure, tips: Any) -> None:
     from bokeh.models import HoverTool
 
+    for renderer in plot.renderers:  # which nobody selects or mutes
+        renderer.nonselection_glyph = renderer.muted_glyph = None
     tool = HoverTool(tooltips=tips, renderers=plot.renderers[:1], visible=False)
     plot.add_tools(tool)

@@ -22,7 +22,7 @@ MOST = 200
 """Pictures of a page."""
 SIDE = 56
 """Pixels that a picture has at most, in either direction."""
-_BYTES = 400_000  # of all pictures of a page, as they stand in it
+_BYTES = 300_000  # of all pictures of a page, as they stand in it
 _PIXELS = 100_000_000  # of an image that is decoded
 _CHANNELS = (3, 4)  # colours, and how opaque they are
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
