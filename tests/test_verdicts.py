@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from transforms.statistics.column import WIDEST, ColumnStatistics
 from transforms.statistics.repeats import mix
 from transforms.table.columns import Column
 from transforms.table.directory import Table
-from transforms.table.gates import _judged, matrix, read_verdicts
+from transforms.table.gates import _document, _judged, matrix, read_verdicts
 from transforms.table.verdicts import (
     SHARES,
     Verdict,
@@ -349,3 +349,13 @@ def test_limits_of_another_form_are_refused(given: dict[str, Any]) -> None:
 def test_a_verdict_without_limit_says_so() -> None:
     verdict = Verdict("norm", "c", 1.0, None, None, "passed", "it is so")
     assert verdict.sentence() == "gate norm of column 'c': it is so; the limit is none"
+
+
+def test_the_largest_numbers_can_be_judged_and_stored() -> None:
+    huge = column_of(np.tile([[1.7e308], [-1.7e308]], (50, 3)))
+    assert huge.moments is not None
+    assert huge.moments.most.max() == 1.7e308
+    verdict = distance(DriftLimits(against="x"), huge, column_of(cloud(9, 3)), "x")
+    for value in (verdict.value, math.inf, math.nan):
+        document = json.dumps(_document(replace(verdict, value=value)), allow_nan=False)
+        assert json.loads(document)["value"] == np.finfo(np.float64).max

@@ -90,9 +90,9 @@ class Sums:
           values: finite numbers `[rows, width]`.
           wide: the same as float64; overwritten.
         """
-        wide -= self._shift
         self._rows += len(values)
-        with np.errstate(over="ignore"):  # of float64 beyond 1e154
+        with np.errstate(over="ignore", invalid="ignore"):  # of float64 beyond 1e154
+            wide -= self._shift
             self._total += wide.sum(axis=0)
             self._squares += np.einsum("ij,ij->j", wide, wide)
         self._least = np.minimum(self._least, values.min(axis=0))

@@ -138,7 +138,8 @@ def read_verdicts(table: Table) -> list[Verdict]:
 
 def _document(verdict: Verdict) -> dict[str, Any]:
     """Give a verdict as JSON, which has no infinite numbers."""
-    value = min(verdict.value, float(np.finfo(np.float64).max))
+    largest = float(np.finfo(np.float64).max)
+    value = verdict.value if math.isfinite(verdict.value) else largest
     return {**asdict(verdict), "value": value}
 
 
