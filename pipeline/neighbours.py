@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipeline.health.directions import unit_vectors
 from pipeline.look_up import Row, find_row, values_of
 from transforms.column_names import KEY
 from transforms.lookup import ConfigError, nearest
@@ -124,7 +125,7 @@ def _choose(table: str, columns: Sequence[Column], name: str | None) -> str:
       ConfigError: there is no such column, it cannot be compared by, or there are
         several and none is named.
     """
-    fit = [c.name for c in columns if c.width and c.is_vector and _is_number(c)]
+    fit = [c.name for c in columns if c.width and c.is_vector and c.is_number]
     known = f"(columns of vectors: {', '.join(fit) or 'none'})"
     if name is None and len(fit) == 1:
         return fit[0]
@@ -141,10 +142,6 @@ def _choose(table: str, columns: Sequence[Column], name: str | None) -> str:
             f" {wrong.dtype} {shape_text(wrong.shape)} {known}"
         )
     return name
-
-
-def _is_number(column: Column) -> bool:
-    return column.family in ("float", "integer", "flag")
 
 
 def _direction(row: Row, column: str) -> np.ndarray:
@@ -177,10 +174,7 @@ def _units(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = vectors.astype(np.float64)
     largest = np.abs(values).max(axis=1)
     sound = np.isfinite(largest) & (largest > 0)
-    # By the largest value first: squares of very large or small ones have no float64.
-    units = values[sound] / largest[sound, None]
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    return units, sound
+    return unit_vectors(values[sound]), sound
 
 
 def _blocks(uri: str, column: str, width: int) -> Iterator[tuple[int, pa.Array]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pipeline.quiet import TRACEBACK
+from transforms.clock import PHASES
 from transforms.credentials import mask
 from transforms.messages import plain, shape_text, shown
 
@@ -233,13 +234,7 @@ def print_status(found: Status) -> None:
         return
     total = found.seconds["total"] or 1.0
     shares = [
-        f"{name} {found.seconds[phase] / total:.0%}"
-        for phase, name in (
-            ("read", "waiting for the reader"),
-            ("compute", "computing"),
-            ("describe", "statistics"),
-            ("write", "waiting for the writer"),
-        )
+        f"{name} {found.seconds[phase] / total:.0%}" for phase, name in PHASES.items()
     ]
     typer.echo(f"workers spent {total:.1f} s: {', '.join(shares)}")
 

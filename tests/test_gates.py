@@ -24,7 +24,7 @@ from transforms.lookup import ConfigError
 from transforms.table.directory import Table
 from transforms.table.gates import FEWEST_ROWS, check_gates, read_verdicts
 from transforms.table.plan_file import read_plan
-from transforms.table.statistics import read_sample, read_statistics
+from transforms.table.statistics import read_sample, read_statistics, sample_files
 from transforms.table.verdicts import Verdict
 
 ROWS, WIDTH = 400, 12
@@ -302,7 +302,7 @@ def test_statistics_and_sample_of_a_table_are_those_of_its_rows(made: Vectors) -
     np.testing.assert_allclose(found.moments.std, rows.std(axis=0), rtol=1e-12)
     commits = list(table.read_commits(range(plan.shard_count)))
     assert all(commit.statistics.sample for commit in commits)
-    sample = read_sample(table, plan, commits)
+    sample = read_sample(table, plan, sample_files(commits))
     assert len(sample) == 4096
     ids = sample["example_id"].to_numpy()
     vectors = np.stack(sample["v"].to_numpy(zero_copy_only=False))

@@ -145,7 +145,7 @@ def test_overlap_is_the_same_for_blocks_of_rows(
 ) -> None:
     a, b = cloud(), cloud(seed=0) + np.random.default_rng(1).normal(size=(200, 16))
     whole = neighbour_overlap(a, b)
-    monkeypatch.setattr("pipeline.health.pairs._BLOCK", 7)
+    monkeypatch.setattr("pipeline.health.directions._BLOCK", 7)
     np.testing.assert_allclose(neighbour_overlap(a, b), whole, atol=1e-12)
 
 

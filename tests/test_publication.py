@@ -18,8 +18,7 @@ from pipeline.cli import app
 from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FinishedTable, open_finished, rows_of
 from pipeline.publish.publish import _agree, publications
-from pipeline.publish.target import need
-from transforms.lookup import ConfigError, TableError
+from transforms.lookup import ConfigError, TableError, need
 
 NAN, INF = math.nan, math.inf
 

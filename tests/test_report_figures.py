@@ -36,7 +36,7 @@ from transforms.statistics.norms import Norms
 from transforms.table.columns import Column
 from transforms.table.commit_record import Work
 from transforms.table.directory import Table
-from transforms.table.statistics import read_sample
+from transforms.table.statistics import SampleFiles, read_sample
 from transforms.table.verdicts import Verdict
 
 
@@ -157,7 +157,9 @@ def verdict(outcome: Any, **changes: Any) -> Verdict:
 
 
 def subject(*verdicts: Verdict, finished: bool = True, **plan: Any) -> Subject:
-    return Subject(Table("/t"), table_plan(**plan), finished, {}, verdicts)
+    return Subject(
+        Table("/t"), table_plan(**plan), finished, {}, verdicts, SampleFiles()
+    )
 
 
 def record(rows: int = 1000, **changes: Any) -> Record:
@@ -237,7 +239,9 @@ def test_bad_rows_are_counted_by_kind_and_kinds_are_bounded(tmp_path: Path) -> N
     table = Table(str(tmp_path))
     for shard, count in enumerate(counts):
         table.create_commit(commit(shard, count, seconds={"total": 1.0 + shard}))
-    found = read_record(Subject(table, table_plan(shard_count=2), True, {}, ()))
+    found = read_record(
+        Subject(table, table_plan(shard_count=2), True, {}, (), SampleFiles())
+    )
     assert (found.rows, found.bad_rows, found.shards) == (20 - sum(counts), 36, 2)
     by_kind = {(kind.stage, kind.exception): kind for kind in found.bad}
     assert by_kind["read", "ValueError"].rows == 5
@@ -252,7 +256,7 @@ def test_bad_rows_are_counted_by_kind_and_kinds_are_bounded(tmp_path: Path) -> N
 def test_the_origin_has_no_secrets() -> None:
     source = {"path": "https://host/x?sig=abcdef0123456789"}
     plan = table_plan(config=config(source=source))
-    found = Subject(Table("/t"), plan, True, {}, ())
+    found = Subject(Table("/t"), plan, True, {}, (), SampleFiles())
     text = json.dumps([origin_of(found), config_of(plan)])
     assert "abcdef0123456789" not in text
     assert "https://host/x" in text
@@ -261,7 +265,9 @@ def test_the_origin_has_no_secrets() -> None:
 
 
 def test_a_remote_table_is_loaded_from_where_it_is() -> None:
-    found = Subject(Table("memory://bucket/t"), table_plan(), True, {}, ())
+    found = Subject(
+        Table("memory://bucket/t"), table_plan(), True, {}, (), SampleFiles()
+    )
     vector = Column("v", "feature", "float32", (4, 2))
     assert how_to_load(found, [Column("n", "feature", "float32"), vector]) == (
         "import pandas\n"

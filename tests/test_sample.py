@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from pipeline import publish_table
 from pipeline.cli import app
-from pipeline.publish.atlas import neighbours, principal_coordinates
+from pipeline.health.spectrum import principal_components
+from pipeline.publish.atlas import neighbours
 from pipeline.publish.finished import FinishedTable
 from pipeline.publish.publish import publications
 from pipeline.publish.sample import smallest_hashes
@@ -192,7 +193,7 @@ def test_rows_that_are_not_finite_have_no_place_in_the_atlas(job: Job) -> None:
 @pytest.mark.parametrize("shape", [(50, 6), (6, 50), (6, 6), (3, 1), (1, 4), (0, 3)])
 def test_coordinates_are_the_first_principal_components(shape: tuple[int, int]) -> None:
     vectors = np.random.default_rng(0).normal(size=shape) * np.arange(1, shape[1] + 1)
-    at = principal_coordinates(vectors + 100)
+    at = principal_components(vectors + 100).scores
     assert at.shape == (shape[0], 2)
     centred = vectors - vectors.mean(axis=0) if len(vectors) else vectors
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.health.spectrum import anisotropy, principal_components, unit_vectors
+from pipeline.health.directions import unit_vectors
+from pipeline.health.spectrum import anisotropy, principal_components
 from pipeline.report.neighbours import NEAREST, find_neighbours
 
 

@@ -228,13 +228,13 @@ def test_small_whole_numbers_do_not_collide() -> None:
 
 def sample_of(pieces: list[np.ndarray], share: Share) -> pa.Table | None:
     """The sample of whole keys that come in pieces, each with a sampler of its own."""
-    whole = Sampler(Share(), ["key"])
-    for ids in pieces:
+    parts = [Sampler(share, ["key"]) for _ in pieces]
+    for ids, part in zip(pieces, parts, strict=True):
         keys = pa.array(ids)
-        part = Sampler(share, ["key"])
         part.add(pa.record_batch({"key": keys}), sample_hashes(keys))
-        rows = part.finish()
-        whole.narrow(part.below)
+    found = [part.finish() for part in parts]
+    whole = Sampler(Share(below=min(part.below for part in parts)), ["key"])
+    for rows in found:
         if rows is not None:
             (batch,) = rows.combine_chunks().to_batches()
             whole.add(batch, np.asarray(batch[HASH]))

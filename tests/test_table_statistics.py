@@ -30,6 +30,7 @@ from transforms.table.statistics import (
     described,
     read_sample,
     read_statistics,
+    sample_files,
 )
 
 HIDDEN = {"path": "features:activation_1", "column": "hidden"}
@@ -78,7 +79,7 @@ def commits_of(table: Table) -> list[Commit]:
 
 
 def sample_of(table: Table) -> pa.Table:
-    return read_sample(table, read_plan(table), commits_of(table))
+    return read_sample(table, read_plan(table), sample_files(commits_of(table)))
 
 
 def assert_alike(one: ColumnStatistics, other: ColumnStatistics) -> None:
@@ -248,11 +249,11 @@ def test_a_smaller_table_has_a_full_sample_again(made: Files) -> None:
 def test_columns_of_a_sample_can_be_chosen(made: Files) -> None:
     made.put("a", range(60))
     table = made.make("one")
-    plan, commits = read_plan(table), commits_of(table)
-    some = read_sample(table, plan, commits, ["head"])
+    plan, files = read_plan(table), sample_files(commits_of(table))
+    some = read_sample(table, plan, files, ["head"])
     assert some.column_names == [HASH, "example_id", "head"]
     assert some["head"].equals(sample_of(table)["head"])
-    nothing = read_sample(table, plan, [], ["head"])
+    nothing = read_sample(table, plan, sample_files([]), ["head"])
     assert (len(nothing), nothing.column_names) == (0, some.column_names)
 
 

@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-PHASES = ("read", "compute", "describe", "write")
-"""Reading, the model, statistics, and waiting for the writer."""
+PHASES = {
+    "read": "waiting for the reader",
+    "compute": "computing",
+    "describe": "statistics",
+    "write": "waiting for the writer",
+}
+"""What a worker may be at, in words."""
 
 
 @dataclass(slots=True)

@@ -212,7 +212,7 @@ def _write(
     began: float,
 ) -> Collector:
     """Write a shard's rows to a local file, and check it; say what they are like."""
-    known = collector_of(worker.plan)
+    known = collector_of(worker.plan, worker.layout.schema)
     schema = of_rows(worker.layout.schema, worker.plan.rows_key(shard))
     with PartWriter(path, schema, worker.layout.columns) as writer:
         for some in made:

@@ -251,3 +251,23 @@ def source_digest(names: Iterable[str]) -> str:
         text = Path(path).read_bytes() if path else b""
         digest.update(f"{module_name}\0{len(text)}\0".encode() + text)
     return digest.hexdigest()
+
+
+def need(module: str, extra: str, who: str = "this target") -> None:
+    """See that a package of one of featuretap's extras is there.
+
+    Args:
+      module: that is going to be imported.
+      extra: whose package it is.
+      who: needs it, for the message.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"{who} needs the package {error.name or module}, which is not installed;"
+            f" install featuretap[{extra}]"
+        ) from error

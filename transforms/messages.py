@@ -40,3 +40,8 @@ def shape_text(shape: Iterable[object]) -> str:
     '[?, 3]'
     """
     return f"[{', '.join('?' if n is None else str(n) for n in shape)}]"
+
+
+def first_line(error: Exception) -> str:
+    """Say what an exception says in its first line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -116,15 +117,21 @@ def size(uri: str, *, written: bool = False) -> int:
     return int(found["size"])
 
 
-def read_many(uris: Iterable[str]) -> Iterator[bytes]:
+def read_many(
+    uris: Iterable[str], *, written: bool = False, at_a_time: int = _FILES_AT_A_TIME
+) -> Iterator[bytes]:
     """Read many small files with parallel requests; yield their contents in order.
 
-    Only some thousands of them are held in memory at a time.
+    Args:
+      uris: of the files.
+      written: whether they are known to exist, as for `read`.
+      at_a_time: how many are held in memory.
     """
+    look = partial(read, written=written)
     rest = iter(uris)
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
-        while some := list(islice(rest, _FILES_AT_A_TIME)):
-            yield from pool.map(read, some)
+        while some := list(islice(rest, at_a_time)):
+            yield from pool.map(look, some)
 
 
 def exists(uri: str) -> bool:

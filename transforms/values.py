@@ -30,6 +30,28 @@ def join_rows(parts: Sequence[Values]) -> Values:
     return np.concatenate(parts)
 
 
+def matrix(column: pa.Array | pa.ChunkedArray, width: int) -> np.ndarray:
+    """Give a column whose rows have one length, of numbers or flags, as an array.
+
+    Args:
+      column: single values, or lists of `width` elements; without nulls.
+      width: values in a row.
+
+    Returns:
+      `[rows, width]`, in the column's own type; over the same memory where it can be.
+    """
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    flat = whole.flatten() if pa.types.is_list(whole.type) else whole
+    found: np.ndarray = flat.to_numpy(zero_copy_only=False).reshape(len(whole), width)
+    return found
+
+
+def finite_rows(values: np.ndarray) -> np.ndarray:
+    """Tell which rows, `[rows, width]`, hold finite numbers only: bool `[rows]`."""
+    found: np.ndarray = np.isfinite(values).all(axis=1)
+    return found
+
+
 def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
     """Make an Arrow array of lists, one list for each row.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.diff.sample import Samples, finite, halves, vectors
+from pipeline.diff.sample import Samples, halves, vectors
 from pipeline.health.classifier import classifier_auc
 from pipeline.health.pairs import FEWEST, cka, cosines, moved, neighbour_overlap
 from transforms.column_names import KEY
@@ -17,6 +17,7 @@ from transforms.statistics.column import ColumnStatistics
 from transforms.statistics.drift import drift
 from transforms.statistics.sample import WIDEST
 from transforms.table.columns import Column
+from transforms.values import finite_rows
 
 STILL = 0.02
 """Of a column's spread: a row that moved no further is where it was."""
@@ -156,7 +157,7 @@ def _auc(samples: Samples, a: Column, b: Column) -> float | None:
 def compare_pairs(samples: Samples, a: Column, b: Column) -> Pairs:
     """Compare the vectors of the rows that both samples have."""
     ours, theirs = vectors(samples.both_a, a), vectors(samples.both_b, b)
-    sound = finite(ours) & finite(theirs)
+    sound = finite_rows(ours) & finite_rows(theirs)
     ours, theirs, rows = ours[sound], theirs[sound], int(sound.sum())
     alike = rows > 0 and a.width == b.width
     are_vectors = a.width != 1 and b.width != 1

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from pipeline.diff.side import Side
 from transforms.column_names import KEY
-from transforms.statistics.sample import HASH, ROWS
+from transforms.statistics.sample import HASH
 from transforms.table.columns import Column
-from transforms.table.statistics import read_sample
+from transforms.table.statistics import read_sample, together
+from transforms.values import finite_rows, matrix
 
 _BYTES = 256 << 20  # of the columns of a table's sample that are read together
 
@@ -45,8 +46,12 @@ def read_samples(
       b: the other.
       columns: that both samples have, beside the keys.
     """
-    for names in _together(a, b, columns):
-        ours, theirs = (read_sample(s.table, s.plan, s.commits, names) for s in (a, b))
+    sizes = {
+        name: max(side.columns[name].bytes_per_row for side in (a, b))
+        for name in columns
+    }
+    for names in together(sizes, _BYTES):
+        ours, theirs = (read_sample(s.table, s.plan, s.sample, names) for s in (a, b))
         keys_a, keys_b = ours[KEY], theirs[KEY].combine_chunks()
         if keys_a.type != keys_b.type:
             keys_a, keys_b = keys_a.cast(pa.string()), keys_b.cast(pa.string())
@@ -55,33 +60,9 @@ def read_samples(
         yield names, Samples(ours, theirs, both_a, theirs.take(places.drop_null()))
 
 
-def _together(a: Side, b: Side, columns: Sequence[str]) -> Iterator[list[str]]:
-    """Cut columns into lists that are read together."""
-    names: list[str] = []
-    size = 0
-    for name in columns:
-        own = ROWS * max(a.columns[name].bytes_per_row, b.columns[name].bytes_per_row)
-        if names and size + own > _BYTES:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += own
-    if names:
-        yield names
-
-
 def vectors(sample: pa.Table, column: Column) -> np.ndarray:
     """Give the values of a column of numbers: `[rows, width]`."""
-    values = sample[column.name].combine_chunks()
-    flat = values.flatten() if column.is_vector else values
-    found: np.ndarray = flat.to_numpy(zero_copy_only=False)
-    return found.reshape(len(values), column.width or 0)
-
-
-def finite(values: np.ndarray) -> np.ndarray:
-    """Say which rows hold finite values only: bool `[rows]`."""
-    found: np.ndarray = np.isfinite(values).all(axis=1)
-    return found
+    return matrix(sample[column.name], column.width or 0)
 
 
 def halves(samples: Samples, a: Column, b: Column) -> tuple[np.ndarray, np.ndarray]:
@@ -94,5 +75,5 @@ def halves(samples: Samples, a: Column, b: Column) -> tuple[np.ndarray, np.ndarr
     for half, (sample, column) in enumerate([(samples.a, a), (samples.b, b)]):
         hashes = sample[HASH].to_numpy()
         chosen = vectors(sample, column)[hashes % 2 == half]
-        found.append(chosen[finite(chosen)])
+        found.append(chosen[finite_rows(chosen)])
     return found[0], found[1]

@@ -11,7 +11,7 @@ from transforms.table.columns import Column
 from transforms.table.commit_record import Commit
 from transforms.table.directory import Table
 from transforms.table.plan_file import TablePlan, read_plan
-from transforms.table.statistics import read_statistics
+from transforms.table.statistics import SampleFiles, read_statistics, sample_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,14 @@ class Side:
       plan: that it was made by.
       commits: of all its shards; no more than what is compared.
       statistics: of its columns over all rows, by name.
+      sample: where its sample lies.
     """
 
     table: Table
     plan: TablePlan
     commits: tuple[Commit, ...]
     statistics: Mapping[str, ColumnStatistics]
+    sample: SampleFiles
 
     @property
     def rows(self) -> int:
@@ -62,7 +64,7 @@ def open_side(uri: str) -> Side:
             " the command that began it"
         )
     commits = tuple(map(_lean, table.read_commits(range(plan.shard_count))))
-    return Side(table, plan, commits, read_statistics(table))
+    return Side(table, plan, commits, read_statistics(table), sample_files(commits))
 
 
 def _lean(commit: Commit) -> Commit:

@@ -17,8 +17,9 @@ import pyarrow.csv as pacsv
 
 from transforms import storage
 from transforms.lookup import ConfigError
+from transforms.messages import first_line
 from transforms.table.columns import Column
-from transforms.table.directory import first_line, open_parquet
+from transforms.table.directory import open_parquet
 
 _ROW = "#row"  # no column is called so
 _EDGES = re.compile(r"(?<![A-Za-z0-9])|(?![A-Za-z0-9])")  # all but within words

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.health.directions import cosine_blocks, unit_vectors
+
 NEIGHBOURS = 10
 """Of each row that are compared."""
 FEWEST = 32
 """Rows by which two sets of vectors can be compared."""
-_BLOCK = 512
 _DIGITS = 9  # what is the same is 1, and not a rounding less
 _TIED = 1e-7  # cosines that stored float32 cannot tell apart
 
@@ -22,7 +23,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
       a: finite, `[rows, width]`.
       b: of the same rows and width.
     """
-    unit_a, unit_b = _unit(a), _unit(b)
+    unit_a, unit_b = unit_vectors(a), unit_vectors(b)
     found: np.ndarray = np.einsum("ij,ij->i", unit_a, unit_b).clip(-1, 1)
     return np.where((unit_a == unit_b).all(axis=1), 1.0, found)
 
@@ -59,22 +60,18 @@ def neighbour_overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
       a: finite, `[rows, width]`, more than `NEIGHBOURS` rows.
       b: of the same rows, of any width.
     """
-    unit_a, unit_b = _unit(a), _unit(b)
     found = np.empty(len(a))
-    for first in range(0, len(a), _BLOCK):
-        at = slice(first, first + _BLOCK)
-        ours, theirs = _neighbours(unit_a, at), _neighbours(unit_b, at)
+    blocks = (cosine_blocks(unit_vectors(vectors)) for vectors in (a, b))
+    for (at, cosines_a), (_, cosines_b) in zip(*blocks, strict=True):
+        ours, theirs = _neighbours(cosines_a), _neighbours(cosines_b)
         both = np.einsum("ij,ij->i", ours, theirs)
         squares = np.square(ours).sum(axis=1) * np.square(theirs).sum(axis=1)
         found[at] = both / np.sqrt(squares)
     return found.clip(0, 1).round(_DIGITS)
 
 
-def _neighbours(unit: np.ndarray, at: slice) -> np.ndarray:
-    """Weigh all rows as neighbours of some: `[some, rows]`; each sums to NEIGHBOURS."""
-    cosine = unit[at] @ unit.T
-    own = np.arange(len(cosine))
-    cosine[own, own + at.start] = -np.inf
+def _neighbours(cosine: np.ndarray) -> np.ndarray:
+    """Weigh all rows as neighbours of some, by cosine; each sums to NEIGHBOURS."""
     last = np.partition(cosine, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS, None]
     nearer, tied = cosine > last + _TIED, np.abs(cosine - last) <= _TIED
     places = NEIGHBOURS - nearer.sum(axis=1, keepdims=True)
@@ -124,13 +121,3 @@ def _centred(vectors: np.ndarray) -> np.ndarray:
     found -= found.mean(axis=0)
     most = float(np.abs(found).max(initial=0.0))
     return found / most if most > 0 else found
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Give vectors of length 1 as float64; zero vectors stay."""
-    wide = vectors.astype(np.float64)
-    most = np.abs(wide).max(axis=1, initial=0.0, keepdims=True)
-    wide /= np.where(most > 0, most, 1.0)  # so that no square is too large or small
-    length = np.linalg.norm(wide, axis=1, keepdims=True)
-    found: np.ndarray = wide / np.where(length > 0, length, 1.0)
-    return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.health.directions import unit_vectors
 from transforms.statistics.spread import rank_of
 
 
@@ -35,20 +36,23 @@ def principal_components(vectors: np.ndarray) -> Components:
     Each component points to where the row that is farthest along it lies.
 
     Args:
-      vectors: finite, `[rows, width]`, at least one.
+      vectors: finite, `[rows, width]`.
     """
     wide = vectors.astype(np.float64)
-    scale = float(np.abs(wide).max()) or 1.0  # so that squares stay finite
+    scale = float(np.abs(wide).max(initial=0.0)) or 1.0  # so that squares stay finite
     wide /= scale
-    wide -= wide.mean(axis=0)
-    left, lengths, _ = np.linalg.svd(wide, full_matrices=False)
-    scores = np.zeros((len(wide), 2))
-    scores[:, : len(lengths)] = (left * lengths)[:, :2]
-    farthest = np.abs(scores).argmax(axis=0)
-    signs = np.where(scores[farthest, [0, 1]] < 0, -1.0, 1.0)
-    squares = lengths**2
-    with np.errstate(over="ignore"):
-        return Components(squares / (squares.sum() or 1.0), scores * signs * scale)
+    rows, width = wide.shape
+    wide -= wide.sum(axis=0) / max(rows, 1)
+    # The smaller one of two matrices, which have the same eigenvalues.
+    squares, axes = np.linalg.eigh(wide @ wide.T if rows < width else wide.T @ wide)
+    squares, axes = squares[::-1].clip(0.0), axes[:, ::-1][:, :2]
+    first = axes * np.sqrt(squares[:2]) if rows < width else wide @ axes
+    scores = np.zeros((rows, 2))
+    scores[:, : first.shape[1]] = first
+    if rows:
+        farthest = np.abs(scores).argmax(axis=0)
+        scores *= np.where(scores[farthest, [0, 1]] < 0, -1.0, 1.0)
+    return Components(squares / (squares.sum() or 1.0), scores * scale)
 
 
 def anisotropy(vectors: np.ndarray) -> float:
@@ -67,16 +71,3 @@ def anisotropy(vectors: np.ndarray) -> float:
         return float("nan")
     total = units.sum(axis=0, dtype=np.float64)
     return float((total @ total - rows) / (rows * (rows - 1)))
-
-
-def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Bring vectors to length 1, float32 `[rows, width]`; those of length 0 stay.
-
-    Args:
-      vectors: finite, `[rows, width]`.
-    """
-    wide = vectors.astype(np.float64)
-    wide /= np.maximum(np.abs(wide).max(axis=1, keepdims=True), np.finfo(float).tiny)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    found: np.ndarray = (wide / np.maximum(lengths, 1e-300)).astype(np.float32)
-    return found

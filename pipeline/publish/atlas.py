@@ -9,18 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.health.directions import cosine_blocks, unit_vectors
+from pipeline.health.spectrum import principal_components
 from pipeline.publish.columns import Columns, refuse
-from pipeline.publish.finished import FinishedTable, matrix, rows_of
+from pipeline.publish.finished import FinishedTable, float32_matrix, rows_of
 from pipeline.publish.placed import place_of
 from pipeline.publish.sample import at_least_one, smallest_hashes
 from transforms import storage
 from transforms.column_names import KEY
 from transforms.table.columns import Column
 from transforms.table.directory import open_parquet, to_parquet
+from transforms.values import finite_rows
 
 _MADE = ("x", "y", "neighbors")
 _NEIGHBOURS = 15
-_ROWS_AT_ONCE = 512
 
 
 class Atlas:
@@ -80,10 +82,12 @@ class Atlas:
         column = self._vector(table.columns)
         names = [*table.columns.labels(), column.name]
         rows = smallest_hashes(table.batches(names), self.sample)
-        vectors = matrix(rows[column.name], column.width or 0).astype(np.float64)
-        finite = np.isfinite(vectors).all(axis=1)
+        vectors = float32_matrix(rows[column.name], column.width or 0).astype(
+            np.float64
+        )
+        finite = finite_rows(vectors)
         at = np.zeros((len(rows), 2), np.float32)
-        at[finite] = principal_coordinates(vectors[finite])
+        at[finite] = principal_components(vectors[finite]).scores
         for name, axis in zip(_MADE[:2], at.T, strict=True):
             rows = rows.append_column(name, pa.array(axis, mask=~finite))
         near = neighbours(vectors, np.flatnonzero(finite), _NEIGHBOURS)
@@ -113,32 +117,6 @@ class Atlas:
             return file.read(columns, use_threads=False)
 
 
-def principal_coordinates(vectors: np.ndarray) -> np.ndarray:
-    """Project vectors to where they differ most.
-
-    Args:
-      vectors: float64 `[rows, width]`.
-
-    Returns:
-      float64 `[rows, 2]`: the first two principal components, zero where there are
-      none. The coordinate that is farthest from zero is positive on each axis.
-    """
-    rows, width = vectors.shape
-    centred = vectors - vectors.sum(axis=0) / max(rows, 1)
-    if rows > width:
-        axes = np.linalg.eigh(centred.T @ centred).eigenvectors
-        found = centred @ axes[:, ::-1][:, :2]
-    else:  # the same, of a smaller matrix
-        values, axes = np.linalg.eigh(centred @ centred.T)
-        found = (axes * np.sqrt(np.maximum(values, 0)))[:, ::-1][:, :2]
-    at = np.zeros((rows, 2))
-    at[:, : found.shape[1]] = found
-    if rows:
-        farthest = np.abs(at).argmax(axis=0)
-        at *= np.where(at[farthest, [0, 1]] < 0, -1, 1)
-    return at
-
-
 def neighbours(vectors: np.ndarray, places: np.ndarray, most: int) -> pa.StructArray:
     """Find the nearest rows of each row, by cosine, comparing all pairs.
 
@@ -151,15 +129,11 @@ def neighbours(vectors: np.ndarray, places: np.ndarray, most: int) -> pa.StructA
       Per row `ids`, places of the nearest other rows, and `distances`: one less the
       cosine, ascending. Vectors of zeros are at distance 1 from all.
     """
-    compared = vectors[places]
-    lengths = np.linalg.norm(compared, axis=1, keepdims=True)
-    unit = compared / np.where(lengths > 0, lengths, 1)
-    most = max(min(most, len(unit) - 1), 0)
+    compared = unit_vectors(vectors[places])
+    most = max(min(most, len(compared) - 1), 0)
     ids, distances = [], []
-    for start in range(0, len(unit), _ROWS_AT_ONCE):
-        far = np.maximum(1 - unit[start : start + _ROWS_AT_ONCE] @ unit.T, 0)
-        own = np.arange(len(far))
-        far[own, start + own] = np.inf
+    for _, cosines in cosine_blocks(compared):
+        far = np.maximum(1 - cosines, 0)
         some = np.sort(np.argpartition(far, most, axis=1)[:, :most], axis=1)
         found = np.take_along_axis(far, some, axis=1)
         order = np.argsort(found, axis=1, kind="stable")

@@ -21,10 +21,10 @@ from pipeline.publish.bigquery_specs import (
 from pipeline.publish.columns import Columns
 from pipeline.publish.finished import FINGERPRINT, FinishedTable, batches_of, rows_of
 from pipeline.publish.placed import is_free, place_of
-from pipeline.publish.target import need, read_object
+from pipeline.publish.target import read_object
 from transforms import storage
 from transforms.column_names import KEY
-from transforms.lookup import ConfigError
+from transforms.lookup import ConfigError, need
 from transforms.table.directory import to_json
 
 _JOB = "load.json"

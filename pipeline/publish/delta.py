@@ -19,8 +19,8 @@ from pipeline.publish.placed import (
     place_parts,
     placed_name,
 )
-from pipeline.publish.target import need
 from transforms.column_names import KEY
+from transforms.lookup import need
 
 _OURS = "featuretap."
 _DESCRIPTION = "Written by featuretap publish --to delta, with the model of digest "

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.publish.columns import Columns
-from pipeline.publish.finished import FinishedTable, matrix
+from pipeline.publish.finished import FinishedTable, float32_matrix
 from pipeline.publish.placed import is_free, place_of
-from pipeline.publish.target import need, read_object
+from pipeline.publish.target import read_object
 from transforms import scratch, storage
 from transforms.column_names import KEY
+from transforms.lookup import need
 from transforms.sources.staging import readable_copy
 from transforms.table.directory import open_parquet, to_json, to_parquet
 
@@ -79,7 +80,7 @@ class Faiss:
         index: Any = kind(column.width or 0)
         keys = []
         for batch in table.batches([KEY, column.name]):
-            vectors = matrix(batch[column.name], column.width or 0)
+            vectors = float32_matrix(batch[column.name], column.width or 0)
             if self.normalizes:
                 faiss.normalize_L2(vectors)
             index.add(vectors)

@@ -21,6 +21,7 @@ from transforms.table.commit_record import StoredFile
 from transforms.table.directory import Table
 from transforms.table.manifest import read_manifest
 from transforms.table.plan_file import TablePlan, read_plan
+from transforms.values import finite_rows, matrix
 
 FINGERPRINT = "featuretap.fingerprint"
 MODEL = "featuretap.model_digest"
@@ -95,8 +96,8 @@ class FinishedTable:
             if counted and none and column.dtype == "float32":
                 continue
             for batch in self.batches([KEY, column.name]):
-                vectors = matrix(batch[column.name], column.width or 0)
-                bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+                vectors = float32_matrix(batch[column.name], column.width or 0)
+                bad = np.flatnonzero(~finite_rows(vectors))
                 if len(bad):
                     raise ConfigError(
                         f"{store} takes vectors of finite float32 only, column"
@@ -133,12 +134,10 @@ def batches_of(uri: str, columns: Sequence[str]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches([batch])
 
 
-def matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
+def float32_matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
     """Give vectors as a float32 array `[rows, width]` that may be written to."""
-    values = column.combine_chunks().flatten()
-    found: np.ndarray = values.to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore"):
-        return np.array(found.reshape(-1, width), np.float32)
+        return np.array(matrix(column, width), np.float32)
 
 
 def rows_of(tables: Iterable[pa.Table], keys: pa.Array) -> pa.Table:

@@ -10,10 +10,9 @@ import pyarrow as pa
 
 from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FINGERPRINT, TABLE, FinishedTable
-from pipeline.publish.target import need
 from transforms.column_names import KEY
 from transforms.credentials import mask
-from transforms.lookup import ConfigError
+from transforms.lookup import ConfigError, need
 
 _RESERVED = (
     *("_file", "_pos", "_deleted", "_spec_id", "_partition"),

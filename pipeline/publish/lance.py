@@ -10,9 +10,9 @@ import pyarrow as pa
 from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FinishedTable, rows_of
 from pipeline.publish.placed import place_of
-from pipeline.publish.target import need
 from transforms import storage
 from transforms.column_names import KEY
+from transforms.lookup import need
 
 _UNFINISHED = (["data"], ["_transactions", "data"])  # cut off before a version
 _RESERVED = ("_rowid", "_rowaddr", "_distance", "_score", "_relevance_score")

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import FinishedTable
-from pipeline.publish.target import need, read_object
+from pipeline.publish.target import read_object
 from transforms.column_names import KEY
 from transforms.credentials import mask
-from transforms.lookup import ConfigError
+from transforms.lookup import ConfigError, need
 from transforms.table.columns import Column
 
 _KINDS = {

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from pipeline.publish.columns import Columns
-from pipeline.publish.finished import FinishedTable, matrix
+from pipeline.publish.finished import FinishedTable, float32_matrix
 from pipeline.publish.placed import is_free, place_of
 from pipeline.publish.sample import at_least_one, smallest_hashes
 from pipeline.publish.target import read_object
@@ -175,7 +175,7 @@ def _meant(text: str) -> str:
 
 def _vector_lines(column: pa.ChunkedArray, width: int) -> bytes:
     """Write vectors as the shortest text that reads as the same float32 values."""
-    values = matrix(column, width)
+    values = float32_matrix(column, width)
     rows = pa.table({str(i): values[:, i] for i in range(width)})
     lines = io.BytesIO()
     csv.write_csv(rows, lines, csv.WriteOptions(include_header=False, delimiter="\t"))

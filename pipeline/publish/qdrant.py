@@ -16,11 +16,10 @@ import pyarrow as pa
 from pipeline.publish.columns import Columns, refuse
 from pipeline.publish.finished import MODEL, FinishedTable
 from pipeline.publish.placed import place_of
-from pipeline.publish.target import need
 from transforms import storage
 from transforms.column_names import KEY
 from transforms.credentials import mask
-from transforms.lookup import ConfigError
+from transforms.lookup import ConfigError, need
 from transforms.table.columns import Column
 
 _POINTS = 512

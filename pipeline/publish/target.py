@@ -6,7 +6,6 @@ import importlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import partial
-from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -170,18 +169,3 @@ def read_object(text: bytes | str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def need(module: str, extra: str) -> ModuleType:
-    """Import a package that a target needs.
-
-    Raises:
-      ConfigError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"this target needs the package {error.name or module}, which is not"
-            f" installed; install featuretap[{extra}]"
-        ) from error

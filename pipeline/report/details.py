@@ -23,6 +23,7 @@ from transforms.statistics.column import ColumnStatistics
 from transforms.statistics.repeats import Frequent
 from transforms.table.columns import Column
 from transforms.table.gates import FEWEST_ROWS, RANK_ROWS
+from transforms.values import finite_rows
 
 if TYPE_CHECKING:
     from bokeh.models import ColumnDataSource
@@ -86,7 +87,7 @@ def look_closely(
     found = {c.name: _of_all_rows(c, subject.statistics[c.name]) for c in columns}
     source = points_source(rows.keys[:RANK_ROWS], rows.label, pictures)
     for index, (column, vectors) in enumerate(read_vectors(subject, columns)):
-        finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+        finite = np.flatnonzero(finite_rows(vectors))
         if (finite < RANK_ROWS).sum() >= FEWEST_ROWS:
             known, name = found[column.name], f"c{index}"
             found[column.name] = _of_sample(

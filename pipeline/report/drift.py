@@ -7,14 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transforms import storage
-from transforms.lookup import ConfigError
 from transforms.statistics.column import ColumnStatistics
 from transforms.statistics.drift import drift
 from transforms.table.columns import Column
-from transforms.table.directory import Table
-from transforms.table.plan_file import read_plan
-from transforms.table.statistics import read_statistics
+from transforms.table.statistics import finished_statistics
 
 _FARTHEST = 3
 
@@ -51,20 +47,8 @@ def compare(
     Raises:
       ConfigError: it is no finished table.
     """
-    other = _statistics(against)
+    other = finished_statistics(against, "--against")
     return [_moved(c.name, statistics[c.name], other.get(c.name)) for c in columns]
-
-
-def _statistics(uri: str) -> dict[str, ColumnStatistics]:
-    table = Table(storage.absolute(uri))
-    try:
-        read_plan(table)
-        if table.read_success() is not None:
-            return read_statistics(table)
-        why = "it has no _SUCCESS"
-    except FileNotFoundError as error:
-        why = str(error)
-    raise ConfigError(f"--against must name a finished table, got {uri!r}: {why}")
 
 
 def _moved(name: str, now: ColumnStatistics, before: ColumnStatistics | None) -> Moved:

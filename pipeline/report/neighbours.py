@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.health.spectrum import unit_vectors
+from pipeline.health.directions import cosine_blocks, unit_vectors
 
 NEAREST = 5
 """Neighbours of a row that are shown and counted."""
 _SHOWN = 4  # rows whose neighbours are shown
-_ROWS_AT_A_TIME = 512
 _ENOUGH = 4 * NEAREST  # rows with pictures, so that only such are shown
 
 
@@ -61,7 +60,7 @@ def find_neighbours(
       pictured: rows of the sample that have pictures; only such are shown if there are
         enough of them.
     """
-    units = unit_vectors(vectors)
+    units = unit_vectors(vectors).astype(np.float32)
     index = np.asarray(rows)
     seen = np.flatnonzero(np.isin(index, [*pictured]))
     able = seen if len(seen) >= _ENOUGH else np.arange(len(units))
@@ -95,13 +94,10 @@ def _agreement(units: np.ndarray, labels: Sequence[str]) -> tuple[float | None, 
         return None, 0.0
     kinds = np.unique(np.array(labels), return_inverse=True)[1]
     same = total = 0
-    for first in range(0, len(units), _ROWS_AT_A_TIME):
-        cosines = units[first : first + _ROWS_AT_A_TIME] @ units.T
-        rows = np.arange(len(cosines))
-        cosines[rows, first + rows] = -np.inf  # nobody is his own neighbour
-        most = min(NEAREST, len(units) - 1)
+    most = min(NEAREST, len(units) - 1)
+    for at, cosines in cosine_blocks(units):
         near = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
-        same += int((kinds[near] == kinds[first + rows][:, None]).sum())
+        same += int((kinds[near] == kinds[at][:, None]).sum())
         total += near.size
     counts = np.array([*Counter(labels).values()], np.float64)
     rest = len(labels) * (len(labels) - 1)

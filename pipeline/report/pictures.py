@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.report.subject import Subject
 from transforms.statistics.sample import HASH
 from transforms.table.columns import Column
-from transforms.table.statistics import read_sample
+from transforms.table.statistics import SampleFiles, read_sample
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,8 +71,9 @@ def _pictures(
 ) -> Iterator[tuple[int, str]]:
     """Yield hashes of keys with pictures; nothing if the first value is no image."""
     seen = False
-    for commit in subject.commits():
-        sample = read_sample(subject.table, subject.plan, [commit], [column])
+    for path in subject.sample.paths:
+        files = SampleFiles([path])
+        sample = read_sample(subject.table, subject.plan, files, [column])
         images = sample[column]
         for row in range(len(sample)):
             if not images[row].is_valid:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from pipeline.report.verdict import judged, sentence
 from pipeline.report.work import read_record
 from pipeline.show import size_text
 from transforms import storage
-from transforms.lookup import ConfigError
+from transforms.lookup import need
 from transforms.messages import shape_text, shown
 from transforms.table.names import REPORT
 
@@ -75,7 +74,8 @@ def make_report(
       ConfigError: it is not finished, has no such column, or a package is missing.
       TableError: it is damaged.
     """
-    _need_packages()
+    for package in _PACKAGES:
+        need(package, "report", "a report")
     subject = open_subject(table)
     able = subject.described(columns)
     shown_columns, left_out = able[:MOST], able[MOST:]
@@ -104,22 +104,6 @@ def make_report(
         columns=tuple(names[0]),
         left_out=tuple(names[1]),
     )
-
-
-def _need_packages() -> None:
-    """See that the packages of the extra are there.
-
-    Raises:
-      ConfigError: one is not installed.
-    """
-    for module in _PACKAGES:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(
-                f"a report needs the package {error.name or module}, which is not"
-                " installed; install featuretap[report]"
-            ) from error
 
 
 def _about(subject: Subject) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import pyarrow as pa
 from pipeline.report.subject import Subject
 from transforms.lookup import ConfigError, nearest
 from transforms.messages import shown
-from transforms.statistics.sample import HASH, ROWS, WIDEST
+from transforms.statistics.sample import HASH, WIDEST
 from transforms.table.columns import Column
-from transforms.table.statistics import read_sample
+from transforms.table.statistics import read_sample, together
+from transforms.values import matrix
 
 CLASSES = 20
 """Different values of a label that have a colour each."""
@@ -79,7 +80,7 @@ def read_rows(subject: Subject, label: str | None) -> Rows:
             f" {label!r}{nearest(label, able)} (columns: {', '.join(able) or 'none'})"
         )
     wanted = [label] if label else list(able)
-    found = read_sample(subject.table, subject.plan, subject.commits(), wanted)
+    found = read_sample(subject.table, subject.plan, subject.sample, wanted)
     keys = [text_of(key) for key in found.column(1).to_pylist()]
     labels = (_label(name, found[name]) for name in wanted)
     chosen = next((one for one in labels if label or _tells_apart(one)), None)
@@ -103,30 +104,12 @@ def read_vectors(
     Yields:
       A column with its values `[rows, width]`, in the order of `read_rows`.
     """
-    group: list[Column] = []
-    able = [c for c in columns if c.width and 2 <= c.width <= WIDEST]
-    for column in able:
-        if group and ROWS * _size([*group, column]) > _BYTES_AT_A_TIME:
-            yield from _vectors(subject, group)
-            group = []
-        group.append(column)
-    if group:
-        yield from _vectors(subject, group)
-
-
-def _size(columns: Sequence[Column]) -> int:
-    return sum(column.bytes_per_row for column in columns)
-
-
-def _vectors(
-    subject: Subject, columns: Sequence[Column]
-) -> Iterator[tuple[Column, np.ndarray]]:
-    names = [column.name for column in columns]
-    found = read_sample(subject.table, subject.plan, subject.commits(), names)
-    for column in columns:
-        flat = found[column.name].combine_chunks().flatten()
-        values = flat.to_numpy(zero_copy_only=False)
-        yield column, values.reshape(len(found), column.width or 0)
+    able = {c.name: c for c in columns if c.width and 2 <= c.width <= WIDEST}
+    sizes = {name: column.bytes_per_row for name, column in able.items()}
+    for names in together(sizes, _BYTES_AT_A_TIME):
+        found = read_sample(subject.table, subject.plan, subject.sample, names)
+        for name in names:
+            yield able[name], matrix(found[name], able[name].width or 0)
 
 
 def _can_be_label(column: Column) -> bool:

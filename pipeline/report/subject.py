@@ -13,7 +13,7 @@ from transforms.table.commit_record import Commit
 from transforms.table.directory import Table
 from transforms.table.gates import read_verdicts
 from transforms.table.plan_file import TablePlan, read_plan
-from transforms.table.statistics import read_statistics
+from transforms.table.statistics import SampleFiles, read_statistics, sample_files
 from transforms.table.verdicts import Verdict
 
 
@@ -27,6 +27,7 @@ class Subject:
       is_finished: whether it has `_SUCCESS`; it has not where a gate fails.
       statistics: of columns of numbers, by name.
       verdicts: of its gates.
+      sample: where its sample lies.
     """
 
     table: Table
@@ -34,6 +35,7 @@ class Subject:
     is_finished: bool
     statistics: Mapping[str, ColumnStatistics]
     verdicts: Sequence[Verdict]
+    sample: SampleFiles
 
     def commits(self) -> Iterator[Commit]:
         """Read the commit records of all shards, in order."""
@@ -76,4 +78,5 @@ def open_subject(uri: str) -> Subject:
             f"a report must be of a table that is finished, or fails its gates, {uri!r}"
             " has no _SUCCESS; go on with the command that began it"
         )
-    return Subject(table, plan, is_finished, read_statistics(table), verdicts)
+    sample = sample_files(table.read_commits(range(plan.shard_count)))
+    return Subject(table, plan, is_finished, read_statistics(table), verdicts, sample)

@@ -10,7 +10,7 @@ from pipeline.report.sample import text_of
 from pipeline.report.subject import Subject
 from pipeline.report.work import Record
 from transforms.messages import shown
-from transforms.table.verdicts import Outcome, Verdict
+from transforms.table.verdicts import Outcome, Verdict, limit_text
 
 _ORDER: tuple[Outcome, ...] = ("failed", "warned", "passed")
 
@@ -49,8 +49,8 @@ def judged(verdicts: Sequence[Verdict]) -> list[Judged]:
             one.gate,
             one.column,
             shown(one.detail, 300),
-            _limit(one.warn),
-            _limit(one.fail),
+            limit_text(one.warn),
+            limit_text(one.fail),
             [text_of(key) for key in one.examples],
         )
         for one in sorted(verdicts, key=lambda one: _ORDER.index(one.outcome))
@@ -76,9 +76,3 @@ def sentence(subject: Subject, record: Record) -> Sentence:
         f" {len(subject.plan.columns)} columns; {gates}"
     )
     return Sentence(outcome, f"{text}; {apart}." if apart else f"{text}.")
-
-
-def _limit(limit: float | Sequence[float] | None) -> str:
-    if isinstance(limit, Sequence):
-        return " to ".join(f"{one:g}" for one in limit)
-    return "" if limit is None else f"{limit:g}"

@@ -13,12 +13,6 @@ from transforms.messages import shown
 from transforms.table.batches import record_batches
 from transforms.table.commit_record import Commit, Work
 
-_NAMES = {
-    "read": "waiting for the reader",
-    "compute": "computing",
-    "describe": "statistics",
-    "write": "waiting for the writer",
-}
 _SLOWEST = 5
 _KINDS = 20  # of bad rows that are shown apart
 _EXAMPLES = 3
@@ -73,7 +67,8 @@ class Record:
     def shares(self) -> list[tuple[str, float, float]]:
         """Say where the time of the workers went: name, seconds, share of all."""
         total = float(self.work.seconds["total"])
-        phases = [(_NAMES[p], float(self.work.seconds[p])) for p in PHASES]
+        seconds = self.work.seconds
+        phases = [(name, float(seconds[phase])) for phase, name in PHASES.items()]
         rest = max(total - sum(seconds for _, seconds in phases), 0.0)
         return [
             (name, seconds, seconds / (total or 1.0))

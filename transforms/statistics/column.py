@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from transforms.statistics.moments import Moments, Sums
 from transforms.statistics.norms import Norms
 from transforms.statistics.repeats import Repeats, hash_rows, mix
+from transforms.values import matrix
 
 WIDEST = 16_384
 """Values of a row up to which each dimension has statistics of its own."""
@@ -174,9 +175,7 @@ def _squares(wide: np.ndarray) -> np.ndarray:
 
 def _blocks(values: pa.Array, width: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield rows of one length, `[rows, width]`, as many as fit into a core's cache."""
-    flat = values.flatten() if pa.types.is_list(values.type) else values
-    matrix = flat.to_numpy(zero_copy_only=False).reshape(len(values), width)
-    step = max(_BLOCK_BYTES // (8 * width), 1)
-    for first in range(0, len(values), step):
+    rows, step = matrix(values, width), max(_BLOCK_BYTES // (8 * width), 1)
+    for first in range(0, len(rows), step):
         at = slice(first, first + step)
-        yield at, np.ascontiguousarray(matrix[at])
+        yield at, np.ascontiguousarray(rows[at])

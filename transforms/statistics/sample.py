@@ -103,10 +103,6 @@ class Sampler:
         if self._rows > 2 * self._most:
             self._shrink()
 
-    def narrow(self, below: int) -> None:
-        """Keep only rows of smaller hashes: of others some may be missing."""
-        self.below = min(self.below, below)
-
     def finish(self) -> pa.Table | None:
         """Give the rows in the order of their hashes; None if there are none."""
         self._shrink()

@@ -73,6 +73,11 @@ class Column:
         return size * math.prod(_OPEN_LENGTH if n is None else n for n in self.shape)
 
     @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers or flags."""
+        return self.family in ("float", "integer", "flag")
+
+    @property
     def is_computed(self) -> bool:
         """Whether the model makes it."""
         return self.role in ("feature", "shape")

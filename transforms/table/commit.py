@@ -29,7 +29,7 @@ from transforms.table.manifest import (
 )
 from transforms.table.names import NOTICE
 from transforms.table.plan_file import TablePlan, read_plan, read_shards
-from transforms.table.statistics import merge_statistics
+from transforms.table.statistics import SampleFiles, merge_statistics
 
 _PARALLEL_LOOKS = 32
 _RECORDS_AT_A_TIME = 10_000
@@ -63,7 +63,7 @@ def commit_table(
     if done is not None:
         _check_budget(table, done["rows"], done["quarantined"], max_fraction)
         if gates:
-            judge(table, plan, gates, table.read_commits(range(plan.shard_count)))
+            judge(table, plan, gates)
         return done
     shards = read_shards(table, written=True)
     found = _gather(_all_commits(table, shards, known, plan.fingerprint))
@@ -80,7 +80,7 @@ def commit_table(
     _check_keys(table, plan, found.manifest)
     merge_statistics(table, found.statistics)
     if gates:
-        judge(table, plan, gates, table.read_commits(range(len(shards))))
+        judge(table, plan, gates, found.sample)
     manifest = to_parquet(with_plan(found.manifest, plan))
     storage.replace(table.internal("manifest.parquet"), manifest)
     summary = {
@@ -105,6 +105,7 @@ class _Found:
       manifest: of the parts.
       beside: paths of the files beside the parts.
       statistics: which of these have the statistics of parts.
+      sample: where the sample lies.
       broken: shards in which a file of unknown length broke off.
       non_finite: rows that hold NaN or infinite values, by column.
       work: what it took.
@@ -113,6 +114,7 @@ class _Found:
     manifest: pa.Table
     beside: Sequence[str]
     statistics: Sequence[str]
+    sample: SampleFiles
     broken: Sequence[int]
     non_finite: Counter[str]
     work: Work
@@ -121,6 +123,7 @@ class _Found:
 def _gather(commits: Iterator[Commit]) -> _Found:
     beside: list[str] = []
     statistics: list[str] = []
+    sample = SampleFiles()
     broken: list[int] = []
     non_finite: Counter[str] = Counter()
     work = Work()
@@ -130,12 +133,12 @@ def _gather(commits: Iterator[Commit]) -> _Found:
         for commit in some:
             beside += [file.path for file in commit.files[1:]]
             statistics.append(commit.statistics.columns.path)
-        broken += [commit.shard for commit in some if commit.rest_lost]
-        for commit in some:
+            sample.add(commit)
+            broken += [commit.shard] if commit.rest_lost else []
             non_finite.update(commit.non_finite)
             work.add(commit)
     manifest = pa.concat_tables(tables).combine_chunks()
-    return _Found(manifest, beside, statistics, broken, non_finite, work)
+    return _Found(manifest, beside, statistics, sample, broken, non_finite, work)
 
 
 def _all_commits(

@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.lookup import ConfigError, TableError
+from transforms.messages import first_line
 from transforms.table.commit_record import Commit, parse_commit
 from transforms.table.names import (
     ATTEMPT,
@@ -178,19 +179,7 @@ class Table:
             raise FileNotFoundError(
                 f"{self.path(name)} must be there, found none; {remedy}"
             ) from None
-        try:
-            with open_parquet(io.BytesIO(data)) as file:
-                found = file.read(use_threads=False)
-            made = found.cast(schema.with_metadata(found.schema.metadata))
-            nulls = [column for column in filled if made[column].null_count]
-            if nulls:
-                raise ValueError(f"nulls in {', '.join(nulls)}")
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise TableError(
-                f"{self.path(name)} must be a Parquet file with the columns"
-                f" {', '.join(schema.names)}, it is not: {first_line(error)}; {remedy}"
-            ) from error
-        return made
+        return parse_parquet(self.path(name), data, schema, remedy, filled)
 
     def part_names(self) -> list[str]:
         """List every file that is named as a part, relative to the table."""
@@ -352,9 +341,27 @@ def parse_document(uri: str, data: bytes, remedy: str) -> dict[str, Any]:
     return document
 
 
-def first_line(error: Exception) -> str:
-    """Say what an exception says in its first line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def parse_parquet(
+    uri: str, data: bytes, schema: pa.Schema, remedy: str, filled: Collection[str] = ()
+) -> pa.Table:
+    """Parse a small Parquet file that has been read from `uri`, as `read_parquet` does.
+
+    Raises:
+      TableError: it is damaged, or holds something else.
+    """
+    try:
+        with open_parquet(io.BytesIO(data)) as file:
+            found = file.read(use_threads=False)
+        made = found.cast(schema.with_metadata(found.schema.metadata))
+        nulls = [column for column in filled if made[column].null_count]
+        if nulls:
+            raise ValueError(f"nulls in {', '.join(nulls)}")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise TableError(
+            f"{uri} must be a Parquet file with the columns"
+            f" {', '.join(schema.names)}, it is not: {first_line(error)}; {remedy}"
+        ) from error
+    return made
 
 
 def _entries(uri: str) -> list[str]:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from transforms import storage
-from transforms.gate_limits import DriftLimits, GatesSpec, LengthLimits, Limits
+from transforms.gate_limits import GatesSpec, LengthLimits, Limits
 from transforms.lookup import ConfigError, TableError, nearest
-from transforms.statistics.column import WIDEST, ColumnStatistics
+from transforms.statistics.column import WIDEST
 from transforms.statistics.sample import WIDEST as WIDEST_SAMPLED
 from transforms.table.columns import Column
-from transforms.table.commit_record import Commit
 from transforms.table.directory import REPAIR, Table, to_json
 from transforms.table.names import GATES
-from transforms.table.plan_file import TablePlan, read_plan
-from transforms.table.statistics import is_described, read_sample, read_statistics
+from transforms.table.plan_file import TablePlan
+from transforms.table.statistics import (
+    SampleFiles,
+    described,
+    finished_statistics,
+    is_described,
+    read_sample,
+    read_statistics,
+    sample_files,
+)
 from transforms.table.verdicts import SHARES, Verdict, distance, norm, rank
+from transforms.values import finite_rows, matrix
 
 FEWEST_ROWS = 16
 """Of a table that is judged."""
@@ -36,6 +43,7 @@ _WIDTHS = {  # of vectors that a gate is meant for, from and to
     "effective_rank": (8, WIDEST_SAMPLED),
     "drift": (1, WIDEST),
 }
+_AGAINST = "gates.drift.against"
 _OF_ANY_LENGTH = ("duplicates", "zero_rows", "non_finite", "norm")
 
 
@@ -62,20 +70,23 @@ def check_gates(gates: GatesSpec, columns: Sequence[Column]) -> None:
                 )
     if gates.drift is None:
         return
-    there = _compared(gates.drift)
+    there = finished_statistics(gates.drift.against, _AGAINST)
     for name in _judged(gates.drift, "drift", columns):
         found = there.get(name)
         if found is None or found.width != widths[name]:
             has = "no such column" if found is None else f"width {found.width}"
             raise ConfigError(
-                f"gates.drift.against must be a table with column {name!r} of width"
+                f"{_AGAINST} must be a table with column {name!r} of width"
                 f" {widths[name]}, {gates.drift.against!r} has {has}; name the columns"
                 " that both have in gates.drift.columns"
             )
 
 
 def judge(
-    table: Table, plan: TablePlan, gates: GatesSpec, commits: Iterable[Commit]
+    table: Table,
+    plan: TablePlan,
+    gates: GatesSpec,
+    sample: SampleFiles | None = None,
 ) -> list[Verdict]:
     """Judge a table whose statistics are stored, and store the verdicts.
 
@@ -83,13 +94,13 @@ def judge(
       table: the table.
       plan: that it was made by.
       gates: the limits.
-      commits: of all shards.
+      sample: where its sample lies; if None, that is looked up where it is needed.
 
     Raises:
       RuntimeError: a gate fails.
       ConfigError: the table to compare with is not there.
     """
-    verdicts = list(_verdicts(table, plan, gates, commits))
+    verdicts = list(_verdicts(table, plan, gates, sample))
     document = {"gates": [_document(verdict) for verdict in verdicts]}
     _store(table, to_json(document))
     failed = [one for one in verdicts if one.outcome == "failed"]
@@ -144,7 +155,7 @@ def _document(verdict: Verdict) -> dict[str, Any]:
 
 
 def _verdicts(
-    table: Table, plan: TablePlan, gates: GatesSpec, commits: Iterable[Commit]
+    table: Table, plan: TablePlan, gates: GatesSpec, sample: SampleFiles | None
 ) -> Iterator[Verdict]:
     found = read_statistics(table, written=True)
     if not found or next(iter(found.values())).rows < FEWEST_ROWS:
@@ -156,16 +167,31 @@ def _verdicts(
     for name in _judged(gates.norm, "norm", plan.columns):
         if found[name].norms.moments.count:
             yield norm(gates.norm, found[name])
-    ranked = _judged(gates.effective_rank, "effective_rank", plan.columns)
-    sample = read_sample(table, plan, commits if ranked else (), ranked)
-    for name in ranked:
-        vectors = matrix(sample[name].slice(0, RANK_ROWS))
-        if len(vectors) >= FEWEST_ROWS:
-            yield rank(gates.effective_rank, name, vectors)
+    if ranked := _judged(gates.effective_rank, "effective_rank", plan.columns):
+        yield from _ranks(gates.effective_rank, ranked, table, plan, sample)
     if gates.drift:
-        there = _compared(gates.drift)
+        there = finished_statistics(gates.drift.against, _AGAINST)
         for name in _judged(gates.drift, "drift", plan.columns):
             yield distance(gates.drift, found[name], there[name], gates.drift.against)
+
+
+def _ranks(
+    spec: Limits,
+    names: Sequence[str],
+    table: Table,
+    plan: TablePlan,
+    sample: SampleFiles | None,
+) -> Iterator[Verdict]:
+    """Judge the effective rank of columns by the sample."""
+    widths = described(plan)
+    if sample is None:
+        sample = sample_files(table.read_commits(range(plan.shard_count)))
+    rows = read_sample(table, plan, sample, names, written=True)
+    for name in names:
+        vectors = matrix(rows[name].slice(0, RANK_ROWS), widths[name] or 1)
+        vectors = vectors[finite_rows(vectors)]
+        if len(vectors) >= FEWEST_ROWS:
+            yield rank(spec, name, vectors)
 
 
 def _judged(
@@ -190,32 +216,3 @@ def _is_meant(gate: str, column: Column) -> bool:
     """Whether a gate is for columns of such a width."""
     least, _ = _WIDTHS[gate]
     return _can_judge(gate, column) and (column.width is None or column.width >= least)
-
-
-def matrix(vectors: pa.ChunkedArray) -> np.ndarray:
-    """Give the finite vectors of a column, of one length, as `[rows, width]`."""
-    flat = vectors.combine_chunks()
-    values = flat.flatten() if pa.types.is_list(flat.type) else flat
-    numbers = values.to_numpy(zero_copy_only=False)
-    rows = numbers.reshape(max(len(flat), 1), -1)
-    found: np.ndarray = rows[np.isfinite(rows).all(axis=1)]
-    return found
-
-
-def _compared(spec: DriftLimits) -> Mapping[str, ColumnStatistics]:
-    """Read the statistics of the table that `gates.drift` names.
-
-    Raises:
-      ConfigError: it is not there, or not finished.
-    """
-    table = Table(spec.against)
-    try:
-        read_plan(table)
-        if table.read_success() is None:
-            raise FileNotFoundError("it has no _SUCCESS")
-        return read_statistics(table)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"gates.drift.against must name a finished table, got {spec.against!r}:"
-            f" {error}"
-        ) from None

@@ -20,6 +20,7 @@ from transforms import storage
 from transforms.config import Config
 from transforms.dtypes import Feature
 from transforms.lookup import TableError
+from transforms.messages import first_line
 from transforms.shard import SHARD_SCHEMA, Shard, Shards, rows_key
 from transforms.table.columns import Column, arrow_schema, bytes_per_row
 from transforms.table.directory import (
@@ -28,7 +29,6 @@ from transforms.table.directory import (
     WRITE_AGAIN,
     Table,
     check_says,
-    first_line,
     to_json,
     to_parquet,
 )

@@ -151,7 +151,7 @@ def _look_up(table: str, column: str) -> tuple[Column, Column, list[dict[str, An
             f" {', '.join(by_name)})"
         )
     wanted = by_name[column]
-    if None in wanted.shape or wanted.family not in ("float", "integer", "flag"):
+    if None in wanted.shape or not wanted.is_number:
         raise ValueError(
             f"column {column!r} must hold numbers of one shape to be a matrix, it holds"
             f" {wanted.dtype} {list(wanted.shape)}; read it with pyarrow.dataset"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
-from transforms.lookup import TableError
+from transforms.lookup import ConfigError, TableError
 from transforms.shard import Shard
 from transforms.statistics.collect import (
     Collector,
@@ -19,21 +20,22 @@ from transforms.statistics.collect import (
     sampled,
 )
 from transforms.statistics.column import ColumnStatistics
-from transforms.statistics.sample import ALL, HASH, Sampler, Share, share_of
+from transforms.statistics.sample import ALL, HASH, ROWS, Sampler, Share, share_of
 from transforms.statistics.stored import SCHEMA, from_table, to_table
 from transforms.table.batches import record_batches
 from transforms.table.columns import Column
 from transforms.table.commit_record import Commit, StoredFile, StoredStatistics
-from transforms.table.directory import REPAIR, Table, to_parquet
+from transforms.table.directory import REPAIR, Table, parse_parquet, to_parquet
 from transforms.table.earlier import EarlierShard
 from transforms.table.names import (
-    INTERNAL,
     STATISTICS,
     sample_name,
     statistics_name,
 )
 from transforms.table.parquet_writer import carry_file, store_file
-from transforms.table.plan_file import TablePlan
+from transforms.table.plan_file import TablePlan, read_plan
+
+_MERGED_AT_A_TIME = 256  # files of statistics in memory
 
 
 def described(plan: TablePlan) -> dict[str, int | None]:
@@ -43,14 +45,18 @@ def described(plan: TablePlan) -> dict[str, int | None]:
 
 def is_described(column: Column) -> bool:
     """Whether a column gets statistics: what the model computes as numbers or flags."""
-    numbers = column.family in ("flag", "integer", "float")
-    return column.role == "feature" and numbers
+    return column.role == "feature" and column.is_number
 
 
-def collector_of(plan: TablePlan) -> Collector:
-    """Make what collects the statistics of one part of a planned table."""
+def collector_of(plan: TablePlan, schema: pa.Schema) -> Collector:
+    """Make what collects the statistics of one part of a planned table.
+
+    Args:
+      plan: of the table.
+      schema: of its parts.
+    """
     share = share_of(plan.rows, plan.shard_count)
-    return Collector(plan.schema, described(plan), share)
+    return Collector(schema, described(plan), share)
 
 
 def store_statistics(
@@ -103,7 +109,7 @@ def carry_statistics(
     known = earlier.commit.statistics
     wanted = share_of(plan.rows, plan.shard_count)
     if known.sample_below < wanted.least:
-        found = collector_of(plan)
+        found = collector_of(plan, plan.schema)
         for rows in earlier.rows():
             for batch in rows.combine_chunks().to_batches():
                 found.add(batch)
@@ -120,7 +126,7 @@ def carry_statistics(
     )
 
 
-def merge_statistics(table: Table, paths: Iterable[str]) -> None:
+def merge_statistics(table: Table, paths: Sequence[str]) -> None:
     """Put the statistics of all parts together, and store them for the table.
 
     Args:
@@ -131,12 +137,14 @@ def merge_statistics(table: Table, paths: Iterable[str]) -> None:
       TableError: one is damaged.
     """
     merged: dict[str, ColumnStatistics] = {}
-    for path in paths:
-        for column in _read(table, path, written=True):
+    uris = [table.path(path) for path in paths]
+    files = storage.read_many(uris, written=True, at_a_time=_MERGED_AT_A_TIME)
+    for uri, data in zip(uris, files, strict=True):
+        for column in _parse(uri, data):
             known = merged.get(column.name)
             merged[column.name] = known.merge(column) if known else column
-    data = to_parquet(to_table([*merged.values()]))
-    storage.replace(table.internal(STATISTICS), data)
+    stored = to_parquet(to_table([*merged.values()]))
+    storage.replace(table.internal(STATISTICS), stored)
 
 
 def read_statistics(
@@ -152,32 +160,89 @@ def read_statistics(
       FileNotFoundError: they are not there.
       TableError: they are damaged.
     """
-    path = f"{INTERNAL}/{STATISTICS}"
-    return {column.name: column for column in _read(table, path, written=written)}
+    uri = table.internal(STATISTICS)
+    try:
+        data = storage.read(uri, written=written)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{uri} must be there, found none; {REPAIR}") from None
+    return {column.name: column for column in _parse(uri, data)}
 
 
-def _read(table: Table, path: str, *, written: bool) -> list[ColumnStatistics]:
-    filled = ("column", "rows")
-    found = table.read_parquet(path, SCHEMA, REPAIR, filled=filled, written=written)
+def finished_statistics(uri: str, what: str) -> dict[str, ColumnStatistics]:
+    """Read what the columns of a table are like that another one is compared with.
+
+    Args:
+      uri: of the table.
+      what: the option that names it, for messages.
+
+    Raises:
+      ConfigError: it is not there, or not finished.
+    """
+    table = Table(storage.absolute(uri))
+    try:
+        read_plan(table)
+        if table.read_success() is None:
+            raise FileNotFoundError("it has no _SUCCESS")
+        return read_statistics(table)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{what} must name a finished table, got {uri!r}: {error}"
+        ) from None
+
+
+def _parse(uri: str, data: bytes) -> list[ColumnStatistics]:
+    found = parse_parquet(uri, data, SCHEMA, REPAIR, filled=("column", "rows"))
     try:
         return from_table(found)
     except (ValueError, TypeError, pa.ArrowException) as error:
-        raise TableError(f"{table.path(path)} is damaged: {error}; {REPAIR}") from error
+        raise TableError(f"{uri} is damaged: {error}; {REPAIR}") from error
+
+
+@dataclass(slots=True)
+class SampleFiles:
+    """Where the sample of a table lies.
+
+    Attributes:
+      paths: files with rows of it, relative to the table.
+      below: all rows of smaller hashes are in them.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    below: int = ALL
+
+    def add(self, commit: Commit) -> None:
+        """Add what a shard's record says."""
+        known = commit.statistics
+        is_part = known.sample is None and known.sample_below == ALL
+        file = commit.part if is_part else known.sample
+        self.paths += [file.path] if file else []
+        self.below = min(self.below, known.sample_below)
+
+
+def sample_files(commits: Iterable[Commit]) -> SampleFiles:
+    """Find the sample of a table, from the records of all its shards."""
+    found = SampleFiles()
+    for commit in commits:
+        found.add(commit)
+    return found
 
 
 def read_sample(
     table: Table,
     plan: TablePlan,
-    commits: Iterable[Commit],
+    files: SampleFiles,
     columns: Sequence[str] | None = None,
+    *,
+    written: bool = False,
 ) -> pa.Table:
     """Read the sample of a table: rows of the smallest hashes of their keys, in order.
 
     Args:
       table: the table.
       plan: that it was made by.
-      commits: of all its shards.
+      files: that hold it.
       columns: which columns, beside the key; all that it has by default.
+      written: the files are known to be there; wait for a store that shows them late.
 
     Returns:
       At most `ROWS` rows: the hash of the key (`sample_hash`), then columns of the
@@ -188,16 +253,12 @@ def read_sample(
     names = sampled(plan.schema, widths)
     if columns is not None:
         names = [names[0], *(name for name in names[1:] if name in columns)]
-    sampler = Sampler(Share(), names, kept_pixels(plan.schema, widths))
-    for commit in commits:
-        stored = commit.statistics
-        is_part = stored.sample is None and stored.sample_below == ALL
-        file = commit.part if is_part else stored.sample
-        sampler.narrow(stored.sample_below)
-        if file is None:
-            continue
-        uri = table.path(file.path)
-        storage.size(uri, written=True)  # a store may show it late
+    share = Share(below=files.below)
+    sampler = Sampler(share, names, kept_pixels(plan.schema, widths))
+    for path in files.paths:
+        uri = table.path(path)
+        if written:
+            storage.size(uri, written=True)
         for batch in record_batches(uri, names):
             sampler.add(batch, sample_hashes(batch.column(names[0])))
     found = sampler.finish()
@@ -205,3 +266,22 @@ def read_sample(
         empty = pa.schema([(HASH, pa.uint64()), *(plan.schema.field(n) for n in names)])
         return empty.empty_table()
     return found
+
+
+def together(bytes_per_row: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """Cut columns into lists whose samples are read together.
+
+    Args:
+      bytes_per_row: of each column, by name.
+      most: bytes that a list may take; a column alone may take more.
+    """
+    names: list[str] = []
+    size = 0
+    for name, own in bytes_per_row.items():
+        if names and size + ROWS * own > most:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += ROWS * own
+    if names:
+        yield names

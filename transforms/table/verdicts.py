@@ -48,14 +48,16 @@ class Verdict:
         shown = f" (such as {', '.join(map(repr, self.examples))})"
         return (
             f"gate {self.gate} of column {self.column!r}: {self.detail}"
-            f"{shown if self.examples else ''}; the limit is {_text(limit)}"
+            f"{shown if self.examples else ''}; the limit is"
+            f" {limit_text(limit) or 'none'}"
         )
 
 
-def _text(limit: float | Sequence[float] | None) -> str:
+def limit_text(limit: float | Sequence[float] | None) -> str:
+    """Say a limit; nothing if there is none."""
     if isinstance(limit, Sequence):
         return " to ".join(f"{one:g}" for one in limit)
-    return "none" if limit is None else f"{limit:g}"
+    return "" if limit is None else f"{limit:g}"
 
 
 def duplicates(spec: Limits, column: ColumnStatistics) -> Verdict:
