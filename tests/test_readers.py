@@ -18,6 +18,7 @@ from conftest import Job, parity_of, stacked, worker_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from readers import CASES, ROWS, Case, placed, vectors
+from tensorflow.python.autograph.impl import api as autograph
 
 from pipeline import prepare_table, run_plan
 from pipeline.cut import cut_shards
@@ -115,6 +116,13 @@ def test_every_row_comes_once_with_its_own_values(
         assert texts == [f"row {i}" for i in range(ROWS)]
     certificate = parity_of(str(job.table), 7)
     assert certificate.passed
+    assert converted_by_autograph() == []
+
+
+def converted_by_autograph() -> list[Any]:
+    """What autograph has converted of the readers, which takes longer than a trace."""
+    cache = autograph._TRANSPILER._cache._cache
+    return [code for code in cache if "transforms/sources/" in code.co_filename]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -18,7 +18,7 @@ from transforms.shard import Piece
 from transforms.sources.blocks import Block, dataset
 from transforms.sources.examples import FIRST_RECORDS, Examples
 from transforms.sources.files import Listing, list_files
-from transforms.sources.source import File
+from transforms.sources.source import File, unconverted
 from transforms.sources.staging import copied, readable_copy
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def array_records(pieces: Sequence[Piece]) -> tf.data.Dataset:
                 yield _block(reader, start, min(start + _READ_RECORDS, stop), piece)
 
     records = dataset(pieces, RECORD, None, read_piece)
-    return records.map(lambda at, example: (at, example["record"]))
+    return records.map(unconverted(lambda at, example: (at, example["record"])))
 
 
 def _block(reader: Any, start: int, stop: int, piece: Piece) -> Block:

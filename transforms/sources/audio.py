@@ -19,7 +19,7 @@ from transforms.sources.files import Listing, list_files
 from transforms.sources.images import folder_of
 from transforms.sources.left_out import suffix_remedy
 from transforms.sources.sound_length import length_fault
-from transforms.sources.source import File
+from transforms.sources.source import File, unconverted
 from transforms.sources.staging import copied
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Audio:
             return row["at"], {name: found[name] for name in features}
 
         examples = tf.data.Dataset.from_tensor_slices(columns).map(
-            decode, threads if threads > 1 else None
+            unconverted(decode), threads if threads > 1 else None
         )
         return examples if batch_rows is None else examples.batch(batch_rows)
 

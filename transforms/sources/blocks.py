@@ -13,6 +13,7 @@ import numpy as np
 
 from transforms.dtypes import Feature, null_name, tensor_specs
 from transforms.shard import Piece, position
+from transforms.sources.source import unconverted
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -197,7 +198,7 @@ def dataset(
             return tf.identity(at), {**example, **cut}
 
     blocks = tf.data.Dataset.from_generator(elements, output_signature=signature)
-    return (blocks if batch_rows else blocks.unbatch()).map(checked)
+    return (blocks if batch_rows else blocks.unbatch()).map(unconverted(checked))
 
 
 def _numbered(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transforms.casts import cast
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest
-from transforms.sources.source import GivenFeature, given_features
+from transforms.sources.source import GivenFeature, given_features, unconverted
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -143,7 +143,7 @@ class Examples:
                 found = _cast(parse(record), stored) if stored else {}
                 return at, found | dict.fromkeys(whole & features.keys(), record)
 
-            return records.map(example)
+            return records.map(unconverted(example))
 
         lists = {name for name in stored if name in self._sequence_names}
         if lists:

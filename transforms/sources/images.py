@@ -13,7 +13,7 @@ from transforms.dtypes import Feature
 from transforms.shard import Piece, position
 from transforms.sources.files import Listing, list_files
 from transforms.sources.left_out import suffix_remedy
-from transforms.sources.source import File
+from transforms.sources.source import File, unconverted
 from transforms.sources.staging import copied
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Images:
             return row["at"], {name: found[name] for name in features}
 
         rows = tf.data.Dataset.from_tensor_slices(columns)
-        examples = rows.map(read_file, threads if threads > 1 else None)
+        examples = rows.map(unconverted(read_file), threads if threads > 1 else None)
         return examples if batch_rows is None else examples.batch(batch_rows)
 
     @cached_property

@@ -25,6 +25,7 @@ from transforms.preprocess.steps import (
     apply_to_example,
     split_steps,
 )
+from transforms.sources.source import unconverted
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,11 @@ class Preparation:
 
     @property
     def _whole_batch(self) -> Any:
-        return _unconverted(lambda at, batch: self._finish(at, batch, batch))
+        return unconverted(lambda at, batch: self._finish(at, batch, batch))
 
     @property
     def _whole_example(self) -> Any:
-        return _unconverted(lambda at, example: (at, self.example(example)))
+        return unconverted(lambda at, example: (at, self.example(example)))
 
     @property
     def _example_part(self) -> Any:
@@ -150,11 +151,11 @@ class Preparation:
             read = {name: example[name] for name in self.passed if name in example}
             return at, self._example_steps(example), read
 
-        return _unconverted(part)
+        return unconverted(part)
 
     @property
     def _batch_part(self) -> Any:
-        return _unconverted(self._finish)
+        return unconverted(self._finish)
 
     def _finish(self, at: Any, features: Any, read: Any) -> Any:
         """Run the steps that see a batch; keep the features that are needed later."""
@@ -185,7 +186,7 @@ class Preparation:
     def _traced(self, body: Callable[[dict[str, Any]], Any]) -> Any:
         import tensorflow as tf
 
-        function = tf.function(_unconverted(body))
+        function = tf.function(unconverted(body))
         return function.get_concrete_function(tensor_specs(self.features))
 
     def _chosen(self, done: Any, read: Any, *, batched: bool) -> tuple[Any, Any]:
@@ -209,13 +210,6 @@ class Preparation:
         return values
 
 
-def _unconverted(function: Callable[..., Any]) -> Any:
-    """Keep autograph, which takes long, away from a function that does not need it."""
-    import tensorflow as tf
-
-    return tf.autograph.experimental.do_not_convert(function)
-
-
 def _batch_uneven(examples: Any, rows: int) -> Any:
     """Batch examples; features whose shape differs become pairs `(values, shapes)`."""
     import tensorflow as tf
@@ -235,7 +229,7 @@ def _batch_uneven(examples: Any, rows: int) -> Any:
 
     if _stackable(spec):
         return examples.batch(rows)
-    return examples.map(shaped).padded_batch(rows)
+    return examples.map(unconverted(shaped)).padded_batch(rows)
 
 
 def _stackable(spec: Any) -> bool:

@@ -16,7 +16,7 @@ from transforms.shard import ROW_BITS, Piece
 from transforms.sources.array_record import array_records
 from transforms.sources.files import find_file
 from transforms.sources.parquet import Parquet
-from transforms.sources.source import File
+from transforms.sources.source import File, unconverted
 from transforms.sources.staging import copied
 from transforms.sources.tfds_features import (
     at,
@@ -147,7 +147,7 @@ class Tfds:
                 found[_ID] = tf.strings.join([names[index], "__", row])
             return at, {name: found[name] for name in features}
 
-        examples = self._records(pieces).map(example)
+        examples = self._records(pieces).map(unconverted(example))
         return examples if batch_rows is None else examples.batch(batch_rows)
 
     def _records(self, pieces: Sequence[Piece]) -> tf.data.Dataset:
@@ -159,7 +159,7 @@ class Tfds:
             return array_records(pieces)
         if kind == "parquet":
             stored = Parquet([]).read(pieces, _STORED, None)
-            return stored.map(lambda at, example: (at, example["data"]))
+            return stored.map(unconverted(lambda at, example: (at, example["data"])))
         raise ConfigError(
             "source.name must be a dataset in TFRecord, ArrayRecord or Parquet files,"
             f" {self._builder.info.full_name} is in {kind}; prepare it again with"

@@ -24,7 +24,7 @@ from transforms.lookup import ConfigError
 from transforms.shard import Piece, position
 from transforms.sources.examples import FIRST_RECORDS, Examples
 from transforms.sources.files import Listing, check_unchanged, list_files
-from transforms.sources.source import File, numbered_records
+from transforms.sources.source import File, numbered_records, unconverted
 from transforms.sources.staging import copied, copy_range, readable_copy, target_in
 
 if TYPE_CHECKING:
@@ -186,7 +186,9 @@ def tfrecords(pieces: Sequence[Piece], kind: str = "") -> tf.data.Dataset:
 
 def _moved(records: tf.data.Dataset, by: int) -> tf.data.Dataset:
     """Add to the positions of records."""
-    return records.map(lambda at, record: (at + by, record)) if by else records
+    if not by:
+        return records
+    return records.map(unconverted(lambda at, record: (at + by, record)))
 
 
 def _end(uri: Any) -> tf.data.Dataset:
@@ -214,7 +216,7 @@ def _end(uri: Any) -> tf.data.Dataset:
         found = tf.numpy_function(check, [uri], tf.string)
         return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(found, [None]))
 
-    return tf.data.Dataset.from_tensors(uri).flat_map(nothing)
+    return tf.data.Dataset.from_tensors(uri).flat_map(unconverted(nothing))
 
 
 def _record_offsets(length_at: Callable[[int], int], size: int) -> Iterator[int]:
