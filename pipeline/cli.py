@@ -18,6 +18,7 @@ from pipeline.commands.tables import (
     status,
     verify,
 )
+from transforms.imports import keep_imports
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,6 +55,7 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
+    keep_imports()
     app()
 
 

@@ -52,7 +52,7 @@ from transforms.table.columns import (
 from transforms.table.gates import check_gates
 from transforms.table.plan_file import TablePlan, versions
 from transforms.taps.company import all_alone, made_up_rows, marked, mixing_taps
-from transforms.taps.compile import CompiledTaps, compile_taps
+from transforms.taps.compile import CompiledTaps, compiled_once
 from transforms.taps.language import Activation, Tap, choose, flops_of
 from transforms.taps.survey import list_activations
 from transforms.values import MOST_VALUES
@@ -139,19 +139,23 @@ def _compile(
 ) -> tuple[list[Activation], list[Tap], CompiledTaps]:
     """Choose and compile the taps; none whose rows depend on more than the row.
 
-    What the columns are does not depend on the number of rows in a batch: few are
-    enough, unless it is fixed.
+    What the columns are does not depend on the number of rows in a batch. Where a batch
+    has to be made up few are enough, unless it is fixed; else a worker in this process
+    goes on with the function for whole batches.
     """
-    rows = made_up_rows(model) if model.batch_rows is None else config.model.batch_rows
     activations = list_activations(model)
     taps = choose(config.taps, activations)
-    compiled = compile_taps(model, taps, rows)
-    if all_alone(taps, activations):
+    rows = config.model.batch_rows
+    alone = all_alone(taps, activations)
+    if model.batch_rows is None and not alone:
+        rows = made_up_rows(model)
+    compiled = compiled_once(model, taps, rows)
+    if alone:
         return activations, taps, compiled
     if refused := mixing_taps(model, taps, compiled):
         activations = marked(activations, refused)
         taps = choose(config.taps, activations)
-        compiled = compile_taps(model, taps, rows)
+        compiled = compiled_once(model, taps, rows)
     return activations, taps, compiled
 
 

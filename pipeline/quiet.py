@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from transforms.credentials import mask, mask_logs
+from transforms.imports import quick_imports
 
 TRACEBACK = "Traceback (most recent call last)"
 
@@ -53,10 +54,11 @@ def start_tensorflow(*, compute: bool) -> None:
 
 @contextmanager
 def quiet_import() -> Iterator[None]:
-    """Keep Beam from warning, as it is imported, of extras that are not needed."""
+    """Import Beam quickly, and keep it from warning of extras that are not needed."""
     logging.disable(logging.WARNING)
     try:
-        yield
+        with quick_imports():
+            yield
     finally:
         logging.disable(logging.NOTSET)
 

@@ -23,6 +23,7 @@ import fsspec
 
 from transforms import device
 from transforms.credentials import mask_logs
+from transforms.imports import keep_imports
 
 _ENDING_SECONDS = 5  # how long a process that is about to end may take
 LOOK_SECONDS = 1
@@ -137,6 +138,7 @@ def parent(
     Returns:
       The pipe to the parent, and the request that the parent gave to `start`.
     """
+    keep_imports()
     mask_logs()
 
     def end_with_parent() -> None:

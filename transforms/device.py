@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from transforms import scratch
+from transforms.imports import quick_imports
 
 _MAX_SHARDS_IN_FLIGHT = 8
 _GPU_SHARDS_IN_FLIGHT = 2
@@ -135,7 +136,8 @@ def borrow(gpu: str | None) -> None:
 
 
 def _configure(*, compute: bool) -> None:
-    import tensorflow as tf
+    with quick_imports():
+        import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     mine = [_lease(gpus)] if gpus and compute else []

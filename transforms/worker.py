@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+from transforms import device
 from transforms.models.inputs import input_types
 from transforms.models.load import cached_model
 from transforms.models.model import Model
@@ -21,7 +22,7 @@ from transforms.table.encode import Layout
 from transforms.table.names import INTERNAL
 from transforms.table.plan_file import TablePlan, read_claim, read_plan, versions
 from transforms.table.timestamps import constant_timestamp
-from transforms.taps.compile import compile_taps
+from transforms.taps.compile import compiled_once
 from transforms.taps.device_memory import FittingTaps
 
 _workers: dict[str, Worker] = {}
@@ -70,6 +71,7 @@ class Computer:
 
     @cached_property
     def _model(self) -> Model:
+        device.configure()
         plan = self._plan
         with self._lock:
             traced = trace_steps(self._steps, plan.features)
@@ -162,7 +164,7 @@ def _compile(model: Model, plan: TablePlan, columns: tuple[str, ...]) -> Fitting
       RuntimeError: they come out differently here.
     """
     taps = [tap for tap in plan.taps if tap.column in columns]
-    compile_for = partial(compile_taps, model, taps)
+    compile_for = partial(compiled_once, model, taps)
     compiled = compile_for(plan.config.model.batch_rows)
     planned = [(c.name, c.shape, c.dtype) for c in plan.columns if c.name in columns]
     found = [(o.column, o.shape, o.dtype) for o in compiled.outputs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from transforms.messages import shape_text
@@ -113,12 +113,14 @@ class Model:
       inputs: its inputs, in the model's own order, with the features for them.
       batch_rows: the fixed batch size that the model takes; None if it takes any.
       digest: hash of all that decides what it computes, 64 hex digits.
+      compiled: functions that `transforms.taps.compile` has compiled of it.
     """
 
     form: ModelForm
     inputs: tuple[Input, ...]
     batch_rows: int | None
     digest: str = ""
+    compiled: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def tensors(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """Turn `{feature: tensor [batch, ...]}` into `{input: tensor [batch, ...]}`.

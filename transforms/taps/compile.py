@@ -93,6 +93,18 @@ class CompiledTaps:
         return {output.column: columns[output.column] for output in self.outputs}
 
 
+def compiled_once(model: Model, taps: Sequence[Tap], batch_rows: int) -> CompiledTaps:
+    """Compile taps as `compile_taps` does, or give what it has made of them before.
+
+    So a process that plans a table and then computes it traces the model once less.
+    """
+    key = (*taps, batch_rows)
+    if key not in model.compiled:
+        model.compiled[key] = compile_taps(model, taps, batch_rows)
+    made: CompiledTaps = model.compiled[key]
+    return made
+
+
 def compile_taps(
     model: Model,
     taps: Sequence[Tap],
