@@ -18,7 +18,10 @@ from transforms.table.plan_file import Earlier, TablePlan, read_plan, read_shard
 
 _OF_BOTH = ("preprocess", "user_code")
 _OF_ROWS = ("source", "event_timestamp", "entity", "non_finite", *_OF_BOTH)
-_OF_VALUES = ("model", "taps", "batch_rows", "precision", "versions", *_OF_BOTH)
+_OF_VALUES = (
+    *("model", "taps", "batch_rows", "precision", "jit", "versions"),
+    *_OF_BOTH,
+)
 
 
 @dataclass(frozen=True, slots=True)

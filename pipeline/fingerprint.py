@@ -35,6 +35,7 @@ INGREDIENTS: dict[str, str | None] = {
     "model.inputs": "model",
     "model.batch_rows": "batch_rows",
     "model.precision": "precision",
+    "model.jit": "jit",
     "model.trusted": None,  # only says what may be loaded
     "taps": "taps",
     "table.path": None,  # only says where
@@ -57,7 +58,7 @@ None: it changes no byte. A new key of the config must be entered here.
 
 
 _OF_ROWS = ("source", "event_timestamp", "non_finite")
-_OF_VALUES = ("preprocess", "model", "batch_rows", "precision")
+_OF_VALUES = ("preprocess", "model", "batch_rows", "precision", "jit")
 
 
 def changes_bytes(name: str) -> bool:

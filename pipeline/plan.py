@@ -55,6 +55,7 @@ from transforms.taps.company import all_alone, made_up_rows, marked, mixing_taps
 from transforms.taps.compile import CompiledTaps, compiled_once
 from transforms.taps.language import Activation, Tap, choose, flops_of
 from transforms.taps.survey import list_activations
+from transforms.taps.xla import check_xla
 from transforms.values import MOST_VALUES
 
 
@@ -150,6 +151,7 @@ def _compile(
     if model.batch_rows is None and not alone:
         rows = made_up_rows(model)
     compiled = compiled_once(model, taps, rows)
+    check_xla(model, compiled)
     if alone:
         return activations, taps, compiled
     if refused := mixing_taps(model, taps, compiled):

@@ -373,6 +373,16 @@ def branching() -> Any:
     return compute
 
 
+def unusual() -> Any:
+    """Computes what XLA has no operation for."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 6], name="vec")])
+    def compute(vec: tf.Tensor) -> tf.Tensor:
+        return tf.math.bessel_i0(vec)
+
+    return compute
+
+
 def optional_inputs() -> Any:
     """A function with an input that need not be given."""
 

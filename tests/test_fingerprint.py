@@ -85,6 +85,7 @@ CHANGES: dict[str, tuple[dict[str, Any], ...]] = {
     "model.inputs": ({"inputs": {"a": "b"}}, {"inputs": {"a": "c"}}),
     "model.batch_rows": ({"batch_rows": 8},),
     "model.precision": ({"precision": "float32"}, {"precision": "bfloat16"}),
+    "model.jit": ({"jit": True},),
     "model.trusted": ({"trusted": True},),
     "table.path": ({"path": "elsewhere"},),
     "table.rows_per_part": (),  # counts by how it cuts the rows, see below

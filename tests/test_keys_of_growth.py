@@ -177,6 +177,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "model.batch_rows": [Case(model(batch_rows=8), columns=BOTH)],
     "model.precision": [Case(model(precision="bfloat16"), columns=BOTH)],
+    "model.jit": [Case(model(jit=True), columns=BOTH)],
     "model.trusted": [Case(model(trusted=True))],
     "taps": [
         Case(taps(HEAD)),

@@ -203,6 +203,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str | None]] = {
     "preprocess": ({"source": {"preprocess": ["toolbox:double"]}}, "preprocess"),
     "batch_rows": ({"model": {"batch_rows": 8}}, "batch_rows"),
     "precision": ({"model": {"precision": "bfloat16"}}, "precision"),
+    "jit": ({"model": {"jit": True}}, "jit"),
     "key": ({"source": {"key": None}}, "source"),
     "keep": ({"source": {"keep": ["text"]}}, "source"),
     "rows_per_part": ({"table": {"rows_per_part": 10}}, "parts"),

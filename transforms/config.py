@@ -151,6 +151,9 @@ class ModelSpec(Section):
         faster on many devices and less exact. If left out, the model computes in the
         precision it was made with. Models that are not of Keras refuse any, and so do
         those of Keras 2 and quantized ones.
+      jit: True has XLA compile the model and the taps as one, which is faster on many
+        GPUs and slower on many CPUs. Values differ by rounding, and nothing is checked
+        while it computes: an index that is out of range gives some value.
       trusted: False refuses stored models that hold Python functions or operations that
         do more than compute, that expand beyond measure or that lead to other files.
         True loads them: their code then runs on the launcher and on every worker, with
@@ -168,6 +171,7 @@ class ModelSpec(Section):
     )
     batch_rows: Rows = 256
     precision: Literal["float32", "bfloat16", "float16"] | None = None
+    jit: bool = False
     trusted: bool = False
 
     @property

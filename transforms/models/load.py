@@ -63,7 +63,7 @@ def load_model(
             set_precision(form, spec.precision)
         digest = _digest(spec, form, files.values())
     batch = {one.shape[0] for one in declared if one.shape} - {None}
-    return Model(form, inputs, batch.pop() if batch else None, digest)
+    return Model(form, inputs, batch.pop() if batch else None, digest, spec.jit)
 
 
 def cached_model(

@@ -113,6 +113,7 @@ class Model:
       inputs: its inputs, in the model's own order, with the features for them.
       batch_rows: the fixed batch size that the model takes; None if it takes any.
       digest: hash of all that decides what it computes, 64 hex digits.
+      jit: whether XLA compiles what computes columns.
       compiled: functions that `transforms.taps.compile` has compiled of it.
     """
 
@@ -120,6 +121,7 @@ class Model:
     inputs: tuple[Input, ...]
     batch_rows: int | None
     digest: str = ""
+    jit: bool = False
     compiled: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def tensors(self, features: Mapping[str, Any]) -> dict[str, Any]:

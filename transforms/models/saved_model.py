@@ -282,10 +282,6 @@ class SavedForm:
 
         graph = tf.compat.v1.get_default_graph()
         chosen = set(nodes)
-        part = tf.compat.v1.GraphDef()
-        part.node.extend(node for name, node in self._nodes.items() if name in chosen)
-        part.library.CopyFrom(self._graph_def.library)
-        part.versions.CopyFrom(self._graph_def.versions)
         fed = {
             node: tensors[name]
             for node, name in self._placeholders().items()
@@ -294,6 +290,14 @@ class SavedForm:
         for value, placeholder in self.model.graph.captures:
             if placeholder.op.name in chosen:
                 fed[placeholder.op.name] = graph.capture(value)
+        part = tf.compat.v1.GraphDef()
+        for name, node in self._nodes.items():
+            if name in fed:  # only others' places go by it, and XLA has no Placeholder
+                part.node.add(name=name, op="NoOp")
+            elif name in chosen:
+                part.node.append(node)
+        part.library.CopyFrom(self._graph_def.library)
+        part.versions.CopyFrom(self._graph_def.versions)
         wanted = [name for name in fetched if name not in fed]
         operations = tf.graph_util.import_graph_def(
             part, input_map=fed, return_elements=wanted, name="saved"

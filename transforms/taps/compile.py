@@ -130,7 +130,7 @@ def compile_taps(
         )
     body = _Body(model, taps, batch_rows, last)
     try:
-        function = trace_model(model, batch_rows, body)
+        function = trace_model(model, batch_rows, body, jit=model.jit)
     except _UnsureError as unsure:
         body.shapes.update(probe_shapes(model, unsure.addresses))
         if missing := [a for a in unsure.addresses if a not in body.shapes]:
@@ -138,7 +138,7 @@ def compile_taps(
                 f"cannot tell whether the first axis of {missing[0]!r} is the batch, so"
                 " it cannot be tapped"
             ) from None
-        function = trace_model(model, batch_rows, body)
+        function = trace_model(model, batch_rows, body, jit=model.jit)
     packed = [
         (name, np.dtype(value.dtype.name), tuple(value.shape.as_list()))
         for name, value in body.fixed.items()

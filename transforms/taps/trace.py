@@ -10,11 +10,11 @@ from transforms.models.model import Model
 _lock = threading.Lock()
 
 
-def trace_model(model: Model, rows: int, body: Any) -> Any:
+def trace_model(model: Model, rows: int, body: Any, *, jit: bool = False) -> Any:
     """Trace `body`, a function of the model's features, for batches of `rows` rows.
 
-    Only one thread of the process traces at a time: forms of models wrap layers while
-    they are traced.
+    With `jit` XLA compiles it, when it is first called. Only one thread of the process
+    traces at a time: forms of models wrap layers while they are traced.
     """
     import tensorflow as tf
 
@@ -24,7 +24,8 @@ def trace_model(model: Model, rows: int, body: Any) -> Any:
     }
     unconverted = tf.autograph.experimental.do_not_convert(body)
     with _lock:
-        return tf.function(unconverted).get_concrete_function(signature)
+        function = tf.function(unconverted, jit_compile=jit or None)
+        return function.get_concrete_function(signature)
 
 
 def is_ragged(value: Any) -> bool:
