@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pipeline.busy import how_busy
 from pipeline.quiet import TRACEBACK
 from transforms.clock import PHASES
 from transforms.credentials import mask
@@ -203,6 +204,9 @@ def print_summary(table: str, summary: Mapping[str, Any], *, finished: bool) -> 
         f" {size_text(summary['bytes'])}{f', {bad} bad rows set apart' if bad else ''}"
     )
     _say_made(summary["made"], summary["saved_seconds"], summary["saved_bytes"])
+    busy = None if finished else how_busy(summary.get("phases", {}))
+    if busy:
+        say(busy.sentence())
     if published := summary.get("published"):
         print_published(published)
 
@@ -236,7 +240,9 @@ def print_status(found: Status) -> None:
     shares = [
         f"{name} {found.seconds[phase] / total:.0%}" for phase, name in PHASES.items()
     ]
-    typer.echo(f"workers spent {total:.1f} s: {', '.join(shares)}")
+    say(f"workers spent {total:.1f} s: {', '.join(shares)}")
+    if found.busy:
+        say(found.busy.sentence())
 
 
 def print_differences(table: str, differences: Sequence[str]) -> None:

@@ -6,15 +6,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.busy import Busy, how_busy
 from pipeline.publish.publish import publications
-from transforms.clock import PHASES
 from transforms.table.commit_record import Commit, Made, Work
 from transforms.table.directory import Table
 from transforms.table.gates import read_verdicts
 from transforms.table.plan_file import TablePlan, read_plan
 from transforms.table.verdicts import Verdict
-
-_PHASES = (*PHASES, "total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,8 @@ class Status:
       made: shards and rows by how their parts came about.
       saved_seconds: of workers that taking rows over has saved, at least.
       saved_bytes: that it has not written.
+      busy: how close the workers came to the ceiling of their machines; None if they
+        have had too little to do to tell.
       gates: how the table was judged, at its end.
       published: where the finished table has gone, the newest publication to each kind
         of store.
@@ -51,6 +51,7 @@ class Status:
     made: dict[Made, dict[str, int]]
     saved_seconds: float
     saved_bytes: int
+    busy: Busy | None = None
     gates: tuple[Verdict, ...] = ()
     published: tuple[dict[str, Any], ...] = ()
 
@@ -95,7 +96,8 @@ class Watch:
             planned_rows=plan.rows,
             quarantined=self._sums["quarantined"],
             bytes=self._sums["bytes"],
-            seconds={p: round(float(self._work.seconds[p]), 3) for p in _PHASES},
+            seconds=self._work.phases(),
+            busy=how_busy(self._work.phases()),
             made=self._work.made,
             saved_seconds=round(self._work.saved_seconds, 3),
             saved_bytes=self._work.saved_bytes,

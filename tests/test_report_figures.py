@@ -204,6 +204,15 @@ def test_the_worst_gates_come_first_with_their_limits() -> None:
     assert lines[1].examples == ["a\\x1b[1m", "b" * 80]
 
 
+def test_a_record_says_how_busy_the_machines_were() -> None:
+    work = Work()
+    work.add(commit(seconds={"compute": 9.0, "cores": 5.0, "total": 10.0}))
+    busy = record(work=work).busy
+    assert busy is not None
+    assert (busy.device, busy.share) == ("cores", 0.5)
+    assert record().busy is None
+
+
 def test_seconds_that_no_phase_explains_are_the_rest() -> None:
     work = Work()
     work.add(commit(seconds={"read": 1.0, "compute": 2.0, "total": 4.0}))

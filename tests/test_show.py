@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from samples import commit, planned, table_plan
 
 from pipeline import show, show_taps
+from pipeline.busy import Busy
 from pipeline.earlier import Outlook
 from pipeline.list_taps import TapListing
 from pipeline.show import last_words, size_text, table_lines
@@ -262,20 +263,23 @@ def test_a_plan_is_shown_with_its_size_if_it_is_known(
 SUMMARY: Any = {
     **{"rows": 7, "parts": 2, "bytes": 2048, "quarantined": 0},
     **{"made": {}, "saved_seconds": 0.0, "saved_bytes": 0},
+    "phases": {"read": 9.0, "compute": 0.5, "cores": 5.0, "total": 10.0},
 }
 
 
 @pytest.mark.parametrize(
     ("summary", "finished", "text"),
     [
-        (SUMMARY, False, "t: 7 rows in 2 parts, 2.0 KiB"),
+        (SUMMARY, False, "t: 7 rows in 2 parts, 2.0 KiB\nthe cores were busy 50% of"
+         " the time; reading waited for the storage of the source: copy it nearer"),
+        ({**SUMMARY, "phases": {}}, False, "t: 7 rows in 2 parts, 2.0 KiB"),
         (SUMMARY, True, "t: was finished before: 7 rows in 2 parts, 2.0 KiB"),
-        ({**SUMMARY, "quarantined": 3}, False,
+        ({**SUMMARY, "phases": {}, "quarantined": 3}, False,
          "t: 7 rows in 2 parts, 2.0 KiB, 3 bad rows set apart"),
         ({}, False, "t: handed over; featuretap status follows it"),
     ],
 )  # fmt: skip
-def test_a_summary_is_one_line(
+def test_a_summary_says_what_was_made_and_how_busy_the_machine_was(
     summary: dict[str, Any],
     finished: bool,
     text: str,
@@ -321,6 +325,12 @@ def status(**changes: Any) -> Status:
             "carried 7 rows, computed 3 rows; saved 2.0 s of workers, 1.0 KiB",
             "workers spent 4.0 s: waiting for the reader 25%, computing 50%,"
             " statistics 5%, waiting for the writer 12%",
+        ]),
+        (status(busy=Busy("gpu", 0.251, "do this")), [
+            "t: not finished, 1 of 3 shards, 10 of 30 rows, 2 bad rows, 2.0 KiB",
+            "workers spent 4.0 s: waiting for the reader 25%, computing 50%,"
+            " statistics 5%, waiting for the writer 12%",
+            "the GPU was at work 25% of the time; do this",
         ]),
         (status(committed=0), [
             "t: not finished, 0 of 3 shards, 10 of 30 rows, 2 bad rows, 2.0 KiB",

@@ -112,6 +112,11 @@ def configure(*, compute: bool = True) -> None:
             _configured = True
 
 
+def has_gpu() -> bool:
+    """Whether this process computes on a GPU."""
+    return _configured and bool(_gpus())
+
+
 def release() -> None:
     """Release this process's GPU for others; this one must not compute any more."""
     while _leases:

@@ -49,6 +49,7 @@ from transforms.table.statistics import (
     store_statistics,
 )
 from transforms.taps.ahead import OnFailure, Read, infer_ahead
+from transforms.usage import Usage
 from transforms.worker import Worker
 
 Find = Callable[[TablePlan, Shard], EarlierShard | None]
@@ -118,7 +119,7 @@ def _make(
     worker: Worker, shard: Shard, earlier: EarlierShard | None, deaths: int
 ) -> Commit:
     """Write a shard's part and errors, and say what a commit of them would be."""
-    began = time.perf_counter()
+    began, usage = time.perf_counter(), Usage()
     clock = Clock()
     plan, quarantine = worker.plan, _quarantine(worker, shard)
     if earlier and earlier.missing and deaths >= plan.config.errors.attempts:
@@ -147,7 +148,7 @@ def _make(
         piece_rows=quarantine.piece_rows(),
         non_finite=dict(sorted(non_finite.items())),
         device_rows=_device_rows(worker, earlier),
-        seconds=clock.seconds(time.perf_counter() - began),
+        seconds=clock.seconds(time.perf_counter() - began) | usage.seconds(),
         rows_key=plan.rows_key(shard),
         column_keys=plan.column_keys,
     )

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.busy import Busy, how_busy
 from pipeline.report.sample import text_of
 from pipeline.report.subject import Subject
 from transforms.clock import PHASES
@@ -63,6 +64,11 @@ class Record:
     def bad_rows(self) -> int:
         """How many rows were set apart."""
         return sum(kind.rows for kind in self.bad)
+
+    @property
+    def busy(self) -> Busy | None:
+        """How busy the machines were, if that can be told."""
+        return how_busy(self.work.seconds)
 
     def shares(self) -> list[tuple[str, float, float]]:
         """Say where the time of the workers went: name, seconds, share of all."""

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from transforms.clock import PHASES
 from transforms.lookup import TableError
 from transforms.table.names import (
     errors_name,
@@ -14,6 +15,7 @@ from transforms.table.names import (
     sample_name,
     statistics_name,
 )
+from transforms.usage import USAGES
 
 Made = Literal["computed", "carried", "projected", "extended"]
 MADE: tuple[Made, ...] = get_args(Made)
@@ -76,7 +78,9 @@ class Commit:
         `model.batch_rows` where the device had run out of memory, 0 where all rows were
         taken over from an earlier table.
       seconds: wall-clock seconds by phase: `read` and `write` are what the loop waited
-        for reader and writer, `compute` is the model, `total` is everything.
+        for reader and writer, `compute` is the model, `total` is everything. Beside
+        them how much of `total` all cores of the process were busy (`cores`), or its
+        GPU was at work (`gpu`), whoever used them.
       made: how the part came about: `computed`; or from a part of an earlier table,
         which was `carried` as it is, `projected` to fewer columns or rows, or
         `extended` by columns.
@@ -170,11 +174,17 @@ class Work:
         self.saved_seconds += commit.saved_seconds
         self.saved_bytes += commit.saved_bytes
 
+    def phases(self) -> dict[str, float]:
+        """Seconds of workers by phase, in all, and in which cores or GPU were used."""
+        names = [*PHASES, *(kind for kind in USAGES if kind in self.seconds), "total"]
+        return {name: round(float(self.seconds[name]), 3) for name in names}
+
     def summary(self) -> dict[str, Any]:
         """Say it in the words of `_SUCCESS`."""
         return {
             "made": {made: self.made[made] for made in MADE if made in self.made},
             "seconds": round(float(self.seconds["total"]), 3),
+            "phases": self.phases(),
             "saved_seconds": round(self.saved_seconds, 3),
             "saved_bytes": self.saved_bytes,
         }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from transforms.taps.compile import CompiledTaps
+from transforms.usage import at_work
 from transforms.values import Values
 
 _log = logging.getLogger("featuretap")
@@ -57,7 +58,8 @@ class FittingTaps:
         while True:
             compiled = self._compiled
             try:
-                return compiled(inputs)
+                with at_work():
+                    return compiled(inputs)
             except tf.errors.ResourceExhaustedError as error:
                 self._halve(compiled, error)
 
