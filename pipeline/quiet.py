@@ -17,18 +17,34 @@ TRACEBACK = "Traceback (most recent call last)"
 
 
 def start_tensorflow(*, compute: bool) -> None:
-    """Import TensorFlow without what it says before it can be told to be quiet.
-
-    With FEATURETAP_DEBUG set, or if the import fails, nothing is held back.
+    """Import TensorFlow and set its devices, as quietly as it can be done.
 
     Args:
       compute: as for `device.configure`.
     """
-    mask_logs()
-    if is_debugging():
+    with _held_back():
         from transforms import device
 
         device.configure(compute=compute)
+
+
+def default_processes() -> int:
+    """Tell how many processes fill this machine, as `device.default_processes` does."""
+    with _held_back():
+        from transforms import device
+
+        return device.default_processes()
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold back what is said in a block before TensorFlow can be told to be quiet.
+
+    With FEATURETAP_DEBUG set, or if the block fails, nothing is held back.
+    """
+    mask_logs()
+    if is_debugging():
+        yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "tensorflow", "apache_beam"):
@@ -40,9 +56,7 @@ def start_tensorflow(*, compute: bool) -> None:
     with tempfile.TemporaryFile() as held_back:
         os.dup2(held_back.fileno(), 2)
         try:
-            from transforms import device
-
-            device.configure(compute=compute)
+            yield
         except BaseException:
             held_back.seek(0)
             os.write(stderr, held_back.read())

@@ -193,6 +193,34 @@ def test_a_seed_alone_is_misuse(config: Path) -> None:
     assert "--seed, --config and --set are for --parity" in stderr
 
 
+@pytest.mark.parametrize(
+    ("processes", "arguments", "workers"),
+    [
+        (3, [], 3),
+        (1, [], None),
+        (3, ["--workers", "2"], 2),
+        (3, ["--", "--direct_num_workers=1"], None),
+    ],
+)
+def test_as_many_processes_run_as_fill_the_machine_if_nobody_says(
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+    arguments: list[str],
+    workers: int | None,
+) -> None:
+    monkeypatch.setattr("transforms.device.default_processes", lambda: processes)
+    asked: list[int | None] = []
+
+    def run(plan: Any, args: Any, workers: int | None, **how: Any) -> Any:
+        asked.append(workers)
+        return {}, False
+
+    monkeypatch.setattr("pipeline.attended.run_attended", run)
+    invoke("run", config, *arguments)
+    assert asked == [workers]
+
+
 def test_parity_needs_the_config_of_the_run(config: Path) -> None:
     invoke("run", config)
     _, stderr = invoke("verify", "table", "--parity", 3, code=2)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from pipeline.runners import pipeline_options
 from transforms import device
@@ -45,6 +46,18 @@ def test_a_shard_that_is_alone_gets_the_cores_of_those_that_are_not_there(
         assert device.batches_at_once() == 6
         monkeypatch.setattr(device, "_gpus", lambda: ["gpu"])
         assert device.batches_at_once() == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "processes"),
+    [(1, 0, 1), (8, 0, 1), (9, 0, 2), (16, 0, 2), (64, 0, 8), (64, 1, 1), (4, 2, 2)],
+)
+def test_a_machine_is_filled_by_a_process_for_each_gpu_or_for_8_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, processes: int
+) -> None:
+    monkeypatch.setattr(device, "cores", lambda: cores)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"] * gpus)
+    assert device.default_processes() == processes
 
 
 def test_tensorflow_gets_the_threads_that_are_left() -> None:

@@ -10,11 +10,14 @@ The rules, measured in docs/performance.md:
 - On a GPU a worker computes two shards at a time: one computes while the other reads
   and writes. Their readers share the cores; TensorFlow keeps its own number of threads.
 - A process that computes holds one GPU, which no other process of this user gets.
+- So a machine is filled by a process for each GPU, or for each 8 cores where it has
+  none: more threads would wait for Python's lock.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -55,6 +58,19 @@ def cores() -> int:
     else:
         allowed = os.cpu_count() or 1
     return max(1, allowed // _processes)
+
+
+def default_processes() -> int:
+    """Tell how many processes should compute on this machine, if nobody says.
+
+    One for each GPU; without GPUs as many as leave none of them more cores than it
+    computes shards at a time.
+    """
+    with quick_imports():
+        import tensorflow as tf
+
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    return gpus or math.ceil(cores() / _MAX_SHARDS_IN_FLIGHT)
 
 
 def shards_in_flight() -> int:

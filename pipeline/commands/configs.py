@@ -23,7 +23,7 @@ from pipeline.commands.options import (
     errors,
     refuse,
 )
-from pipeline.quiet import quiet_import, start_tensorflow
+from pipeline.quiet import default_processes, quiet_import, start_tensorflow
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -150,12 +150,13 @@ def run(
     given = beam_args or []
     _check_run(given, workers, overwrite=overwrite, repair=repair)
     with errors():
-        threads = not workers and _works_here(given)
         place = _place(config, overrides, limit, earlier, name, overwrite)
         summary, finished = place.done, True
         notes: tuple[str, ...] = ()
         if summary is None or repair:
             _begin(place, overwrite=overwrite)
+            workers = workers or _default_workers(given)
+            threads = not workers and _works_here(given)
             made = _make_plan(place, retry_errors, compute=threads)
             notes = made.notes
             show.say_notes(made)
@@ -221,6 +222,12 @@ def _check_run(
             f"either --workers or arguments for Beam, got --workers {workers} and"
             f" {beam_args[0]!r}"
         )
+
+
+def _default_workers(beam_args: list[str]) -> int | None:
+    """Give how many processes fill this machine, where threads of one would not."""
+    processes = 1 if beam_args else default_processes()
+    return processes if processes > 1 else None
 
 
 def _works_here(beam_args: list[str]) -> bool:
