@@ -534,3 +534,34 @@ def test_rows_that_a_step_refuses_are_not_read_again_for_each(
     # Where each of 120 batches has bad rows, two readings for each doubling; where they
     # are rare, two for each.
     assert len(reads) <= (14 if every == 3 else 2 * len(refused) + 1)
+
+
+def test_null_lists_of_fixed_size_are_kept_and_as_input_are_bad_rows(job: Job) -> None:
+    ids, vecs = list(range(16)), vectors(16).tolist()
+    embedded = [[float(i), 1.0] if i % 3 else None for i in ids]
+    times = pa.array(np.arange(16) * 1000, pa.timestamp("us", "Asia/Tokyo"))
+    table = pa.table(
+        {
+            "id": ids,
+            "vec": pa.array([None if i == 5 else v for i, v in enumerate(vecs)],
+                            pa.list_(pa.float32(), 6)),
+            "embedded": pa.array(embedded, pa.list_(pa.float32(), 2)),
+            "at": times,
+        }
+    )  # fmt: skip
+    path = job.directory / "rows.parquet"
+    pq.write_table(table, path, row_group_size=8)
+    with pytest.raises(pa.ArrowInvalid, match="Expected all lists to be of size"):
+        pq.read_table(path)  # why there is another way to read them
+    source = {
+        "reader": "parquet",
+        "path": str(path),
+        "key": "id",
+        "keep": ["embedded", "at"],
+    }
+    made = job.run(source=source, errors={"max_fraction": 0.1})
+    assert made["example_id"].to_pylist() == [i for i in ids if i != 5]
+    assert made["embedded"].to_pylist() == [e for i, e in enumerate(embedded) if i != 5]
+    assert made["at"].cast(pa.int64()).to_pylist() == [i * 1000 for i in ids if i != 5]
+    (bad,) = job.errors()
+    assert "null" in bad["message"]

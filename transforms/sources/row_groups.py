@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +19,9 @@ from transforms.sources.plain import flat_column, flat_schema, is_list, plain_ty
 
 IPC_SUFFIXES = (".arrow", ".arrows", ".feather", ".ipc")
 _IPC_MAGIC = b"ARROW1"
+_TYPES = b"ARROW:schema"  # where a Parquet file says what its columns were in Arrow
+_TAIL_BYTES = 8  # of a Parquet file, behind its footer: how long that is, and "PAR1"
+_NULL_LISTS = "Expected all lists to be of size"
 
 
 class RowGroups:
@@ -91,12 +96,7 @@ class _ParquetFile(RowGroups):
         fs, path = storage.filesystem(uri)
         self._streams = [fs.open(path, "rb")]
         try:
-            self._file = pq.ParquetFile(
-                self._streams[0],
-                pre_buffer=True,
-                page_checksum_verification=True,
-                coerce_int96_timestamp_unit="us",  # nanoseconds end in the year 2262
-            )
+            self._file = self._open()
         except (pa.ArrowInvalid, OSError):
             self.close()
             raise
@@ -111,10 +111,39 @@ class _ParquetFile(RowGroups):
         flat = [n if n in self.stored.names else n.replace("/", ".") for n in names]
         try:
             return self._file.read_row_group(group, columns=flat)
+        except pa.ArrowInvalid as error:
+            if _NULL_LISTS not in str(error):
+                raise
+            return self._untyped.read_row_group(group, columns=flat)
         except OSError as error:
             if _is_damage(error):
                 raise ValueError(f"row group {group} is damaged: {error}") from error
             raise
+
+    @cached_property
+    def _untyped(self) -> pq.ParquetFile:
+        """The same file, as if nobody had stored Arrow's types in it.
+
+        Of lists of fixed size Arrow reads no null ones (25); as lists of any size it
+        does. Times lose their zone, and dictionaries are read as their values.
+        """
+        stream = self._streams[0]
+        stream.seek(-_TAIL_BYTES, io.SEEK_END)
+        tail = stream.read()
+        size = int.from_bytes(tail[:-4], "little")
+        stream.seek(-_TAIL_BYTES - size, io.SEEK_END)
+        footer = stream.read(size).replace(_TYPES, _TYPES.lower())
+        alone = pa.BufferReader(b"".join([tail[-4:], footer, tail]))
+        return self._open(pq.read_metadata(alone))
+
+    def _open(self, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            self._streams[0],
+            metadata=metadata,
+            pre_buffer=True,
+            page_checksum_verification=True,
+            coerce_int96_timestamp_unit="us",  # nanoseconds end in the year 2262
+        )
 
     def matching(self, expression: Any, constants: Mapping[str, Any]) -> list[int]:
         known = pads.scalar(True)
