@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
+from heavy_models import resnet_50, vit
 
 from transforms import device
 from transforms.config import TapSpec
@@ -41,29 +41,6 @@ RESNET_TAPS = (
     "conv5_block3_out",
     "",
 )
-
-
-def resnet_50(size: int) -> keras.Model:
-    """ResNet50 with random weights."""
-    return keras.applications.ResNet50(weights=None, input_shape=(size, size, 3))
-
-
-def vit(size: int, blocks: int = 12, width: int = 384, heads: int = 6) -> keras.Model:
-    """A vision transformer (ViT-S/16) with random weights, from Keras's own layers."""
-    image = keras.Input((size, size, 3))
-    x = layers.Conv2D(width, 16, strides=16, name="patches")(image)
-    x = layers.Reshape((-1, width), name="tokens")(x)
-    for index in range(blocks):
-        y = layers.LayerNormalization()(x)
-        y = layers.MultiHeadAttention(heads, width // heads, name=f"attend_{index}")(
-            y, y
-        )
-        x = layers.Add()([x, y])
-        y = layers.LayerNormalization()(x)
-        y = layers.Dense(4 * width, activation="gelu")(y)
-        x = layers.Add(name=f"block_{index}")([x, layers.Dense(width)(y)])
-    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
-    return keras.Model(image, layers.Dense(1000, name="head")(x))
 
 
 VIT_TAPS = ("tokens", "block_0", "block_2", "block_5", "block_8", "block_11", "")
