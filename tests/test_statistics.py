@@ -202,6 +202,17 @@ def test_many_vectors_that_come_rather_often_are_estimated() -> None:
     assert found.different == pytest.approx(200_000, rel=error)
 
 
+def test_numbers_of_different_vectors_are_within_their_error() -> None:
+    """The standard error of 2.2 % holds where a few vectors have most of the rows."""
+    errors = []
+    for seed in range(20):
+        values = np.exp(np.random.default_rng(seed).normal(8, 2, 50_000))
+        hashes = mix(values.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
+        errors.append(repeats_of(hashes).different / len(np.unique(hashes)) - 1)
+    assert np.sqrt(np.mean(np.square(errors))) < 1.25 / np.sqrt(DIFFERENT)
+    assert abs(np.mean(errors)) < 0.02
+
+
 def test_results_do_not_depend_on_the_order() -> None:
     random = np.random.default_rng(2)
     hashes = mix(random.integers(0, 9000, 30_000).astype(np.uint64))

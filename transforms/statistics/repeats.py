@@ -166,19 +166,22 @@ class Repeats:
         """Estimate how many different vectors there are; exact if `complete`.
 
         Rows by the mean number of rows of the vectors that were counted, apart from the
-        frequent ones: so without repetition it is exact. Where hashes are spread too
-        thinly for that, by the share of all possible hashes that they take up.
+        frequent ones: so without repetition it is exact. Where that mean is less sure, or
+        hashes are spread too thinly for it, by the share of all possible hashes that they
+        take up.
         """
         if self.complete or not len(self.hashes):
             return float(len(self.hashes))
         rare = ~np.isin(self.hashes, self.frequent)
+        counts = self.counts[rare] if rare.any() else np.ones(1, np.int64)
         rest = self.rows - int(self.at_least.sum())
-        mean = float(self.counts[rare].mean()) if rare.any() else 1.0
-        by_rows = len(self.frequent) + rest / mean
+        by_rows = len(self.frequent) + rest / float(counts.mean())
         by_hashes = (len(self.hashes) - 1) / (float(self.hashes[-1]) / 2.0**64)
         by_hashes = min(by_hashes, float(self.rows))
         error = by_hashes / np.sqrt(len(self.hashes))
-        return by_rows if abs(by_rows - by_hashes) <= _SURE * error else by_hashes
+        is_surer = counts.std() <= counts.mean()  # than the error of `by_hashes`
+        is_near = abs(by_rows - by_hashes) <= _SURE * error
+        return by_rows if is_surer and is_near else by_hashes
 
     @property
     def share(self) -> float:
