@@ -237,7 +237,10 @@ def test_columns_are_those_that_a_gate_is_for(job: Job) -> None:
 @pytest.mark.parametrize(
     ("gates", "message"),
     [
-        ({"zero_rows": {"columns": "hed"}}, r"gates\.zero_rows\.columns .*'head'"),
+        (
+            {"zero_rows": {"warn": 0, "columns": "hed"}},
+            r"gates\.zero_rows\.columns .*'head'",
+        ),
         ({"drift": {"against": "nowhere"}}, r"gates\.drift\.against must name a fin"),
         ({"zero_row": 0.1}, r"gates\.zero_row"),
         ({"norm": 3}, r"gates\.norm"),

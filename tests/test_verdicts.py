@@ -331,22 +331,44 @@ def test_limits_are_written_in_short_or_at_length(
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("given", "said"),
     [
-        {"duplicates": "much"},
-        {"duplicates": [0.1, 0.2]},
-        {"duplicates": {"limit": 0.1}},
-        {"norm": 3},
-        {"norm": [1]},
-        {"norm": [1, 2, 3]},
-        {"drift": 0.5},
-        {"drift": {"fail": 0.5}},
-        {"duplicate": 0.1},
+        ({"duplicates": "much"}, "must be a number, { warn = "),
+        ({"duplicates": [0.1, 0.2]}, "must be a number, { warn = "),
+        ({"duplicates": True}, "must be a number, { warn = "),
+        ({"duplicates": {"limit": 0.1}}, ""),
+        ({"norm": 3}, r"must be \[shortest, longest\], { warn = "),
+        ({"norm": [1]}, ""),
+        ({"norm": [1, 2, 3]}, ""),
+        ({"drift": 0.5}, "must be { against = TABLE }"),
+        ({"drift": {"fail": 0.5}}, ""),
+        ({"duplicate": 0.1}, ""),
     ],
 )
-def test_limits_of_another_form_are_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(given))):
+def test_limits_of_another_form_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){next(iter(given))}.*{said}"):
         GatesSpec.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"duplicates": 5}, "a share is from 0 to 1, 5 is not"),  # which is no per cent
+        ({"zero_rows": {"warn": -0.1}}, "a share is from 0 to 1, -0.1 is not"),
+        ({"dead_dimensions": {"fail": 99}}, "a share is from 0 to 1, 99 is not"),
+        ({"non_finite": float("nan")}, "a share is from 0 to 1, nan is not"),
+        ({"norm": [100, 0.5]}, "in this order"),
+        ({"norm": {"warn": [2, 1]}}, "in this order"),
+        ({"duplicates": {"columns": "c"}}, "name warn or fail as well"),
+        ({"norm": {"columns": "c"}}, "name warn or fail as well"),
+    ],
+)
+def test_limits_that_would_judge_nothing_are_refused(
+    given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        GatesSpec.model_validate(given)
+    assert GatesSpec.model_validate({"duplicates": 1.0, "norm": [2, 2]})
 
 
 def test_a_verdict_without_limit_says_so() -> None:

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, field_validator
 
 from transforms.config_section import Section, one_or_many
 
 Columns = Annotated[tuple[str, ...], BeforeValidator(one_or_many)]
 Lengths = tuple[float, float]
+_AT_LENGTH = "{ warn = …, fail = …, columns = [...] }"
 
 
 def _limits(value: Any) -> Any:
     if value is False:
         return {"warn": None, "fail": None}
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and value is not True:
         return {"warn": None, "fail": value}
-    return value
+    return _at_length(value, "a number")
 
 
 def _lengths(value: Any) -> Any:
     if value is False:
         return {}
-    return {"fail": value} if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return {"fail": value}
+    return _at_length(value, "[shortest, longest]")
+
+
+def _at_length(value: Any, short: str, long: str = _AT_LENGTH) -> Any:
+    """Let limits pass that are written at length, whatever they say."""
+    if isinstance(value, Mapping | Section):
+        return value
+    raise ValueError(f"must be {short}, {long}, or false to switch the gate off")
 
 
 class Limits(Section):
@@ -59,6 +70,13 @@ class LengthLimits(Section):
     fail: Lengths | None = None
     columns: Columns = ()
 
+    @field_validator("warn", "fail")
+    @classmethod
+    def _is_ordered(cls, lengths: Lengths | None) -> Lengths | None:
+        if lengths and lengths[0] > lengths[1]:
+            raise ValueError("must be [shortest, longest], in this order")
+        return lengths
+
 
 class DriftLimits(Limits):
     """`gates.drift`: how far columns may lie from those of another table.
@@ -76,7 +94,9 @@ Limited = Annotated[Limits, BeforeValidator(_limits)]
 
 
 def _drift(value: Any) -> Any:
-    return None if value is False else value
+    if value is None or value is False:
+        return None
+    return _at_length(value, "{ against = TABLE }", "with warn, fail and columns")
 
 
 class GatesSpec(Section):
@@ -110,3 +130,18 @@ class GatesSpec(Section):
     norm: Annotated[LengthLimits, BeforeValidator(_lengths)] = LengthLimits()
     effective_rank: Limited = Limits(warn=1.5)
     drift: Annotated[DriftLimits | None, BeforeValidator(_drift)] = None
+
+    @field_validator("*")
+    @classmethod
+    def _has_limits(cls, spec: Limits | LengthLimits | None) -> Any:
+        if spec and spec.columns and spec.warn is None and spec.fail is None:
+            raise ValueError("columns are judged by limits: name warn or fail as well")
+        return spec
+
+    @field_validator("duplicates", "dead_dimensions", "zero_rows", "non_finite")
+    @classmethod
+    def _is_of_shares(cls, limits: Limits) -> Limits:
+        for limit in (limits.warn, limits.fail):
+            if limit is not None and not 0 <= limit <= 1:
+                raise ValueError(f"a share is from 0 to 1, {limit:g} is not")
+        return limits
