@@ -121,6 +121,14 @@ def test_rows_that_are_not_finite_count_apart() -> None:
     assert found.moments.most.tolist() == [1e200, 1e200]  # whose square is infinite
 
 
+def test_rows_of_tiny_values_are_not_zero() -> None:
+    values = np.zeros((5, 2))
+    values[1, 1] = -1e-200  # whose square is zero
+    found = described(values, [2])
+    assert (found.zero_rows, found.norms.moments.count) == (4, 1)
+    assert found.norms.longest == "k1"
+
+
 def test_rows_of_differing_length_have_lengths_and_repeats() -> None:
     lists = pa.array([[3.0, 4.0], [], [0.0, 0.0], [3.0, 4.0], [5.0]], VECTOR)
     keys = keys_of(5)
@@ -341,6 +349,12 @@ def test_effective_ranks_of_known_clouds() -> None:
     assert effective_rank(line) == pytest.approx(1)
     assert effective_rank(random.normal(size=(5000, 20))) == pytest.approx(20, rel=0.02)
     assert effective_rank(np.ones((5, 3))) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_effective_ranks_do_not_depend_on_the_scale(scale: float) -> None:
+    vectors = np.random.default_rng(0).normal(size=(50, 4))
+    assert effective_rank(vectors * scale) == pytest.approx(effective_rank(vectors))
 
 
 def moments_of(values: np.ndarray) -> Moments:

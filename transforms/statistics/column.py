@@ -163,13 +163,19 @@ class ColumnStatistics:
 
 
 def _squares(wide: np.ndarray) -> np.ndarray:
-    """Give squared lengths of rows of float64; NaN where a value is not finite."""
+    """Give squared lengths of rows of float64; NaN where a value is not finite.
+
+    Squares that float64 does not hold are the largest or smallest that it does: such
+    rows are still finite, and not zero.
+    """
     squares: np.ndarray = np.einsum("ij,ij->i", wide, wide)
     over = np.flatnonzero(~np.isfinite(squares))
     if len(over):
         finite = np.isfinite(wide[over]).all(axis=1)
-        # Of float64 the square may be beyond what float64 holds: that is still finite.
         squares[over] = np.where(finite, np.finfo(np.float64).max, np.nan)
+    under = np.flatnonzero(squares == 0)
+    if len(under):
+        squares[under] = np.where(wide[under].any(axis=1), np.finfo(np.float64).tiny, 0)
     return squares
 
 

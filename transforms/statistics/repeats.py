@@ -166,9 +166,9 @@ class Repeats:
         """Estimate how many different vectors there are; exact if `complete`.
 
         Rows by the mean number of rows of the vectors that were counted, apart from the
-        frequent ones: so without repetition it is exact. Where that mean is less sure, or
-        hashes are spread too thinly for it, by the share of all possible hashes that they
-        take up.
+        frequent ones: so without repetition it is exact. Where that mean is less sure,
+        or hashes are spread too thinly for it, by the share of all possible hashes that
+        they take up.
         """
         if self.complete or not len(self.hashes):
             return float(len(self.hashes))

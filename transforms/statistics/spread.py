@@ -18,7 +18,9 @@ def effective_rank(vectors: np.ndarray) -> float:
     Returns:
       1 or more; 0 if all vectors are alike.
     """
-    return rank_of(variances(vectors))
+    wide = vectors.astype(np.float64)
+    most = float(np.abs(wide).max(initial=0.0)) or 1.0
+    return rank_of(variances(wide / most))  # so that squares are safe
 
 
 def variances(vectors: np.ndarray) -> np.ndarray:
