@@ -271,6 +271,8 @@ def test_the_origin_has_no_secrets() -> None:
     assert "https://host/x" in text
     assert ["took over from", "before"] in json.loads(text)[0]
     assert json.loads(config_of(plan))["model"]["build"] == "nowhere:model"
+    # Limits are not part of what a table keeps: these would be the default ones.
+    assert not {"gates", "publish"} & json.loads(config_of(plan)).keys()
 
 
 def test_a_remote_table_is_loaded_from_where_it_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -139,6 +140,21 @@ def test_rows_of_differing_length_have_lengths_and_repeats() -> None:
         assert (found.rows, found.zero_rows) == (rows, 2)
         assert found.norms.moments.most[0] == 5.0
         assert found.repeats.different == 4
+
+
+def test_long_rows_are_looked_at_some_at_a_time() -> None:
+    rows, length = 64, 50_000
+    flat = np.repeat(np.arange(rows, dtype=np.float32), length)
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * length)
+    values = pa.ListArray.from_arrays(offsets, pa.array(flat))
+    found = ColumnStatistics("c", None)
+    tracemalloc.start()
+    found.add(values, keys_of(rows), sample_hashes(keys_of(rows)))
+    assert tracemalloc.get_traced_memory()[1] < flat.nbytes / 2
+    tracemalloc.stop()
+    assert (found.zero_rows, found.repeats.different) == (1, rows)
+    longest = (rows - 1) * np.sqrt(length)
+    assert found.norms.moments.most[0] == pytest.approx(longest)
 
 
 def test_very_wide_rows_have_no_dimensions() -> None:

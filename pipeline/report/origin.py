@@ -9,7 +9,7 @@ from pipeline.report.subject import Subject
 from transforms import storage
 from transforms.messages import shape_text, shown
 from transforms.table.columns import Column
-from transforms.table.plan_file import TablePlan
+from transforms.table.plan_file import TablePlan, config_document
 
 _CONFIG = 20_000  # characters
 
@@ -36,8 +36,8 @@ def _source(plan: TablePlan) -> str:
 
 
 def config_of(plan: TablePlan) -> str:
-    """Give the config of a table as JSON, without secrets."""
-    document = plan.config.model_dump(mode="json", exclude_none=True)
+    """Give what made a table as JSON, without secrets."""
+    document = config_document(plan.config)
     return shown(json.dumps(document, indent=2, ensure_ascii=False), _CONFIG)
 
 

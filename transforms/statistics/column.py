@@ -133,9 +133,10 @@ class ColumnStatistics:
         flat = values.flatten().to_numpy(zero_copy_only=False)
         squares, hashed = np.zeros(len(values)), mix(lengths.astype(np.uint64))
         ends = np.cumsum(lengths)
-        for length in np.unique(lengths):
-            rows = np.flatnonzero(lengths == length)
-            if length:
+        for length in np.unique(lengths[lengths > 0]).tolist():
+            alike, step = np.flatnonzero(lengths == length), _rows_of_block(length)
+            for first in range(0, len(alike), step):
+                rows = alike[first : first + step]
                 block = flat[(ends[rows] - length)[:, None] + np.arange(length)]
                 squares[rows] = _squares(block.astype(np.float64))
                 hashed[rows] = mix(hashed[rows] ^ hash_rows(block))
@@ -181,7 +182,11 @@ def _squares(wide: np.ndarray) -> np.ndarray:
 
 def _blocks(values: pa.Array, width: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield rows of one length, `[rows, width]`, as many as fit into a core's cache."""
-    rows, step = matrix(values, width), max(_BLOCK_BYTES // (8 * width), 1)
+    rows, step = matrix(values, width), _rows_of_block(width)
     for first in range(0, len(rows), step):
         at = slice(first, first + step)
         yield at, np.ascontiguousarray(rows[at])
+
+
+def _rows_of_block(width: int) -> int:
+    return max(_BLOCK_BYTES // (8 * width), 1)

@@ -120,7 +120,7 @@ class TablePlan:
         A worker runs what its plan names. It takes the plan from the table's directory
         only if the seal is the one that its launcher has told it.
         """
-        document = _config_document(self.config)
+        document = config_document(self.config)
         del document["errors"]  # names nothing, and may change from run to run
         del document["table"]["path"]  # of which there are many spellings
         text = json.dumps([document, _layout_document(self)], sort_keys=True)
@@ -187,7 +187,7 @@ def claim_table(table: Table, plan: TablePlan, *, replace: bool = False) -> str 
         "ingredients": dict(plan.ingredients),
         "model_digest": plan.model_digest,
         "versions": dict(plan.versions),
-        "config": _config_document(plan.config),
+        "config": config_document(plan.config),
     }
     uri = table.internal("config.json")
     if replace:
@@ -217,7 +217,7 @@ def write_plan(table: Table, plan: TablePlan, shards: Shards, claim: Claim) -> N
             f"the table in {table.uri!r} has been replaced while this run began; run"
             " the same command again"
         )
-    config = {**claimed, "config": _config_document(plan.config)}
+    config = {**claimed, "config": config_document(plan.config)}
     config.pop(_CLEARING, None)
     documents = {
         table.internal("config.json"): to_json(config),
@@ -336,7 +336,7 @@ def pending_shards(
             yield shard
 
 
-def _config_document(config: Config) -> dict[str, Any]:
+def config_document(config: Config) -> dict[str, Any]:
     """Give what workers and later commands must know of a config.
 
     How the table is judged and where it goes is only the launcher's concern.
