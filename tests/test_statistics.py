@@ -399,3 +399,28 @@ def test_constant_dimensions_drift_if_they_move() -> None:
     assert drift(moments_of(before), moments_of(before)) == 0
     assert drift(moments_of(moved), moments_of(before)) == 0.5  # of four dimensions one
     assert drift(Moments(4), moments_of(before)) == float("inf")
+
+
+def rarely_firing(rows: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    """Units after a ReLU, of which many fire in a few rows only, or in none."""
+    bias = np.random.default_rng(1).normal(2.5, 0.7, 256) - shift
+    values = np.random.default_rng(seed).normal(size=(rows, 256)) - bias
+    return np.maximum(values, 0.0)
+
+
+@pytest.mark.parametrize("rows", [300, 1000, 5000])
+def test_units_that_hardly_ever_fire_are_no_drift(rows: int) -> None:
+    before = moments_of(rarely_firing(rows, 2))
+    assert drift(moments_of(rarely_firing(rows, 3)), before) < 0.25
+    assert drift(moments_of(rarely_firing(rows, 4, shift=1)), before) > 0.5
+    assert drift(moments_of(rarely_firing(rows, 5) * 255), before) > 0.5
+
+
+def test_a_dimension_that_moves_in_one_row_is_not_one_that_moved() -> None:
+    before, now = np.zeros((500, 2)), np.zeros((500, 2))
+    now[7, 0] = 3
+    assert drift(moments_of(now), moments_of(before)) < 0.05
+    now[:250, 0] = 3
+    assert drift(moments_of(now), moments_of(before)) == pytest.approx(0.7, abs=0.02)
+    now[:] = np.nextafter(np.inf, 0)  # of which float64 holds no square
+    assert drift(moments_of(now), moments_of(before)) == 1.0
