@@ -18,11 +18,13 @@ from pipeline.forget.table import forget_rows
 from pipeline.plan import make_plan
 from pipeline.run import run_plan
 from pipeline.verify import verify_table
+from transforms import storage
 from transforms.lookup import TableError
 from transforms.statistics.collect import sample_hashes
 from transforms.statistics.column import ColumnStatistics
 from transforms.statistics.sample import ALL, HASH, ROWS
 from transforms.statistics.stored import to_table
+from transforms.table import statistics
 from transforms.table.commit_record import Commit
 from transforms.table.directory import Table
 from transforms.table.plan_file import read_plan
@@ -113,6 +115,26 @@ def test_a_cut_changes_nothing(rows_per_part: int, made: Files) -> None:
     made.put("b", range(400, 1000))
     whole = made.make("whole", table={"rows_per_part": 1000})
     cut = made.make("cut", table={"rows_per_part": rows_per_part})
+    assert_same_health(cut, whole)
+
+
+def test_large_statistics_are_put_together_few_at_a_time(
+    made: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.put("a", range(400))
+    whole = made.make("whole", table={"rows_per_part": 1000})
+    read, seen = storage.read_many, []
+
+    def noted(uris: list[str], **given: Any) -> Any:
+        seen.append(given.get("at_a_time"))
+        return read(uris, **given)
+
+    sizes = [commit.statistics.columns.bytes for commit in commits_of(whole)]
+    monkeypatch.setattr(storage, "read_many", noted)
+    monkeypatch.setattr(statistics, "_BYTES_AT_A_TIME", 3 * max(sizes))
+    cut = made.make("cut", table={"rows_per_part": 50})
+    # Shards of fewer rows have no larger files.
+    assert 3 <= min(some for some in seen if some) < 40
     assert_same_health(cut, whole)
 
 

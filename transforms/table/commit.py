@@ -78,7 +78,7 @@ def commit_table(
     _check_present(table, named - stored)
     _tidy(table, stored - named)
     _check_keys(table, plan, found.manifest)
-    merge_statistics(table, found.statistics)
+    merge_statistics(table, found.statistics, found.largest)
     if gates:
         judge(table, plan, gates, found.sample)
     manifest = to_parquet(with_plan(found.manifest, plan))
@@ -105,6 +105,7 @@ class _Found:
       manifest: of the parts.
       beside: paths of the files beside the parts.
       statistics: which of these have the statistics of parts.
+      largest: bytes of the largest file of these.
       sample: where the sample lies.
       broken: shards in which a file of unknown length broke off.
       non_finite: rows that hold NaN or infinite values, by column.
@@ -114,6 +115,7 @@ class _Found:
     manifest: pa.Table
     beside: Sequence[str]
     statistics: Sequence[str]
+    largest: int
     sample: SampleFiles
     broken: Sequence[int]
     non_finite: Counter[str]
@@ -123,6 +125,7 @@ class _Found:
 def _gather(commits: Iterator[Commit]) -> _Found:
     beside: list[str] = []
     statistics: list[str] = []
+    largest = 0
     sample = SampleFiles()
     broken: list[int] = []
     non_finite: Counter[str] = Counter()
@@ -133,12 +136,15 @@ def _gather(commits: Iterator[Commit]) -> _Found:
         for commit in some:
             beside += [file.path for file in commit.files[1:]]
             statistics.append(commit.statistics.columns.path)
+            largest = max(largest, commit.statistics.columns.bytes)
             sample.add(commit)
             broken += [commit.shard] if commit.rest_lost else []
             non_finite.update(commit.non_finite)
             work.add(commit)
     manifest = pa.concat_tables(tables).combine_chunks()
-    return _Found(manifest, beside, statistics, sample, broken, non_finite, work)
+    return _Found(
+        manifest, beside, statistics, largest, sample, broken, non_finite, work
+    )
 
 
 def _all_commits(

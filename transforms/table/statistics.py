@@ -35,7 +35,8 @@ from transforms.table.names import (
 from transforms.table.parquet_writer import carry_file, store_file
 from transforms.table.plan_file import TablePlan, read_plan
 
-_MERGED_AT_A_TIME = 256  # files of statistics in memory
+_MERGED_AT_A_TIME = 256  # files of statistics in memory, if they are small
+_BYTES_AT_A_TIME = 128 << 20  # of these files
 
 
 def described(plan: TablePlan) -> dict[str, int | None]:
@@ -126,19 +127,22 @@ def carry_statistics(
     )
 
 
-def merge_statistics(table: Table, paths: Sequence[str]) -> None:
+def merge_statistics(table: Table, paths: Sequence[str], largest: int) -> None:
     """Put the statistics of all parts together, and store them for the table.
 
     Args:
       table: whose parts.
       paths: of the statistics of each, relative to the table.
+      largest: bytes of the largest of these files.
 
     Raises:
       TableError: one is damaged.
     """
     merged: dict[str, ColumnStatistics] = {}
     uris = [table.path(path) for path in paths]
-    files = storage.read_many(uris, written=True, at_a_time=_MERGED_AT_A_TIME)
+    fitting = max(_BYTES_AT_A_TIME // max(largest, 1), 1)
+    at_a_time = min(fitting, _MERGED_AT_A_TIME)
+    files = storage.read_many(uris, written=True, at_a_time=at_a_time)
     for uri, data in zip(uris, files, strict=True):
         for column in _parse(uri, data):
             known = merged.get(column.name)
