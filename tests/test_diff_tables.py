@@ -278,12 +278,13 @@ def test_keys_of_another_type_are_compared_as_text(made: Tables) -> None:
 def test_kept_values_are_compared_one_by_one(made: Tables) -> None:
     scores = [0.5, float("nan"), None, 1.0] * (ROWS // 4)
     kept: dict[str, Any] = {"score": pa.array(scores, pa.float32()), "word": NAMES}
+    kept["half"] = pa.array(scores, pa.float16())
     ours = made.make("kept-a", kept=kept)
     words = [*NAMES[:-2], "else\x1b", "other"]
-    theirs = made.make("kept-b", kept={"score": kept["score"], "word": words})
+    theirs = made.make("kept-b", kept={**kept, "word": words})
     diff = diff_tables(ours, theirs)
     found = {one.name: one for one in diff.kept}
-    assert found["score"].unequal == 0
+    assert (found["score"].unequal, found["half"].unequal) == (0, 0)
     assert (found["word"].unequal, found["word"].rows) == (2, ROWS)
     assert sorted(found["word"].examples) == NAMES[-2:]
     assert diff.sentence.endswith("; word differs in 2 of 120 sampled rows")
