@@ -353,6 +353,8 @@ def test_what_cannot_be_measured_is_beyond_its_limit(made: Tables, a: str) -> No
         "column mean is only in B: it cannot be held to limits",
         "cosine must be at least 0.5, but no column has it",
     )
+    said = "the same rows: no column of numbers that a model computes is in both; noth"
+    assert said in diff_tables(a, other).sentence
     few = made.make("few", VECTORS[:20], NAMES[:20])
     assert diff_tables(a, few, {"auc": 0.9}).beyond == (
         "auc of column head must be at most 0.9, it could not be measured",

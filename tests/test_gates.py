@@ -21,6 +21,7 @@ from pipeline.status import table_status
 from pipeline.verify import verify_table
 from transforms.gate_limits import GatesSpec
 from transforms.lookup import ConfigError
+from transforms.table import gates
 from transforms.table.directory import Table
 from transforms.table.gates import FEWEST_ROWS, check_gates, read_verdicts
 from transforms.table.plan_file import read_plan
@@ -208,6 +209,30 @@ def test_workers_and_beam_judge_alike(made: Vectors) -> None:
     for name in ("three", "four"):
         with pytest.raises(RuntimeError, match="gate zero_rows"):
             made.make(name, workers=2 if name == "four" else None, zero_rows=0.01)
+
+
+def test_ranks_are_of_few_columns_at_a_time(
+    made: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taps = [{"path": "head", "column": name} for name in "abc"]
+    read, asked = gates.read_sample, []
+
+    def noted(table: Table, plan: Any, sample: Any, names: Any, **given: Any) -> Any:
+        asked.append([*names])
+        return read(table, plan, sample, names, **given)
+
+    made.put(healthy())
+    monkeypatch.setattr(gates, "read_sample", noted)
+    monkeypatch.setattr(gates, "_BYTES_AT_A_TIME", 2 * 4096 * WIDTH * 4)
+    config = made.config(model={"build": "toolbox:twelve_model"}, taps=taps)
+    run_plan(make_plan(config))
+    ranks = [
+        verdict.value
+        for verdict in read_verdicts(Table(str(made.table)))
+        if verdict.gate == "effective_rank"
+    ]
+    assert asked == [["a", "b"], ["c"]]
+    assert ranks == [ranks[0]] * 3
 
 
 def test_every_gate_can_be_switched_off(made: Vectors) -> None:

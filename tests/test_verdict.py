@@ -137,7 +137,7 @@ def test_without_pairs_distributions_are_said_as_far_as_they_are_known() -> None
     bare = replace(COLUMN, drift=None, auc=None, pairs=Pairs())
     said = diff_of(columns=(bare,)).sentence
     assert "one by one; nothing is known" in said
-    assert "one by one; nothing is known" in diff_of().sentence
+    assert "computes is in both; nothing is known of exchang" in diff_of().sentence
 
 
 def test_what_the_finding_does_not_cover_is_said_beside_it() -> None:

@@ -119,7 +119,9 @@ def _of_distributions(diff: Diff) -> str:
     """Say what is known where no rows can be paired."""
     drifts = [c.drift for c in diff.columns if c.drift is not None]
     aucs = [c.auc for c in diff.columns if c.auc is not None]
-    found = f"fewer than {FEWEST} sampled rows can be compared one by one"
+    found = "no column of numbers that a model computes is in both"
+    if diff.columns:
+        found = f"fewer than {FEWEST} sampled rows can be compared one by one"
     if drifts:
         found += f"; over all rows the greatest drift is {max(drifts):.2g} deviations"
     if aucs:

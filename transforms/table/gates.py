@@ -26,6 +26,7 @@ from transforms.table.statistics import (
     read_sample,
     read_statistics,
     sample_files,
+    together,
 )
 from transforms.table.verdicts import SHARES, Verdict, distance, norm, rank
 from transforms.values import finite_rows, matrix
@@ -44,6 +45,7 @@ _WIDTHS = {  # of vectors that a gate is meant for, from and to
     "drift": (1, WIDEST),
 }
 _AGAINST = "gates.drift.against"
+_BYTES_AT_A_TIME = 128 << 20  # of the sample's columns that are in memory
 _OF_ANY_LENGTH = ("duplicates", "zero_rows", "non_finite", "norm")
 
 
@@ -184,14 +186,16 @@ def _ranks(
 ) -> Iterator[Verdict]:
     """Judge the effective rank of columns by the sample."""
     widths = described(plan)
+    sizes = {c.name: c.bytes_per_row for c in plan.columns if c.name in names}
     if sample is None:
         sample = sample_files(table.read_commits(range(plan.shard_count)))
-    rows = read_sample(table, plan, sample, names, written=True)
-    for name in names:
-        vectors = matrix(rows[name].slice(0, RANK_ROWS), widths[name] or 1)
-        vectors = vectors[finite_rows(vectors)]
-        if len(vectors) >= FEWEST_ROWS:
-            yield rank(spec, name, vectors)
+    for some in together(sizes, _BYTES_AT_A_TIME):
+        rows = read_sample(table, plan, sample, some, written=True)
+        for name in some:
+            vectors = matrix(rows[name].slice(0, RANK_ROWS), widths[name] or 1)
+            vectors = vectors[finite_rows(vectors)]
+            if len(vectors) >= FEWEST_ROWS:
+                yield rank(spec, name, vectors)
 
 
 def _judged(
