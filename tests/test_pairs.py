@@ -137,7 +137,10 @@ def test_repeated_vectors_neither_help_nor_harm(seed: int, different: int) -> No
 def test_vectors_that_became_alike_keep_no_neighbours() -> None:
     found = neighbour_overlap(cloud(400), np.ones((400, 3)))
     assert found.max() < 0.2
-    assert np.isnan(cka(cloud(), np.ones((200, 3))))
+    thirds = np.tile([0.1, 0.3, 1 / 3], (200, 1))  # whose mean is a rounding off
+    for alike in (np.ones((200, 3)), thirds):
+        assert np.isnan(cka(cloud(), alike))
+        assert np.isnan(cka(alike, 2 * alike))
 
 
 def test_overlap_is_the_same_for_blocks_of_rows(

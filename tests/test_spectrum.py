@@ -36,7 +36,7 @@ def test_the_effective_rank_counts_the_dimensions_in_use(
 
 
 def test_vectors_that_are_alike_have_no_components() -> None:
-    found = principal_components(np.ones((5, 3)))
+    found = principal_components(np.tile([0.1, 0.3, 1 / 3], (100, 1)))
     assert found.effective_rank == 0
     assert not found.shares.any()
     assert not found.scores.any()

@@ -364,7 +364,7 @@ def test_effective_ranks_of_known_clouds() -> None:
     line = random.normal(size=(500, 1)) @ random.normal(size=(1, 20))
     assert effective_rank(line) == pytest.approx(1)
     assert effective_rank(random.normal(size=(5000, 20))) == pytest.approx(20, rel=0.02)
-    assert effective_rank(np.ones((5, 3))) == 0
+    assert effective_rank(np.tile([0.1, 0.3, 1 / 3], (100, 1))) == 0
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e200])

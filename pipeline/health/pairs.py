@@ -118,6 +118,7 @@ def _product(a: np.ndarray, b: np.ndarray) -> float:
 def _centred(vectors: np.ndarray) -> np.ndarray:
     """Give vectors less their mean, of a size whose fourth power is safe."""
     found: np.ndarray = vectors.astype(np.float64)
+    found -= found[:1].copy()  # what is alike is 0, and not a rounding more
     found -= found.mean(axis=0)
     most = float(np.abs(found).max(initial=0.0))
     return found / most if most > 0 else found

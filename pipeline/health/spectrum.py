@@ -41,6 +41,7 @@ def principal_components(vectors: np.ndarray) -> Components:
     wide = vectors.astype(np.float64)
     scale = float(np.abs(wide).max(initial=0.0)) or 1.0  # so that squares stay finite
     wide /= scale
+    wide -= wide[:1].copy()  # what is alike is 0, and not a rounding more
     rows, width = wide.shape
     wide -= wide.sum(axis=0) / max(rows, 1)
     # The smaller one of two matrices, which have the same eigenvalues.

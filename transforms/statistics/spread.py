@@ -32,7 +32,9 @@ def variances(vectors: np.ndarray) -> np.ndarray:
     Returns:
       float64 `[min(rows, width)]`.
     """
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    centred = vectors.astype(np.float64)
+    centred -= centred[:1].copy()  # what is alike is 0, and not a rounding more
+    centred -= centred.sum(axis=0) / max(len(centred), 1)
     rows, width = centred.shape
     product = centred @ centred.T if rows < width else centred.T @ centred
     found: np.ndarray = np.linalg.eigvalsh(product)[::-1].clip(0.0) / max(rows, 1)
