@@ -180,10 +180,11 @@ def warn_of_non_finite(summary: Mapping[str, Any]) -> None:
 
 
 def warn_of_gates(verdicts: Sequence[Verdict]) -> None:
-    """Say which gates a table has passed with a warning."""
+    """Say which gates a table has not passed, or with a warning."""
     for verdict in verdicts:
+        failed = "FAILED: " if verdict.outcome == "failed" else ""
         if verdict.outcome != "passed":
-            say(f"featuretap: {verdict.sentence()}", err=True)
+            say(f"featuretap: {failed}{verdict.sentence()}", err=True)
 
 
 def print_summary(table: str, summary: Mapping[str, Any], *, finished: bool) -> None:

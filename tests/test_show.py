@@ -23,6 +23,7 @@ from transforms.credentials import mask
 from transforms.table.commit_record import Made
 from transforms.table.directory import Table
 from transforms.table.plan_file import claim_table, read_claim, write_plan
+from transforms.table.verdicts import Verdict
 from transforms.taps.language import Activation
 
 
@@ -373,3 +374,18 @@ def test_a_watch_reads_each_record_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert sum("/commits/" in uri for uri in read) == 2
     assert sum("schema.json" in uri for uri in read) == 1
     assert not found.finished
+
+
+def test_gates_that_failed_are_told_from_those_that_warned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gate = Verdict("zero_rows", "c", 0.5, 0.1, 0.4, "failed", "half are zero", ("k",))
+    show.warn_of_gates(
+        [gate, replace(gate, outcome="warned"), replace(gate, outcome="passed")]
+    )
+    assert capsys.readouterr().err.splitlines() == [
+        "featuretap: FAILED: gate zero_rows of column 'c': half are zero (such as 'k');"
+        " the limit is 0.4",
+        "featuretap: gate zero_rows of column 'c': half are zero (such as 'k');"
+        " the limit is 0.1",
+    ]
