@@ -18,7 +18,8 @@ def drift(now: Moments, before: Moments) -> float:
     distributions (2-Wasserstein), each in standard deviations of `before`; of both,
     where those of `before` rest on a few rows that lie far out. What chance alone adds
     to its square in so many rows, if nothing has moved, is taken off. Dimensions that
-    had one value count only if they have moved: then as one deviation.
+    had one value count only if they have moved: then as one deviation, and as less if
+    they have done so in a few rows.
 
     Args:
       now: of the column.
