@@ -4,6 +4,7 @@ VENV := .venv
 FEAST := $(VENV)/feast
 ATLAS := $(VENV)/atlas
 SNIPPETS := $(VENV)/snippets
+PEERS := $(VENV)/peers
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FAKE_GCS := v1.56.1
@@ -20,7 +21,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-models test-stores test-faults test-engines \
-  test-infra test-hand-off test-report lint audit sbom bench bench-smoke constraints clean
+  test-infra test-hand-off test-report lint audit sbom bench bench-smoke \
+  bench-peers constraints clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -150,6 +152,19 @@ bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they wo
 	$(BIN)/python benchmarks/planning.py --files 10000
 	$(BIN)/python benchmarks/growth.py --small --files 10 --side 32 --repeats 1 --rows 2000
 	$(BIN)/python benchmarks/scale.py --shards 10000
+
+# Ray Data and Spark need another pandas. TensorFlow, numpy and Arrow they share with
+# featuretap, so that all compute the same with the same.
+$(PEERS)/bin/ray: benchmarks/peers-requirements.txt $(STAMP)
+	rm -rf $(PEERS) && $(BIN)/python -m venv $(PEERS)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages())' \
+	  > $$(echo $(PEERS)/lib/python*/site-packages)/shared.pth
+	$(PEERS)/bin/python -m pip install -qq --no-deps -r $<
+	touch $@
+
+# needs Java
+bench-peers: $(PEERS)/bin/ray  ## Measure featuretap beside Ray Data and Spark
+	$(BIN)/python benchmarks/peers.py
 
 constraints:  ## Resolve constraints.txt anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

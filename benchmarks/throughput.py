@@ -172,6 +172,7 @@ def _stock_beam(files: Sequence[str], out: Path, batch_rows: int) -> None:
     import tensorflow as tf
     from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
     from apache_beam.ml.inference.tensorflow_inference import TFModelHandlerNumpy
+    from workload import submodel
 
     def parse(record: bytes) -> tuple[tuple[int, int], Any]:
         feature = tf.train.Example.FromString(record).features.feature
@@ -189,7 +190,7 @@ def _stock_beam(files: Sequence[str], out: Path, batch_rows: int) -> None:
 
     class Handler(TFModelHandlerNumpy):
         def load_model(self) -> Any:
-            return _submodel()
+            return submodel()
 
     handler = KeyedModelHandler(
         Handler("unused", min_batch_size=batch_rows, max_batch_size=batch_rows)
@@ -211,8 +212,10 @@ def _stock_beam(files: Sequence[str], out: Path, batch_rows: int) -> None:
 
 def _bare_loop(files: Sequence[str], out: Path, batch_rows: int) -> None:
     """A loop that an engineer would write: tf.data, a compiled function, a writer."""
+    from workload import compile_taps
+
     out.mkdir(parents=True)
-    function = _compiled()
+    function = compile_taps()
     with _writer(out / "part.parquet") as writer:
         for number, label, image in _dataset(files, batch_rows):
             columns = [c.numpy() for c in function(image)]
@@ -223,8 +226,9 @@ def _parts(files: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any
     """Measure reading, computing and writing alone: CPU microseconds a row."""
     import numpy as np
     import tensorflow as tf
+    from workload import compile_taps
 
-    function = _compiled()
+    function = compile_taps()
     few = files[: max(len(files) // 4, 1)]
     size = arguments.batch_rows
     number, label, image = next(iter(_dataset(few, size)))
@@ -266,37 +270,6 @@ def _parts(files: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any
         }
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     return {**found, "intra_op_threads": threads}
-
-
-def _submodel() -> Any:
-    import keras
-    from workload import make_model
-
-    model = make_model()
-    features = model.get_layer("features")
-    flat = dict(zip(("output", *TAPS), _by_name(features.output), strict=True))
-    return keras.Model(model.input, {tap: flat[tap] for tap in TAPS})
-
-
-def _by_name(outputs: Any) -> list[Any]:
-    """Keras gives a dict-returning layer's output as a dict or a list in key order."""
-    if isinstance(outputs, dict):
-        return [outputs[name] for name in ("output", *TAPS)]
-    by_width = {tensor.shape[-1]: tensor for tensor in outputs}
-    return [by_width[width] for width in (32, 128, 64)]
-
-
-def _compiled() -> Callable[[Any], list[Any]]:
-    import tensorflow as tf
-
-    submodel = _submodel()
-
-    @tf.function(reduce_retracing=True)
-    def function(image: Any) -> list[Any]:
-        results = submodel(image, training=False)
-        return [results[tap] for tap in TAPS]
-
-    return function
 
 
 def _dataset(files: Sequence[str], batch_rows: int) -> Any:
@@ -365,7 +338,7 @@ def _report(found: dict[str, Any], arguments: argparse.Namespace) -> dict[str, A
     rate = found["featuretap"]["rows_per_second"]
     return {
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": cores,
             "python": platform.python_version(),
         },
@@ -380,7 +353,7 @@ def _report(found: dict[str, Any], arguments: argparse.Namespace) -> dict[str, A
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

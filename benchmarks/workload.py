@@ -1,15 +1,19 @@
-"""The benchmarks' own data and model: images in TFRecord files, a small CNN."""
+"""The benchmarks' own data and model: images in TFRecord or Parquet files, a CNN."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tensorflow as tf
 
 SIDE = 28
+TAPS = ("activation_1", "activation_2")
 
 
 @keras.saving.register_keras_serializable("benchmarks")
@@ -49,6 +53,69 @@ def make_model() -> keras.Model:
     return keras.Model(
         image, keras.layers.Dense(10, name="digit")(features["output"]), name="cnn"
     )
+
+
+def submodel() -> keras.Model:
+    """Build the part of the CNN that gives the two activations, a dict of `TAPS`."""
+    model = make_model()
+    outputs = model.get_layer("features").output
+    if not isinstance(outputs, dict):  # Keras gives a dict or a list in key order
+        by_width = {tensor.shape[-1]: tensor for tensor in outputs}
+        outputs = dict(zip(TAPS, (by_width[128], by_width[64]), strict=True))
+    return keras.Model(model.input, {tap: outputs[tap] for tap in TAPS})
+
+
+def compile_taps() -> Callable[[Any], list[Any]]:
+    """Compile scaled images [rows, 28, 28, 1] to the two activations, `TAPS`."""
+    model = submodel()
+
+    @tf.function(reduce_retracing=True)
+    def function(image: Any) -> list[Any]:
+        results = model(image, training=False)
+        return [results[tap] for tap in TAPS]
+
+    return function
+
+
+def compile_pixels() -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Compile uint8 pixels, of any number of images, to the two activations.
+
+    TensorFlow gets one thread, since each of several processes has a core for itself.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    taps = compile_taps()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.uint8)])
+    def function(pixels: Any) -> list[Any]:
+        image = tf.reshape(tf.cast(pixels, tf.float32), [-1, SIDE, SIDE, 1])
+        return taps(image * (1 / 255))
+
+    return lambda pixels: [column.numpy() for column in function(pixels)]
+
+
+def make_parquet(directory: Path, files: int, rows_per_file: int) -> list[str]:
+    """Write Parquet files of `image` (binary, raw uint8), `id` and `label`, once."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index in range(files):
+        path = directory / f"images-{rows_per_file}-{index:03d}.parquet"
+        paths.append(str(path))
+        if path.exists():
+            continue
+        pixels = np.random.default_rng(index).bytes(rows_per_file * SIDE * SIDE)
+        offsets = np.arange(rows_per_file + 1, dtype=np.int32) * SIDE * SIDE
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(pixels)]
+        ids = np.arange(index * rows_per_file, (index + 1) * rows_per_file)
+        columns = {
+            "id": pa.array(ids),
+            "label": pa.array(ids % 10),
+            "image": pa.Array.from_buffers(pa.binary(), rows_per_file, buffers),
+        }
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(pa.table(columns), temporary, use_dictionary=["label"])
+        temporary.rename(path)
+    return paths
 
 
 def make_files(directory: Path, files: int, rows_per_file: int) -> list[str]:
