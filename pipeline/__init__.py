@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.report.report import make_report
     from pipeline.run import prepare_table, repair_table, run_plan
     from pipeline.status import table_status
+    from pipeline.tune.tune import tune_config
     from pipeline.verify import verify_table
     from transforms.table.read import iter_features, read_features
 
@@ -36,6 +37,7 @@ __all__ = [
     "repair_table",
     "run_plan",
     "table_status",
+    "tune_config",
     "verify_table",
 ]
 __version__ = "0.1.0"
@@ -57,6 +59,7 @@ _HOMES = {
     "repair_table": "pipeline.run",
     "run_plan": "pipeline.run",
     "table_status": "pipeline.status",
+    "tune_config": "pipeline.tune.tune",
     "verify_table": "pipeline.verify",
 }
 

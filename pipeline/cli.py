@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.configs import init, plan, run, taps
+from pipeline.commands.configs import init, plan, run, taps, tune
 from pipeline.commands.rows import show
 from pipeline.commands.tables import (
     current,
@@ -27,7 +27,7 @@ app = typer.Typer(
     help="Turn a dataset and a trained Keras model into a table of activations.",
 )
 for command in (
-    *(init, taps, plan, run),
+    *(init, taps, plan, tune, run),
     *(status, verify, show, diff, report, publish, forget, current, prune),
 ):
     app.command()(command)

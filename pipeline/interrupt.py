@@ -71,6 +71,24 @@ def interruptible(
         stopping.clear()
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a block as Ctrl-C does: by an exception, so that it tidies up.
+
+    Raises:
+      InterruptedRunError: SIGTERM came.
+    """
+
+    def end(number: int, _: object) -> NoReturn:
+        raise InterruptedRunError(number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Listener:
     """Waits for signals, and acts on them.
 

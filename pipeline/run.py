@@ -109,7 +109,7 @@ def check_engine(
       ConfigError: Beam refuses its arguments, or the table would end with the process.
       RuntimeError: no job server answers.
     """
-    _check_outlives(plan.config.table.path)
+    check_outlives(plan.config.table.path)
     if workers:
         return True
     from pipeline.runners import is_local, works_here
@@ -118,7 +118,7 @@ def check_engine(
     return works_here(beam_args) and is_local(beam_args)
 
 
-def _check_outlives(table: str) -> None:
+def check_outlives(table: str) -> None:
     """Refuse a table that only this process would see, and that would end with it."""
     if storage.is_of_this_process(table):
         raise ConfigError(
@@ -130,7 +130,7 @@ def _check_outlives(table: str) -> None:
 
 def _local_processes(plan: Plan, workers: int) -> Engine:
     """Make the engine of local processes."""
-    _check_outlives(plan.config.table.path)
+    check_outlives(plan.config.table.path)
     table, config = Table(plan.config.table.path), plan.config
 
     def run(shards: Iterator[Shard]) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
     """
     table = Table(plan.config.table.path)
     mine = None
-    with _writing(table):
+    with writing(table):
         claimed = storage.exists(table.internal("config.json"))
         if overwrite and claimed:
             _check_format(table)
@@ -204,7 +204,7 @@ def prepare_table(plan: Plan, *, overwrite: bool = False) -> None:
 
 
 @contextmanager
-def _writing(table: Table) -> Iterator[None]:
+def writing(table: Table) -> Iterator[None]:
     """Refuse a directory in which nothing can be written."""
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,12 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[
 def say(text: str, *, err: bool = False) -> None:
     """Print text that may hold anything."""
     typer.echo(shown(text), err=err)
+
+
+def say_progress(text: str) -> None:
+    """Say to somebody at a terminal what is done next."""
+    if sys.stderr.isatty():
+        say(f"featuretap: {text}", err=True)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -43,7 +43,7 @@ class Computer:
     @cached_property
     def pipeline(self) -> InputPipeline:
         """From stored rows to model inputs."""
-        plan, inputs = self._plan, self._model.inputs
+        plan, inputs = self._plan, self.model.inputs
         preparation = Preparation(
             features=plan.features,
             steps=self._steps,
@@ -62,7 +62,7 @@ class Computer:
         """
         with self._lock:
             if columns not in self._compiled:
-                self._compiled[columns] = _compile(self._model, self._plan, columns)
+                self._compiled[columns] = _compile(self.model, self._plan, columns)
             return self._compiled[columns]
 
     @cached_property
@@ -70,7 +70,8 @@ class Computer:
         return make_steps(self._plan.config.source.preprocess)
 
     @cached_property
-    def _model(self) -> Model:
+    def model(self) -> Model:
+        """The planned model, loaded."""
         device.configure()
         plan = self._plan
         with self._lock:
@@ -144,11 +145,16 @@ def worker_for(table: Table, seal: str) -> Worker:
     with _lock:
         if key not in _workers:
             _workers.clear()
-            _workers[key] = _make_worker(table, plan)
+            _workers[key] = make_worker(table, plan)
         return _workers[key]
 
 
-def _make_worker(table: Table, plan: TablePlan) -> Worker:
+def make_worker(table: Table, plan: TablePlan) -> Worker:
+    """Make a worker for a plan, whether it has been written to the table or not.
+
+    Raises:
+      RuntimeError: this machine would not compute what the plan says.
+    """
     _check_versions(plan.versions, versions())
     layout = Layout(plan.columns, plan.schema, _timestamp(plan))
     worker = Worker(table, plan, layout, Computer(plan))

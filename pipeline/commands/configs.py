@@ -1,4 +1,4 @@
-"""Commands that take a config: init, taps, plan, run."""
+"""Commands that take a config: init, taps, plan, tune, run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from pipeline.commands.options import (
     errors,
     refuse,
 )
+from pipeline.interrupt import ended_by_signals
 from pipeline.quiet import default_processes, quiet_import, start_tensorflow
+from pipeline.show_tune import print_tuning
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -121,6 +123,37 @@ def plan(
         show.print_json(show.plan_json(made, ahead))
     else:
         show.print_plan(made, ahead)
+
+
+def tune(
+    config: ConfigPath,
+    as_json: Json = False,
+    overrides: Set = None,
+    limit: Limit = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="How long to measure, about.")
+    ] = 60,
+    price: Annotated[
+        float | None,
+        typer.Option("--price", min=0, help="Of an hour of this machine."),
+    ] = None,
+) -> None:
+    """Measure what a run can do on this machine, and with which settings."""
+    with errors(), ended_by_signals():
+        from pipeline.config_file import load_config
+        from transforms import device
+
+        checked = load_config(config, overrides or (), limit)
+        workers = default_processes()
+        device.share_cores(workers)
+        start_tensorflow(compute=True)
+        from pipeline.tune.tune import tune_config
+
+        found = tune_config(checked, seconds, price, workers, show.say_progress)
+    if as_json:
+        show.print_json(found.to_json())
+    else:
+        print_tuning(found)
 
 
 def run(

@@ -1,0 +1,1 @@
+"""Measure what each stage of a run can do on this machine, and say what bounds it."""
