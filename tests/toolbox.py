@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -90,6 +91,15 @@ def other_dict_model() -> keras.Model:
     for variable in model.trainable_variables:
         variable.assign(variable + 0.5)
     return model
+
+
+def heavy_model() -> keras.Model:
+    """vec [6] -> much arithmetic for few values."""
+    keras.utils.set_random_seed(7)
+    vec = keras.Input((6,), name="vec")
+    x = keras.layers.Dense(4000, activation="relu", name="wide")(vec)
+    x = keras.layers.Dense(4000, activation="relu")(x)
+    return keras.Model(vec, keras.layers.Dense(2, name="head")(x))
 
 
 def plain_number() -> keras.Model:
@@ -215,6 +225,17 @@ def die_half_way(features: Mapping[str, Any]) -> dict[str, Any]:
     number = tf.numpy_function(check, [features["id"]], tf.int64)
     with tf.control_dependencies([number]):
         return {**features, "vec": tf.identity(features["vec"])}
+
+
+def sleep(features: Mapping[str, Any], *, seconds: float = 0.02) -> dict[str, Any]:
+    """Waits at each example for something outside."""
+
+    def wait(vec: np.ndarray) -> np.ndarray:
+        time.sleep(seconds)
+        return vec
+
+    vec = tf.numpy_function(wait, [features["vec"]], tf.float32, stateful=False)
+    return {**features, "vec": tf.ensure_shape(vec, features["vec"].shape)}
 
 
 def scaled_sum(values: Any, *, scale: float = 1.0) -> Any:
@@ -358,6 +379,31 @@ class Elsewhere(fsspec.AbstractFileSystem):
 
 
 fsspec.register_implementation("elsewhere", Elsewhere, clobber=True)
+
+
+class Sluggish(Elsewhere):
+    """Files behind a slow line: `sluggish:///path` is the local `/path`."""
+
+    protocol = "sluggish"
+    seconds = 0.3
+    puts: ClassVar[list[str]] = []
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        time.sleep(self.seconds)
+        return super()._open(path, mode, **options)
+
+    def put_file(self, lpath: str, rpath: str, **_: Any) -> None:
+        time.sleep(self.seconds)
+        target = Path(str(self._strip_protocol(rpath)))
+        self.puts.append(target.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(lpath, target)
+
+    def rm(self, path: str, recursive: bool = False, maxdepth: Any = None) -> None:
+        shutil.rmtree(self._strip_protocol(path))
+
+
+fsspec.register_implementation("sluggish", Sluggish, clobber=True)
 
 
 class VectorReader:
