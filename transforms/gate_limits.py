@@ -110,7 +110,7 @@ class GatesSpec(Section):
       duplicates: largest share of rows whose vector another row has had before. If left
         out, it warns beyond 0.1.
       dead_dimensions: largest share of dimensions that have one value in all rows. If
-        left out, it warns beyond 0.8 and fails beyond 0.99.
+        left out, it warns beyond 0.8 and fails beyond 0.9999.
       zero_rows: largest share of rows that are zero in all dimensions. If left out, it
         warns beyond 0.01.
       non_finite: largest share of rows with NaN or infinite values. If left out, any
@@ -124,7 +124,7 @@ class GatesSpec(Section):
     """
 
     duplicates: Limited = Limits(warn=0.1)
-    dead_dimensions: Limited = Limits(warn=0.8, fail=0.99)
+    dead_dimensions: Limited = Limits(warn=0.8, fail=0.9999)
     zero_rows: Limited = Limits(warn=0.01)
     non_finite: Limited = Limits()
     norm: Annotated[LengthLimits, BeforeValidator(_lengths)] = LengthLimits()

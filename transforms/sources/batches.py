@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from transforms import device
 from transforms.batch import Batch, Uneven
 from transforms.errors.failure import Failure, loses_rest
 from transforms.errors.stages import preprocess_errors
 from transforms.shard import Piece, position, split_position
-from transforms.sources.blocks import leaving_out
+from transforms.sources.blocks import Batches, Block, leaving_out
 from transforms.sources.positions import (
     are_gapless,
     next_position,
@@ -30,6 +31,7 @@ from transforms.sources.positions import (
     shard_positions,
 )
 from transforms.sources.prepared import Preparation
+from transforms.sources.read_ahead import read_ahead
 from transforms.sources.rows import dataset_options, position_after, read_rows
 from transforms.sources.source import Source
 
@@ -100,7 +102,7 @@ class InputPipeline:
         most, count = self.batch_rows, 0
         while rest := pieces_from(pieces, at):
             with leaving_out(most) as faults:
-                iterator = iter(self._dataset(rest))
+                iterator = self._elements(rest)
             first = at = position(*piece_and_row(pieces, at))
             while True:
                 try:
@@ -180,13 +182,33 @@ class InputPipeline:
                 return at, True
         return at, False
 
-    def _dataset(self, pieces: Sequence[Piece]) -> Any:
+    def _elements(self, pieces: Sequence[Piece]) -> Iterator[Any]:
         """Give the fast pipeline: elements `(positions, (inputs, passed))`, batched."""
         batched = self.preparation.takes_batches
         rows = self.batch_rows if batched else None
         read = self.source.read(pieces, self.preparation.features, rows)
+        if isinstance(read, Batches) and device.reader_threads() == 1:
+            made = self.preparation.batches_of(_as_tensorflow_fails(read.blocks()))
+            return read_ahead(made, _PREFETCH_BATCHES)
         ready = self.preparation.batches(read, self.batch_rows, batched=batched)
-        return ready.prefetch(_PREFETCH_BATCHES).with_options(dataset_options())
+        ready = ready.prefetch(_PREFETCH_BATCHES).with_options(dataset_options())
+        return iter(ready)
+
+
+def _as_tensorflow_fails(blocks: Iterator[Block]) -> Iterator[Block]:
+    """Raise what Python raises as a dataset does.
+
+    Raises:
+      tf.errors.OpError: anything was raised but want of memory.
+    """
+    import tensorflow as tf
+
+    try:
+        yield from blocks
+    except (MemoryError, tf.errors.OpError):
+        raise
+    except Exception as error:
+        raise tf.errors.UnknownError(None, None, repr(error)) from error
 
 
 def _failures(
@@ -227,7 +249,7 @@ def _batch(element: Any, first: int) -> Batch:
         return Uneven(found[0], found[1].numpy()) if isinstance(found, tuple) else found
 
     return Batch(
-        shard_positions(positions.numpy(), first),
+        shard_positions(np.asarray(positions), first),
         {name: values(found) for name, found in inputs.items()},
         {name: values(found) for name, found in passed.items()},
     )

@@ -6,7 +6,7 @@ Batches and single rows go through the same steps; `transforms.sources.batches` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from transforms.preprocess.steps import (
     apply_to_example,
     split_steps,
 )
+from transforms.sources.blocks import Block
 from transforms.sources.source import unconverted
 
 
@@ -88,6 +89,29 @@ class Preparation:
 
         return self._traced(body)
 
+    def batches_of(self, blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, Any]]:
+        """Prepare blocks of sound rows as batches, in this thread.
+
+        Args:
+          blocks: with these features.
+
+        Yields:
+          `(positions, (inputs, passed))`, as `batches` does.
+
+        Raises:
+          tf.errors.OpError: a step fails.
+        """
+        import tensorflow as tf
+
+        specs = tensor_specs(self.features, batched=True)
+        for block in blocks:
+            self._check_given(block.values)
+            tensors = {
+                name: tf.constant(block.values[name], spec.dtype)
+                for name, spec in specs.items()
+            }
+            yield block.rows, self._batch(tensors, tensors)
+
     def batches(self, read: Any, batch_rows: int, *, batched: bool) -> Any:
         """Prepare a dataset of examples and put them into batches.
 
@@ -100,7 +124,7 @@ class Preparation:
           A dataset of `(positions, (inputs, passed))`. A feature whose shape differs
           between rows is a pair `(values, shapes)`, as in `Uneven`.
         """
-        self._check_elements(read.element_spec)
+        self._check_given(read.element_spec[1])
         threads = device.reader_threads()
         parallel = threads if threads > 1 else None
         if batched:
@@ -111,13 +135,13 @@ class Preparation:
         prepared = read.map(self._whole_example, parallel)
         return _batch_uneven(prepared, batch_rows)
 
-    def _check_elements(self, spec: Any) -> None:
+    def _check_given(self, given: Collection[str]) -> None:
         """See that a reader gives what it was asked for.
 
         Raises:
           RuntimeError: it leaves something out.
         """
-        missing = tensor_specs(self.features).keys() - spec[1].keys()
+        missing = tensor_specs(self.features).keys() - set(given)
         if missing:
             name = min(missing).partition("\0")[0]
             raise RuntimeError(
@@ -139,7 +163,7 @@ class Preparation:
 
     @property
     def _whole_batch(self) -> Any:
-        return unconverted(lambda at, batch: self._finish(at, batch, batch))
+        return unconverted(lambda at, batch: (at, self._batch(batch, batch)))
 
     @property
     def _whole_example(self) -> Any:
@@ -155,12 +179,22 @@ class Preparation:
 
     @property
     def _batch_part(self) -> Any:
-        return unconverted(self._finish)
+        return unconverted(lambda at, batch, read: (at, self._batch(batch, read)))
 
-    def _finish(self, at: Any, features: Any, read: Any) -> Any:
-        """Run the steps that see a batch; keep the features that are needed later."""
-        done = apply_to_batch(self._split[1], features)
-        return at, self._chosen(done, read, batched=True)
+    @cached_property
+    def _batch(self) -> Any:
+        """One graph function of the steps that see a batch.
+
+        From `{feature: tensor}`, as earlier steps left them, and the features as they
+        were read, to `(inputs, passed)`.
+        """
+        import tensorflow as tf
+
+        def body(features: dict[str, Any], read: dict[str, Any]) -> Any:
+            done = apply_to_batch(self._split[1], features)
+            return self._chosen(done, read, batched=True)
+
+        return tf.function(unconverted(body), reduce_retracing=True)
 
     @cached_property
     def _example_steps(self) -> Any:
