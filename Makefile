@@ -132,10 +132,12 @@ lint: $(STAMP)  ## Check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## Measure throughput, start, depth of taps, decoding, planning, growing and scale
+bench: $(STAMP)  ## Measure throughput, start, cores, heavy models, depth of taps, decoding, planning, growing and scale
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/cores.py
+	$(BIN)/python benchmarks/heavy.py
 	$(BIN)/python benchmarks/depth.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/planning.py
@@ -146,6 +148,8 @@ bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they wo
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py --files 3 --rows-per-file 2000 --repeats 1
 	$(BIN)/python benchmarks/start.py --repeats 1 --shards 3
+	$(BIN)/python benchmarks/cores.py --files 3 --rows-per-file 2000 --repeats 1
+	$(BIN)/python benchmarks/heavy.py --batches 2 --batch-rows 2 --size 32 --repeats 1
 	$(BIN)/python benchmarks/depth.py --batch-rows 2 --size 32 --repeats 1
 	$(BIN)/python benchmarks/decode.py --images 200 --side 64 --photos 40 \
 	  --photo-height 600 --repeats 1
