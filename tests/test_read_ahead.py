@@ -61,12 +61,18 @@ def test_an_error_comes_where_its_item_would_come() -> None:
 
 
 def test_whoever_stops_asking_ends_the_thread() -> None:
-    before = threading.active_count()
-    ahead = read_ahead(iter(range(1, 1000)), 2)
-    next(ahead)
-    assert threading.active_count() == before + 1
+    at_work: list[threading.Thread] = []
+
+    def items() -> Iterator[int]:
+        at_work.append(threading.current_thread())
+        yield from range(1, 1000)
+
+    ahead = read_ahead(items(), 2)
+    assert next(ahead) == 1
+    assert at_work[0] is not threading.current_thread()
+    assert at_work[0].is_alive()
     del ahead
-    assert threading.active_count() == before
+    assert not at_work[0].is_alive()
 
 
 def test_batches_are_blocks_and_a_dataset() -> None:
@@ -163,7 +169,8 @@ def test_a_run_of_a_reader_of_blocks_traces_its_steps_once(
         return chosen(*args, **kwargs)  # type: ignore[arg-type]
 
     source = {"reader": "numpy", "path": str(tmp_path / "vec.npy"), "feature": "vec"}
-    plan = job.plan(source={**source, "key": None}, table={"rows_per_part": 4})
+    few = {"model": {"batch_rows": 3}, "table": {"rows_per_part": 4}}
+    plan = job.plan(source={**source, "key": None}, **few)
     monkeypatch.setattr(Preparation, "_chosen", counting)
     assert run_plan(plan)["rows"] == 20
     assert len(plan.shards) == 5

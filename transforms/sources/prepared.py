@@ -110,7 +110,7 @@ class Preparation:
                 name: tf.constant(block.values[name], spec.dtype)
                 for name, spec in specs.items()
             }
-            yield block.rows, self._batch(tensors, tensors)
+            yield block.rows, self._any_batch(tensors, tensors)
 
     def batches(self, read: Any, batch_rows: int, *, batched: bool) -> Any:
         """Prepare a dataset of examples and put them into batches.
@@ -194,7 +194,13 @@ class Preparation:
             done = apply_to_batch(self._split[1], features)
             return self._chosen(done, read, batched=True)
 
-        return tf.function(unconverted(body), reduce_retracing=True)
+        return tf.function(unconverted(body))
+
+    @cached_property
+    def _any_batch(self) -> Any:
+        """The same for features as they are read, for any number of rows."""
+        specs = tensor_specs(self.features, batched=True)
+        return self._batch.get_concrete_function(specs, specs)
 
     @cached_property
     def _example_steps(self) -> Any:
