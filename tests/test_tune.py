@@ -318,11 +318,16 @@ def test_a_signal_ends_it_and_leaves_nothing(
             yield rows
 
     monkeypatch.setattr(bench_module.stages, "write", interrupted)
-    handler = signal.getsignal(number)
-    invoke("tune", config, "--seconds", 1, code=128 + number)
+    # where the tests run in the background, Ctrl-C is ignored
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        handler = signal.getsignal(number)
+        invoke("tune", config, "--seconds", 1, code=128 + number)
+        assert signal.getsignal(number) == handler
+    finally:
+        signal.signal(signal.SIGINT, found)
     assert files(tmp_path) == before
     assert any(".tune-" in name and "part-" in name for name in written)
-    assert signal.getsignal(number) == handler
 
 
 def test_a_price_must_not_be_negative(config: Path) -> None:
