@@ -17,16 +17,22 @@ _WHOLE = {
 }
 _REMEDIES = {
     "read": {
-        "cores": "reading waited for the storage of the source: copy it nearer",
+        "cores": "reading did not keep up: its storage may be slow, or a step"
+        " (featuretap tune CONFIG tells which)",
         "gpu": "reading and preprocessing did not keep up: take more cores, or cheaper"
         " steps",
     },
     "compute": {
-        "cores": "the model did not fill them: a larger model.batch_rows may",
+        "cores": "the model did not fill them: a larger model.batch_rows may, or more"
+        " parts (table.rows_per_part)",
         "gpu": "batches did not fill it: a larger model.batch_rows may",
     },
     "write": dict.fromkeys(
         USAGES, "writing waited for the storage of the table: choose a nearer one"
+    ),
+    "describe": dict.fromkeys(
+        USAGES,
+        "statistics of the columns took most: reduce wide ones, or take fewer",
     ),
     "rest": dict.fromkeys(
         USAGES,
@@ -73,6 +79,6 @@ def how_busy(seconds: Mapping[str, float]) -> Busy | None:
     if share >= _CEILING:
         return Busy(device, share, _WHOLE[device])
     phases = {phase: seconds.get(phase, 0.0) for phase in PHASES}
-    phases["rest"] = total - sum(phases.values()) + phases.pop("describe")
+    phases["rest"] = total - sum(phases.values())
     most = max(phases, key=phases.__getitem__)
     return Busy(device, share, _REMEDIES[most][device])

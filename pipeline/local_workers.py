@@ -91,17 +91,30 @@ class _Pool:
 
     def _hand_out(self) -> bool:
         """Send shards to the workers that have room; tell if no more are to be sent."""
-        for worker in self.workers:
-            while len(worker.at) < worker.room:
-                shard = self._next()
-                if shard is None:
-                    return True
-                worker.at[shard.index] = shard
-                try:
-                    worker.child.pipe.send(shard)
-                except OSError:  # it has died, which `run` notices next
-                    break
+        while (worker := self._idlest()) is not None:
+            shard = self._next()
+            if shard is None:
+                return True
+            worker.at[shard.index] = shard
+            try:
+                worker.child.pipe.send(shard)
+            except OSError:  # it has died, which `run` notices next
+                break
         return bool(self.failure) or stopping.is_set()
+
+    def _idlest(self) -> _Worker | None:
+        """Give the worker with the fewest shards that has room for one more.
+
+        While some are not ready yet, the others get one shard each, so that few shards
+        are not all taken by the first.
+        """
+        starting = any(not worker.room for worker in self.workers)
+        able = [
+            w
+            for w in self.workers
+            if len(w.at) < (min(w.room, 1) if starting else w.room)
+        ]
+        return min(able, key=lambda worker: len(worker.at), default=None)
 
     def _tell_to_stop(self) -> None:
         for worker in self.workers:

@@ -22,7 +22,8 @@ PHASES = {"read": 1.0, "compute": 2.0, "describe": 0.5, "write": 1.0}
     [
         ({"cores": 9.0}, 0.9, "that is all they have"),
         ({"cores": 12.0}, 1.0, "that is all they have"),
-        ({"cores": 5.0, "read": 4.0}, 0.5, "storage of the source"),
+        ({"cores": 5.0, "read": 4.0}, 0.5, "its storage may be slow, or a step"),
+        ({"cores": 5.0, "describe": 6.0}, 0.5, "statistics of the columns"),
         ({"cores": 5.0, "write": 4.0}, 0.5, "storage of the table"),
         ({"cores": 5.0, "compute": 5.0}, 0.5, "did not fill them"),
         ({"cores": 5.0}, 0.5, "table.rows_per_part"),

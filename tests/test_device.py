@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -46,6 +47,28 @@ def test_a_shard_that_is_alone_gets_the_cores_of_those_that_are_not_there(
         assert device.batches_at_once() == 6
         monkeypatch.setattr(device, "_gpus", lambda: ["gpu"])
         assert device.batches_at_once() == 1
+
+
+@pytest.mark.parametrize(
+    ("says", "cores"),
+    [
+        ("max 100000", 64),
+        ("200000 100000", 2),
+        ("250000 100000", 3),
+        ("50000 100000", 1),
+        ("9900000 100000", 64),
+        ("", 64),
+        (None, 64),
+    ],
+)
+def test_a_container_has_the_cores_that_its_quota_is_worth(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str | None, cores: int
+) -> None:
+    if says is not None:
+        (tmp_path / "cpu.max").write_text(f"{says}\n")
+    monkeypatch.setattr(device, "_CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64))
+    assert device.cores() == cores
 
 
 @pytest.mark.parametrize(

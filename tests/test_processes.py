@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,11 @@ from jobs import job_document, outcome
 from toolbox import wait_until
 from typer.testing import CliRunner
 
-from pipeline import make_plan, run_plan
+from pipeline import local_workers, make_plan, run_plan
 from pipeline.cli import app
 from pipeline.config_file import parse_config
+from transforms.programs.local_worker import Job
+from transforms.shard import Piece, Shard
 from transforms.stop import stopping
 
 TESTS = str(Path(__file__).parent)
@@ -52,6 +55,25 @@ def test_a_worker_that_lags_holds_up_one_shard(tmp_path: Path) -> None:
     table = tmp_path / "table"
     reader = {"reader": "toolbox:LaggingReader", "table": str(table), "others": 7}
     assert run_job(table, sizes=[16] * 8, **reader)["parts"] == 8
+
+
+def test_few_shards_are_spread_over_the_workers() -> None:
+    shards = [Shard(i, (Piece("f", "f", i, 1),)) for i in range(10)]
+    pool = local_workers._Pool(Job("t", "seal", 3), 2, iter(shards))
+    sent: list[list[int]] = [[], [], []]
+    for got in sent:
+        pipe = SimpleNamespace(send=lambda shard, got=got: got.append(shard.index))
+        child: Any = SimpleNamespace(pipe=pipe)
+        pool.workers.append(local_workers._Worker(child))
+    pool.workers[0].room = 8
+    assert not pool._hand_out()
+    assert [len(got) for got in sent] == [1, 0, 0]  # the others may be ready soon
+    pool.workers[1].room = 8
+    assert not pool._hand_out()
+    assert [len(got) for got in sent] == [1, 1, 0]
+    pool.workers[2].room = 8
+    assert pool._hand_out()
+    assert sorted(len(got) for got in sent) == [3, 3, 4]
 
 
 @pytest.mark.heavy

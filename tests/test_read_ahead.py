@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from conftest import Job
 from pipeline import run_plan
 from transforms import device
 from transforms.dtypes import Feature
+from transforms.preprocess.steps import Step
 from transforms.shard import Piece
 from transforms.sources import batches as batches_module
 from transforms.sources.batches import InputPipeline
@@ -175,3 +177,35 @@ def test_a_run_of_a_reader_of_blocks_traces_its_steps_once(
     assert run_plan(plan)["rows"] == 20
     assert len(plan.shards) == 5
     assert len(traced) <= 2  # by two threads at the same time at most
+
+
+def test_steps_that_draw_random_numbers_begin_each_shard_anew() -> None:
+    def drawn(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        found = features["x"]
+        noise = tf.random.uniform([tf.shape(found)[0], 2], 0, 99, tf.int64, seed=3)
+        return {"x": found * 0 + noise}
+
+    inputs: dict[str, tuple[int | None, ...]] = {"x": (2,)}
+    steps = [Step(drawn, batched=True, reads=frozenset({"x"}))]
+    preparation = Preparation(FEATURES, steps, inputs, {}, [])
+    assert preparation.keeps_state
+    read = InputPipeline(Blocks(), preparation, 4)  # type: ignore[arg-type]
+    once, again = (
+        [one.inputs["x"].numpy().tolist() for one in read.batches([PIECE], pytest.fail)]
+        for _ in range(2)
+    )
+    assert once == again
+    assert not pipeline(Blocks()).preparation.keeps_state
+
+
+def test_a_gpu_is_left_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "reader_threads", lambda: 1)
+    monkeypatch.setattr(device, "has_gpu", lambda: True)
+    monkeypatch.setattr(batches_module, "read_ahead", pytest.fail)
+    assert len(list(pipeline(Blocks()).batches([PIECE], pytest.fail))) == 3
+
+
+def test_batches_can_be_copied() -> None:
+    with leaving_out(10):
+        found = dataset([PIECE], FEATURES, 4, lambda piece: iter(()))
+    assert isinstance(copy.copy(found), Batches)

@@ -272,7 +272,8 @@ SUMMARY: Any = {
     ("summary", "finished", "text"),
     [
         (SUMMARY, False, "t: 7 rows in 2 parts, 2.0 KiB\nthe cores were busy 50% of"
-         " the time; reading waited for the storage of the source: copy it nearer"),
+         " the time; reading did not keep up: its storage may be slow, or a step"
+         " (featuretap tune CONFIG tells which)"),
         ({**SUMMARY, "phases": {}}, False, "t: 7 rows in 2 parts, 2.0 KiB"),
         (SUMMARY, True, "t: was finished before: 7 rows in 2 parts, 2.0 KiB"),
         ({**SUMMARY, "phases": {}, "quarantined": 3}, False,

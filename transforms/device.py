@@ -19,9 +19,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from transforms import scratch
@@ -31,6 +33,7 @@ _MAX_SHARDS_IN_FLIGHT = 8
 _GPU_SHARDS_IN_FLIGHT = 2
 _PATIENCE_SECONDS = 60  # a worker that is being replaced takes a while to end
 _LOOK_SECONDS = 0.5
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _lock = threading.Lock()
 _processes = 1
 _leases: dict[str, int] = {}
@@ -52,12 +55,25 @@ def share_cores(processes: int) -> None:
 
 
 def cores() -> int:
-    """Tell how many cores this process should use, of those that it may run on."""
+    """Tell how many cores this process should use, of those that it may run on.
+
+    Those are the cores that the system gives it, and no more than its container's
+    quota of CPU time is worth.
+    """
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
     else:
         allowed = os.cpu_count() or 1
-    return max(1, allowed // _processes)
+    return max(1, min(allowed, _quota()) // _processes)
+
+
+def _quota() -> int:
+    """Give how many cores a container's CPU time is worth, rounded up; many if all."""
+    try:
+        most, period = _CPU_MAX.read_text().split()
+        return math.ceil(int(most) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):  # without a limit it is a word
+        return sys.maxsize
 
 
 def default_processes() -> int:

@@ -187,12 +187,21 @@ class InputPipeline:
         batched = self.preparation.takes_batches
         rows = self.batch_rows if batched else None
         read = self.source.read(pieces, self.preparation.features, rows)
-        if isinstance(read, Batches) and device.reader_threads() == 1:
+        if isinstance(read, Batches) and self._reads_blocks():
             made = self.preparation.batches_of(_as_tensorflow_fails(read.blocks()))
             return read_ahead(made, _PREFETCH_BATCHES)
         ready = self.preparation.batches(read, self.batch_rows, batched=batched)
         ready = ready.prefetch(_PREFETCH_BATCHES).with_options(dataset_options())
         return iter(ready)
+
+    def _reads_blocks(self) -> bool:
+        """Whether blocks are prepared best without a dataset.
+
+        A dataset uses several threads, keeps off the GPU, and begins anew what steps
+        remember, such as the state of random numbers.
+        """
+        alone = device.reader_threads() == 1 and not device.has_gpu()
+        return alone and not self.preparation.keeps_state
 
 
 def _as_tensorflow_fails(blocks: Iterator[Block]) -> Iterator[Block]:

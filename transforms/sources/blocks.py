@@ -191,8 +191,8 @@ class Batches:
     """A dataset of batches, of which whoever knows blocks can take the blocks.
 
     A dataset takes a twentieth of a second to begin, most of it to trace functions,
-    which is more than a thousand rows of a small model. For anybody else, such as a
-    reader that goes on with `map`, this is the dataset, made when it is first used.
+    which is more than a thousand rows of a small model. For a reader that goes on with
+    `map` or another method this is the dataset, made when it is first used.
     """
 
     def __init__(
@@ -206,6 +206,8 @@ class Batches:
         return _dataset(self.blocks, self._features, batched=True)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # which copy and pickle ask for
+            raise AttributeError(name)
         return getattr(self._made, name)
 
     def __iter__(self) -> Iterator[Any]:

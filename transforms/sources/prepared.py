@@ -28,6 +28,9 @@ from transforms.preprocess.steps import (
 from transforms.sources.blocks import Block
 from transforms.sources.source import unconverted
 
+_FORGETFUL = {"Assert", "Case", "If", "StatefulPartitionedCall", "While"}
+"""Operations that TensorFlow calls stateful and that remember nothing themselves."""
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -195,6 +198,20 @@ class Preparation:
             return self._chosen(done, read, batched=True)
 
         return tf.function(unconverted(body))
+
+    @cached_property
+    def keeps_state(self) -> bool:
+        """Whether steps that see a batch draw random numbers, or may remember more."""
+        from tensorflow.python.framework import op_def_registry
+
+        graph = self._any_batch.graph.as_graph_def()
+        nodes = [
+            graph.node,
+            *(function.node_def for function in graph.library.function),
+        ]
+        operations = {node.op for some in nodes for node in some} - _FORGETFUL
+        known = [op_def_registry.get(op) for op in operations]
+        return any(one is None or one.is_stateful for one in known)
 
     @cached_property
     def _any_batch(self) -> Any:
