@@ -335,7 +335,7 @@ def lance(root: Path) -> Place:
     def occupy() -> None:
         lancedb.connect(uri).create_table("features", pa.table({"a": [1]}))
 
-    broken = "pipeline.publish.finished.open_parquet"
+    broken = "pipeline.publish.finished.record_batches"
     options = {"uri": uri}
     return Place("lance", options, keys, occupy, broken, versions, True, nearest)
 
@@ -379,7 +379,7 @@ def qdrant(root: Path) -> Place:
         ask(lambda client: client.create_collection("features", kind))
 
     options = {"path": path, "column": "head"}
-    broken = "pipeline.publish.finished.open_parquet"
+    broken = "pipeline.publish.finished.record_batches"
     return Place("qdrant", options, keys, occupy, broken, versions, nearest=nearest)
 
 
