@@ -31,7 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pyarrow.parquet as pq
 from throughput import processor
-from workload import TAPS, compile_taps, make_model, make_parquet
+from workload import TAPS, compile_taps, config_text, make_model, make_parquet
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"
@@ -40,26 +40,6 @@ BATCH_ROWS = (512, 2048)
 RECOMMENDED = 2048
 """Rows in a batch of featuretap, for a model as small as this one."""
 TOLERANCE = 1e-5
-CONFIG = """
-[source]
-reader = "parquet"
-path = {files}
-key = "id"
-preprocess = [
-  {{ step = "decode_raw", feature = "image", dtype = "uint8", shape = [28, 28, 1] }},
-  {{ step = "rescale", feature = "image", scale = 0.00392156862745098 }},
-]
-[model]
-path = "{model}"
-imports = ["workload"]
-batch_rows = {batch_rows}
-[[taps]]
-path = "features:activation_*"
-column = "activation_{{1}}"
-[table]
-path = "{out}"
-"""
-
 CORES = len(os.sched_getaffinity(0))
 NAMES = [(system, rows) for rows in BATCH_ROWS for system in ("featuretap", *PEERS)]
 """All contestants: a system, and the rows in its batches."""
@@ -111,8 +91,9 @@ def _run(name: tuple[str, int], files: Sequence[str], made: Path, python: str) -
     out = str(made / "table")
     if system == "featuretap":
         config = made / "job.toml"
-        values = {"files": list(files), "model": DATA / "cnn.keras", "out": out}
-        config.write_text(CONFIG.format(**values, batch_rows=batch_rows))
+        model = f'path = "{DATA / "cnn.keras"}"\nbatch_rows = {batch_rows}'
+        source = f'reader = "parquet"\npath = {list(files)}'
+        config.write_text(config_text(source, model, f'path = "{out}"'))
         command = [sys.executable, "-m", "pipeline.cli", "run", str(config)]
     else:
         program = str(HERE / f"peer_{system}.py")

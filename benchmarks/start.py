@@ -21,31 +21,10 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from workload import make_files, make_model
+from workload import config_text, make_files, make_model
 
 HERE = Path(__file__).parent
 ROWS = 10
-CONFIG = """
-[source]
-reader = "tfrecord"
-path = {files}
-index = "index"
-features = {{ image = "bytes", id = "int64" }}
-key = "id"
-preprocess = [
-  {{ step = "decode_raw", feature = "image", dtype = "uint8", shape = [28, 28, 1] }},
-  {{ step = "rescale", feature = "image", scale = 0.00392156862745098 }},
-]
-[model]
-path = "cnn.keras"
-imports = ["workload"]
-[[taps]]
-path = "features:activation_*"
-column = "activation_{{1}}"
-[table]
-path = "table"
-rows_per_part = 10
-"""
 
 
 def main() -> None:
@@ -79,7 +58,11 @@ def _measure(directory: Path, repeats: int, shards: int) -> dict[str, list[float
     make_model().save(directory / "cnn.keras")
     files = make_files(directory / "data", shards, ROWS)
     for name, chosen in (("few", files[:1]), ("many", files)):
-        (directory / f"{name}.toml").write_text(CONFIG.format(files=chosen))
+        source = f'reader = "tfrecord"\npath = {chosen}\nindex = "index"\n'
+        source += 'features = { image = "bytes", id = "int64" }'
+        table = f'path = "table"\nrows_per_part = {ROWS}'
+        config = config_text(source, 'path = "cnn.keras"', table)
+        (directory / f"{name}.toml").write_text(config)
     tap = ["-m", "pipeline.cli"]
     commands = {
         "import": ["-c", "import tensorflow, apache_beam"],

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,41 +128,16 @@ def _one_in_flight(files: Sequence[str], out: Path, batch_rows: int) -> None:
 
 
 def _plan(files: Sequence[str], out: Path, batch_rows: int) -> Any:
+    from workload import config_text
+
     from pipeline.config_file import parse_config
     from pipeline.plan import make_plan
 
-    steps = [
-        {
-            "step": "decode_raw",
-            "feature": "image",
-            "dtype": "uint8",
-            "shape": [28, 28, 1],
-        },
-        {"step": "rescale", "feature": "image", "scale": 1 / 255},
-    ]
-    source = {
-        "reader": "tfrecord",
-        "path": list(files),
-        "features": {"image": "bytes", "id": "int64", "label": "int64"},
-        "key": "id",
-        "keep": ["label"],
-        "preprocess": steps,
-    }
-    model = {
-        "path": str(DATA / "cnn.keras"),
-        "imports": ["workload"],
-        "batch_rows": batch_rows,
-    }
-    return make_plan(
-        parse_config(
-            {
-                "source": source,
-                "model": model,
-                "taps": [{"path": f"features:{tap}", "column": tap} for tap in TAPS],
-                "table": {"path": str(out)},
-            }
-        )
-    )
+    source = f'reader = "tfrecord"\npath = {list(files)}\nkeep = ["label"]\n'
+    source += 'features = { image = "bytes", id = "int64", label = "int64" }'
+    model = f'path = "{DATA / "cnn.keras"}"\nbatch_rows = {batch_rows}'
+    text = config_text(source, model, f'path = "{out}"')
+    return make_plan(parse_config(tomllib.loads(text)))
 
 
 def _stock_beam(files: Sequence[str], out: Path, batch_rows: int) -> None:

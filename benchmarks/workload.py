@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +94,37 @@ def compile_pixels() -> Callable[[np.ndarray], list[np.ndarray]]:
     return lambda pixels: [column.numpy() for column in function(pixels)]
 
 
+def config_text(source: str, model: str, table: str) -> str:
+    """Write a config that scales the images and taps the two activations.
+
+    Args:
+      source: the other lines of `[source]`.
+      model: of `[model]`.
+      table: of `[table]`.
+    """
+    return f"""
+[source]
+{source}
+key = "id"
+preprocess = [
+  {{ step = "decode_raw", feature = "image", dtype = "uint8", shape = [28, 28, 1] }},
+  {{ step = "rescale", feature = "image", scale = {1 / 255} }},
+]
+[model]
+{model}
+imports = ["workload"]
+[[taps]]
+path = "features:activation_*"
+column = "activation_{{1}}"
+[table]
+{table}
+"""
+
+
 def make_parquet(directory: Path, files: int, rows_per_file: int) -> list[str]:
     """Write Parquet files of `image` (binary, raw uint8), `id` and `label`, once."""
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for index in range(files):
-        path = directory / f"images-{rows_per_file}-{index:03d}.parquet"
-        paths.append(str(path))
-        if path.exists():
-            continue
+
+    def write(index: int, path: Path) -> None:
         pixels = np.random.default_rng(index).bytes(rows_per_file * SIDE * SIDE)
         offsets = np.arange(rows_per_file + 1, dtype=np.int32) * SIDE * SIDE
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(pixels)]
@@ -112,29 +134,38 @@ def make_parquet(directory: Path, files: int, rows_per_file: int) -> list[str]:
             "label": pa.array(ids % 10),
             "image": pa.Array.from_buffers(pa.binary(), rows_per_file, buffers),
         }
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.table(columns), temporary, use_dictionary=["label"])
-        temporary.rename(path)
-    return paths
+        pq.write_table(pa.table(columns), path, use_dictionary=["label"])
+
+    names = (f"images-{rows_per_file}-{index:03d}.parquet" for index in range(files))
+    return _made_once(directory, names, write)
 
 
 def make_files(directory: Path, files: int, rows_per_file: int) -> list[str]:
     """Write TFRecord files of `image` (raw uint8), `id` and `label`, once."""
-    directory.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
-    paths = []
-    for index in range(files):
-        path = directory / f"images-{rows_per_file}-{index:03d}.tfrecord"
-        paths.append(str(path))
-        if path.exists():
-            continue
+
+    def write(index: int, path: Path) -> None:
         pixels = generator.integers(0, 256, (rows_per_file, SIDE, SIDE, 1), np.uint8)
-        temporary = path.with_suffix(".tmp")
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
+        with tf.io.TFRecordWriter(str(path)) as writer:
             for row in range(rows_per_file):
                 writer.write(_example(index * rows_per_file + row, pixels[row]))
-        temporary.rename(path)
-    return paths
+
+    names = (f"images-{rows_per_file}-{index:03d}.tfrecord" for index in range(files))
+    return _made_once(directory, names, write)
+
+
+def _made_once(
+    directory: Path, names: Iterable[str], write: Callable[[int, Path], None]
+) -> list[str]:
+    """Write the files that are not there yet, each by its number; give all paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / name for name in names]
+    for index, path in enumerate(paths):
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            write(index, temporary)
+            temporary.rename(path)
+    return [str(path) for path in paths]
 
 
 def _example(number: int, pixels: np.ndarray) -> bytes:

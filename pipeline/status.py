@@ -86,6 +86,7 @@ class Watch:
         for commit in self.table.read_commits(new):
             self._add(commit)
         finished = self.table.read_success() is not None
+        phases = self._work.phases()
         is_whole = len(self.committed) == plan.shard_count
         return Status(
             table=self.table.uri,
@@ -96,8 +97,8 @@ class Watch:
             planned_rows=plan.rows,
             quarantined=self._sums["quarantined"],
             bytes=self._sums["bytes"],
-            seconds=self._work.phases(),
-            busy=how_busy(self._work.phases()),
+            seconds=phases,
+            busy=how_busy(phases),
             made=self._work.made,
             saved_seconds=round(self._work.saved_seconds, 3),
             saved_bytes=self._work.saved_bytes,

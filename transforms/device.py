@@ -17,6 +17,7 @@ The rules, measured in docs/performance.md:
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -64,13 +65,14 @@ def cores() -> int:
         allowed = len(os.sched_getaffinity(0))
     else:
         allowed = os.cpu_count() or 1
-    return max(1, min(allowed, _quota()) // _processes)
+    return max(1, min(allowed, _quota(_CPU_MAX)) // _processes)
 
 
-def _quota() -> int:
+@functools.cache
+def _quota(place: Path) -> int:
     """Give how many cores a container's CPU time is worth, rounded up; many if all."""
     try:
-        most, period = _CPU_MAX.read_text().split()
+        most, period = place.read_text().split()
         return math.ceil(int(most) / int(period))
     except (OSError, ValueError, ZeroDivisionError):  # without a limit it is a word
         return sys.maxsize
