@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms.statistics import collect
 from transforms.statistics.collect import Collector, sample_hashes, sampled
 from transforms.statistics.column import WIDEST, ColumnStatistics
 from transforms.statistics.drift import drift
+from transforms.statistics.memory import BLOCK_BYTES, reused
 from transforms.statistics.moments import Moments
 from transforms.statistics.norms import BINS, bin_edges
 from transforms.statistics.repeats import (
@@ -89,6 +92,39 @@ def test_statistics_are_numpys_wherever_rows_are_cut(
     different = len(np.unique(values, axis=0))
     assert (found.repeats.different, found.repeats.complete) == (different, True)
     assert found.repeats.share == pytest.approx(1 - different / rows)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(5000, 300), (3001, 1), (70, 4099)])
+@pytest.mark.parametrize("cut", [1, 700, 5000])
+def test_statistics_of_many_rows_are_numpys_however_they_came(
+    rows: int, width: int, cut: int
+) -> None:
+    values = np.random.default_rng(3).normal(5, 2, (rows, width)).astype(np.float32)
+    values[rows // 2, 0] = np.nan
+    chunks = [vector_column(values[at : at + cut]) for at in range(0, rows, cut)]
+    found, keys = ColumnStatistics("c", width), keys_of(rows)
+    found.add(pa.chunked_array(chunks), keys, sample_hashes(keys))
+    wide = np.delete(values, rows // 2, axis=0).astype(np.float64)
+    moments = found.moments
+    assert moments is not None
+    assert (found.rows, moments.count) == (rows, rows - 1)
+    np.testing.assert_allclose(moments.mean, wide.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(moments.std, wide.std(axis=0), rtol=1e-9)
+    assert np.array_equal(moments.least, wide.min(axis=0))
+    assert np.array_equal(moments.most, wide.max(axis=0))
+    assert np.array_equal(found.repeats.hashes[:9], np.unique(hash_rows(values))[:9])
+
+
+def test_a_thread_has_memory_of_its_own_which_it_uses_again() -> None:
+    first = reused("test", (4, 8), np.float64)
+    first[:] = 7
+    assert np.shares_memory(first, reused("test", (2, 3), np.uint8))
+    assert not np.shares_memory(first, reused("other", (4, 8), np.float64))
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(reused, "test", (4, 8), np.float64).result()
+    assert not np.shares_memory(first, elsewhere)
+    long = reused("test", (1, BLOCK_BYTES), np.float64)
+    assert (long.shape, np.shares_memory(first, long)) == ((1, BLOCK_BYTES), False)
 
 
 @given(st.lists(st.integers(0, 40), max_size=5), st.integers(0, 1000))
@@ -255,6 +291,13 @@ def test_rows_have_one_hash_if_and_only_if_they_are_one(width: int, kind: type) 
     assert len(np.unique(hash_rows(values))) == different
 
 
+def test_signs_and_places_do_not_collide() -> None:
+    bits = np.arange(2**16)[:, None] >> np.arange(16) & 1
+    signs = (2 * bits - 1).astype(np.float32)
+    both = np.concatenate([signs, bits.astype(np.float32)])
+    assert len(np.unique(hash_rows(both))) == len(np.unique(both, axis=0))
+
+
 def test_small_whole_numbers_do_not_collide() -> None:
     random = np.random.default_rng(0)
     values = random.integers(0, 4, (100_000, 16)).astype(np.float32)
@@ -266,13 +309,12 @@ def sample_of(pieces: list[np.ndarray], share: Share) -> pa.Table | None:
     parts = [Sampler(share, ["key"]) for _ in pieces]
     for ids, part in zip(pieces, parts, strict=True):
         keys = pa.array(ids)
-        part.add(pa.record_batch({"key": keys}), sample_hashes(keys))
+        part.add(pa.table({"key": keys}), sample_hashes(keys))
     found = [part.finish() for part in parts]
     whole = Sampler(Share(below=min(part.below for part in parts)), ["key"])
     for rows in found:
         if rows is not None:
-            (batch,) = rows.combine_chunks().to_batches()
-            whole.add(batch, np.asarray(batch[HASH]))
+            whole.add(rows, rows[HASH].to_numpy())
     return whole.finish()
 
 
@@ -312,8 +354,8 @@ def test_a_sample_has_no_long_lists_and_few_pictures() -> None:
     keys = pa.array(np.arange(rows))
     sampler = Sampler(Share(), ["key", "picture", "pixels"], {"pixels"})
     lists = pa.array([[1, 2]] * rows, pa.list_(pa.uint8()))
-    batch = pa.record_batch({"key": keys, "picture": [b"x"] * rows, "pixels": lists})
-    sampler.add(batch, sample_hashes(keys))
+    table = pa.table({"key": keys, "picture": [b"x"] * rows, "pixels": lists})
+    sampler.add(table, sample_hashes(keys))
     found = sampler.finish()
     assert found is not None
     pictures = rows - found["picture"].null_count
@@ -331,7 +373,11 @@ def test_large_shares_are_read_from_the_parts() -> None:
     assert share_of(50_000, 3).below < ALL
 
 
-def test_a_collector_looks_at_all_rows() -> None:
+@pytest.mark.parametrize("at_a_time", [1, 1000, 65_536])
+def test_a_collector_looks_at_all_rows(
+    at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "_ROWS_AT_A_TIME", at_a_time)
     schema = pa.schema([("key", pa.int64()), ("c", VECTOR)])
     collector = Collector(schema, {"c": 2}, share_of(100_000, 3))
     for start in range(0, 9000, 300):
@@ -341,6 +387,16 @@ def test_a_collector_looks_at_all_rows() -> None:
     collector.finish()
     (column,) = collector.columns
     assert (column.rows, column.repeats.different) == (9000, 30)
+    assert column.moments is not None
+    assert column.moments.mean.tolist() == [4350, 4350]
+    assert collector.sampler is not None
+    chosen = collector.sampler.finish()
+    assert chosen is not None
+    below = sample_hashes(pa.array(np.arange(9000))) < collector.sampler.below
+    assert sorted(chosen["key"].to_pylist()) == np.flatnonzero(below).tolist()
+    assert chosen["c"].to_pylist() == [
+        [k // 300 * 300] * 2 for k in chosen["key"].to_pylist()
+    ]
 
 
 @given(st.integers(1, 6), st.integers(2, 60), st.integers(0, 100))

@@ -219,11 +219,15 @@ def _write(
         for some in made:
             quarantine.passed(some.rows.num_rows, some.positions)
             non_finite.update(some.non_finite)
-            with clock.during("describe"):
-                known.add(some.rows)
             with clock.during("write"):
                 writer.write(some.rows)
+            with clock.during("describe"):
+                known.add(some.rows)
             _say(shard, quarantine, time.perf_counter() - began)
+        with clock.during("write"):
+            writer.flush()
+        with clock.during("describe"):  # while the last rows are being written
+            known.finish()
         with clock.during("write"):
             writer.finish()
     quarantine.close()

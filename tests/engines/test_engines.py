@@ -289,6 +289,23 @@ def gated(table: Path, model: str, gate: Path, free: int = 2) -> dict[str, Any]:
     return job(table, model, free=free, **reader)
 
 
+def worker(table: Path) -> int:
+    """The process that has begun a shard, which may take a moment.
+
+    A shard's note goes when it is committed, and the next one's comes later.
+    """
+    pids: list[int] = []
+
+    def found() -> bool:
+        for note in table.glob("_featuretap/attempts/*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                pids.append(json.loads(note.read_text())["pid"])
+        return bool(pids)
+
+    wait_until(found)
+    return pids[0]
+
+
 def log(directory: Path) -> Callable[[], str]:
     return lambda: (directory / "launcher.log").read_text()[-3000:]
 
@@ -314,8 +331,7 @@ def test_flink_loses_a_process_half_way(
         elif victim == "launcher":
             launcher.kill()
         else:
-            (note, *_) = table.glob("_featuretap/attempts/*.json")
-            os.kill(json.loads(note.read_text())["pid"], signal.SIGKILL)
+            os.kill(worker(table), signal.SIGKILL)
         time.sleep(2)
         gate.touch()
         if victim == "launcher":

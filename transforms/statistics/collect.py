@@ -12,8 +12,8 @@ from transforms.statistics.column import ColumnStatistics
 from transforms.statistics.repeats import mix
 from transforms.statistics.sample import WIDEST, Sampler, Share
 
-_ROWS_AT_A_TIME = 4096
-_BYTES_AT_A_TIME = 8 << 20
+_ROWS_AT_A_TIME = 65_536  # many, since each call of NumPy gives Python's lock away
+_BYTES_AT_A_TIME = 64 << 20  # a row group, which its writer holds as well
 
 
 class Collector:
@@ -41,30 +41,28 @@ class Collector:
         pixels = kept_pixels(schema, described)
         self.sampler = None if share.is_large else Sampler(share, names, pixels)
         self._waiting: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0  # that wait
 
     def add(self, rows: pa.RecordBatch) -> None:
-        """Take rows; they are looked at some thousands at a time."""
+        """Take rows; they are looked at many thousands at a time."""
         self._waiting.append(rows)
-        if (
-            sum(batch.num_rows for batch in self._waiting) >= _ROWS_AT_A_TIME
-            or sum(batch.nbytes for batch in self._waiting) >= _BYTES_AT_A_TIME
-        ):
+        self._rows += rows.num_rows
+        self._bytes += rows.nbytes
+        if self._rows >= _ROWS_AT_A_TIME or self._bytes >= _BYTES_AT_A_TIME:
             self._look()
 
     def finish(self) -> None:
         """Look at what is left."""
-        if self._waiting:
+        if self._rows:
             self._look()
 
     def _look(self) -> None:
-        rows = pa.concat_batches(self._waiting)
-        self._waiting = []
-        if not rows.num_rows:
-            return
-        keys = rows.column(self._key)
+        rows = pa.Table.from_batches(self._waiting)
+        self._waiting, self._rows, self._bytes = [], 0, 0
+        keys = rows[self._key].combine_chunks()
         hashes = sample_hashes(keys)
         for column in self.columns:
-            column.add(rows.column(column.name), keys, hashes)
+            column.add(rows[column.name], keys, hashes)
         if self.sampler is not None:
             self.sampler.add(rows, hashes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -10,15 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.statistics.memory import BLOCK_BYTES, reused
 from transforms.statistics.moments import Moments, Sums
 from transforms.statistics.norms import Norms
-from transforms.statistics.repeats import Repeats, hash_rows, mix
+from transforms.statistics.repeats import Repeats, hash_rows, mix, sum_rows
 from transforms.values import matrix
 
 WIDEST = 16_384
 """Values of a row up to which each dimension has statistics of its own."""
 _EXAMPLES = 8
-_BLOCK_BYTES = 1 << 19  # of float64: stays in the cache between one look and the next
+_LARGEST, _SMALLEST = np.finfo(np.float64).max, np.finfo(np.float64).tiny
 
 
 @dataclass(slots=True)
@@ -82,7 +83,9 @@ class ColumnStatistics:
         if self.moments is None and self.width and self.width <= WIDEST:
             self.moments = Moments(self.width)
 
-    def add(self, values: pa.Array, keys: pa.Array, hashes: np.ndarray) -> None:
+    def add(
+        self, values: pa.Array | pa.ChunkedArray, keys: pa.Array, hashes: np.ndarray
+    ) -> None:
         """Take rows.
 
         Args:
@@ -90,8 +93,9 @@ class ColumnStatistics:
           keys: of the rows.
           hashes: of the keys, uint64.
         """
+        chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
         look = self._look_at_lists if self.width is None else self._look
-        squares, hashed = look(values)
+        squares, hashed = look(chunks, len(values))
         finite, zero = np.isfinite(squares), squares == 0
         self.rows += len(values)
         self.repeats.add(hashed, keys)
@@ -108,13 +112,18 @@ class ColumnStatistics:
             np.sqrt(squares[some]), keys if alone else keys.take(pa.array(some))
         )
 
-    def _look(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    def _look(
+        self, chunks: Sequence[pa.Array], rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Take rows by dimension; give their squared lengths and hashes."""
-        squares, hashed = np.zeros(len(values)), np.zeros(len(values), np.uint64)
-        sums = None
-        for at, block in _blocks(values, self.width or 1):
-            wide = block.astype(np.float64)
-            squares[at], hashed[at] = _squares(wide), hash_rows(block)
+        squares, hashed = np.zeros(rows), np.zeros(rows, np.uint64)
+        end, sums = 0, None
+        for block in _blocks(chunks, self.width or 1):
+            at = slice(end, end + len(block))
+            end = at.stop
+            wide = reused("wide", block.shape, np.float64)
+            np.copyto(wide, block)
+            squares[at], hashed[at] = _squares(wide), sum_rows(block)
             if self.moments is None:
                 continue
             finite = np.isfinite(squares[at])
@@ -125,21 +134,24 @@ class ColumnStatistics:
                 sums.add(block, wide)
         if sums and self.moments:
             self.moments.merge(sums.moments())
-        return squares, hashed
+        return squares, mix(hashed)
 
-    def _look_at_lists(self, values: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    def _look_at_lists(
+        self, chunks: Sequence[pa.ListArray], rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Give squared lengths and hashes of rows that differ in their number."""
+        values = pa.concat_arrays(chunks)
         lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
         flat = values.flatten().to_numpy(zero_copy_only=False)
-        squares, hashed = np.zeros(len(values)), mix(lengths.astype(np.uint64))
+        squares, hashed = np.zeros(rows), mix(lengths.astype(np.uint64))
         ends = np.cumsum(lengths)
         for length in np.unique(lengths[lengths > 0]).tolist():
             alike, step = np.flatnonzero(lengths == length), _rows_of_block(length)
             for first in range(0, len(alike), step):
-                rows = alike[first : first + step]
-                block = flat[(ends[rows] - length)[:, None] + np.arange(length)]
-                squares[rows] = _squares(block.astype(np.float64))
-                hashed[rows] = mix(hashed[rows] ^ hash_rows(block))
+                at = alike[first : first + step]
+                block = flat[(ends[at] - length)[:, None] + np.arange(length)]
+                squares[at] = _squares(block.astype(np.float64))
+                hashed[at] = mix(hashed[at] ^ hash_rows(block))
         return squares, hashed
 
     def merge(self, other: ColumnStatistics) -> Self:
@@ -169,24 +181,41 @@ def _squares(wide: np.ndarray) -> np.ndarray:
     Squares that float64 does not hold are the largest or smallest that it does: such
     rows are still finite, and not zero.
     """
-    squares: np.ndarray = np.einsum("ij,ij->i", wide, wide)
-    over = np.flatnonzero(~np.isfinite(squares))
-    if len(over):
-        finite = np.isfinite(wide[over]).all(axis=1)
-        squares[over] = np.where(finite, np.finfo(np.float64).max, np.nan)
-    under = np.flatnonzero(squares == 0)
-    if len(under):
-        squares[under] = np.where(wide[under].any(axis=1), np.finfo(np.float64).tiny, 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares: np.ndarray = np.vecdot(wide, wide)
+    usual = (squares > 0) & (squares < np.inf)
+    if not usual.all():
+        rows = np.flatnonzero(~usual)
+        finite, zero = np.isfinite(wide[rows]).all(axis=1), ~wide[rows].any(axis=1)
+        held = np.where(squares[rows] > 0, _LARGEST, _SMALLEST)
+        squares[rows] = np.where(finite, np.where(zero, 0.0, held), np.nan)
     return squares
 
 
-def _blocks(values: pa.Array, width: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield rows of one length, `[rows, width]`, as many as fit into a core's cache."""
-    rows, step = matrix(values, width), _rows_of_block(width)
-    for first in range(0, len(rows), step):
-        at = slice(first, first + step)
-        yield at, np.ascontiguousarray(rows[at])
+def _blocks(chunks: Sequence[pa.Array], width: int) -> Iterator[np.ndarray]:
+    """Yield rows of one length, `[rows, width]`; a block is valid until the next."""
+    step = _rows_of_block(width)
+    pieces: list[np.ndarray] = []
+    for chunk in chunks:
+        rows = matrix(chunk, width)
+        while len(rows):
+            wanted = step - sum(map(len, pieces))
+            pieces.append(rows[:wanted])
+            rows = rows[wanted:]
+            if sum(map(len, pieces)) == step:
+                yield _block(pieces)
+                pieces = []
+    if pieces:
+        yield _block(pieces)
+
+
+def _block(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    if len(pieces) == 1:
+        return np.ascontiguousarray(pieces[0])
+    shape = sum(map(len, pieces)), pieces[0].shape[1]
+    block = reused("block", shape, pieces[0].dtype.type)
+    return np.concatenate(pieces, out=block)
 
 
 def _rows_of_block(width: int) -> int:
-    return max(_BLOCK_BYTES // (8 * width), 1)
+    return max(BLOCK_BYTES // (8 * width), 1)

@@ -7,6 +7,8 @@ from typing import Self
 
 import numpy as np
 
+_LONG = 1024  # values of a row from which on NumPy reduces at full speed
+
 
 @dataclass(slots=True)
 class Moments:
@@ -72,16 +74,18 @@ class Moments:
 class Sums:
     """Adds up blocks of rows: cheaper than to merge their moments one by one.
 
-    Sums are of differences from the first row: their squares lose few digits.
+    Sums are of differences from the first row: their squares lose few digits. NumPy
+    reduces row by row, which takes longer than the arithmetic where rows are short, so
+    several rows are seen as one long row, and its sums are folded in the end.
     """
 
     def __init__(self, first: np.ndarray) -> None:
         self._shift = first.astype(np.float64)
         self._rows = 0
-        self._total = np.zeros(len(first))
-        self._squares = np.zeros(len(first))
-        self._least = np.full(len(first), np.inf)
-        self._most = np.full(len(first), -np.inf)
+        self._fold = max(_LONG // len(first), 1)
+        shape = self._fold, len(first)
+        self._total, self._squares = np.zeros(shape), np.zeros(shape)
+        self._least, self._most = np.full(shape, np.inf), np.full(shape, -np.inf)
 
     def add(self, values: np.ndarray, wide: np.ndarray) -> None:
         """Take rows, at least one.
@@ -93,16 +97,28 @@ class Sums:
         self._rows += len(values)
         with np.errstate(over="ignore", invalid="ignore"):  # of float64 beyond 1e154
             wide -= self._shift
-            self._total += wide.sum(axis=0)
-            self._squares += np.einsum("ij,ij->j", wide, wide)
-        self._least = np.minimum(self._least, values.min(axis=0))
-        self._most = np.maximum(self._most, values.max(axis=0))
+            self._reduce(np.add, wide, self._total)
+            self._reduce(np.add, np.square(wide, out=wide), self._squares)
+        self._reduce(np.minimum, values, self._least)
+        self._reduce(np.maximum, values, self._most)
+
+    def _reduce(
+        self, operation: np.ufunc, values: np.ndarray, into: np.ndarray
+    ) -> None:
+        fold, rest = self._fold, len(values) % self._fold
+        whole = len(values) - rest
+        if whole:
+            long = values[:whole].reshape(-1, fold, values.shape[1])
+            operation(into, operation.reduce(long, axis=0), out=into)
+        if rest:
+            operation(into[:rest], values[whole:], out=into[:rest])
 
     def moments(self) -> Moments:
         """Give what has been added up, of at least one row."""
-        apart = self._total / self._rows
+        total, squares = self._total.sum(axis=0), self._squares.sum(axis=0)
+        apart = total / self._rows
         with np.errstate(over="ignore", invalid="ignore"):
-            m2 = np.maximum(self._squares - self._total * apart, 0)
+            m2 = np.maximum(squares - total * apart, 0)
         mean = self._shift + apart
-        width = len(mean)
-        return Moments(width, self._rows, mean, m2, self._least, self._most)
+        least, most = self._least.min(axis=0), self._most.max(axis=0)
+        return Moments(len(mean), self._rows, mean, m2, least, most)

@@ -17,6 +17,8 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
+from transforms.statistics.memory import reused
+
 DIFFERENT = 2048
 """Different vectors that are counted exactly; the relative standard error of the number
 of different ones is 1 / sqrt(DIFFERENT), 2.2 %, where there are more."""
@@ -24,8 +26,10 @@ FREQUENT = 256
 """Vectors of which each that makes up more than 1 / FREQUENT of the rows is found."""
 _SURE = 4  # standard errors between two estimates that cannot both be right
 _MULTIPLIERS = 4096
+_HALF = np.uint64(32)
 _ODD = (
-    np.random.default_rng(1).integers(0, 2**63, _MULTIPLIERS, np.uint64) * np.uint64(2)
+    np.random.default_rng(1).integers(0, 2**63, (2, _MULTIPLIERS), np.uint64)
+    * np.uint64(2)
 ) | np.uint64(1)
 
 
@@ -35,15 +39,20 @@ def hash_rows(values: np.ndarray) -> np.ndarray:
     Args:
       values: numbers `[rows, width]`, contiguous.
     """
+    return mix(sum_rows(values))
+
+
+def sum_rows(values: np.ndarray) -> np.ndarray:
+    """Do the part of `hash_rows` that looks at values; the rest is to `mix`."""
     words = _words(values)
     found = np.zeros(len(words), np.uint64)
     for first in range(0, words.shape[1], _MULTIPLIERS):
         some = words[:, first : first + _MULTIPLIERS]
-        mixed = some >> np.uint64(32)  # what differs may lie in the highest bits alone
-        mixed ^= some
-        mixed *= _ODD[: some.shape[1]]
-        mixed ^= mixed >> np.uint64(29)
-        found = mix(found + mixed.sum(axis=1, dtype=np.uint64))
+        found = mix(found) if first else found
+        high = reused("words", some.shape, np.uint64)
+        np.right_shift(some, _HALF, out=high)  # whose products are cut off in `some`
+        found += np.einsum("ij,j->i", some, _ODD[0, : some.shape[1]])
+        found += np.einsum("ij,j->i", high, _ODD[1, : some.shape[1]])
     return found
 
 
@@ -157,7 +166,8 @@ class Repeats:
             hashes, counts = hashes[kept], counts[kept] - least
         known = dict(zip(self.frequent.tolist(), self.keys, strict=True))
         new = hashes[~np.isin(hashes, self.frequent)]
-        known |= dict(zip(new.tolist(), named(new), strict=True))
+        if len(new):
+            known |= dict(zip(new.tolist(), named(new), strict=True))
         self.keys = [known[found] for found in hashes.tolist()]
         self.frequent, self.at_least = hashes, counts
 
@@ -203,7 +213,10 @@ class Repeats:
 
 def _sums(*pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Add counts up by hash: `hashes, counts, hashes, counts` -> `hashes, counts`."""
-    hashes, inverse = np.unique(np.concatenate(pairs[::2]), return_inverse=True)
-    counts = np.zeros(len(hashes), np.int64)
-    np.add.at(counts, inverse, np.concatenate(pairs[1::2]))
-    return hashes, counts
+    hashes, counts = np.concatenate(pairs[::2]), np.concatenate(pairs[1::2])
+    if not len(hashes):
+        return hashes, counts
+    order = np.argsort(hashes)
+    hashes = hashes[order]
+    first = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1]))
+    return hashes[first], np.add.reduceat(counts[order], first)

@@ -81,20 +81,24 @@ class Sampler:
         self._most = share.most
         self._names = list(names)
         self._pixels = pixels
+        self._smallest = np.zeros(0, np.uint64)  # hashes of all rows that are chosen
         self._kept: list[pa.Table] = []
         self._rows = 0
 
-    def add(self, rows: pa.RecordBatch, hashes: np.ndarray) -> None:
-        """Take rows with the hashes of their keys, uint64."""
-        chosen = np.flatnonzero(hashes < self.below) if self.below < ALL else None
-        if chosen is not None:
-            rows, hashes = rows.take(pa.array(chosen)), hashes[chosen]
+    def add(self, rows: pa.Table, hashes: np.ndarray) -> None:
+        """Take rows with hashes of their keys, uint64; cheapest in large numbers."""
+        self._lower(hashes)
+        rows = rows.select(self._names)
+        if self.below < ALL:
+            chosen = hashes < self.below
+            rows = rows.filter(pa.array(chosen)).combine_chunks()
+            hashes = hashes[chosen]
         if not len(hashes):
             return
         some = pa.table({HASH: hashes})
         without = pa.array(hashes >= self.below // _PICTURES)
         for name in self._names:
-            values = rows.column(name)
+            values = rows[name]
             if pa.types.is_binary(values.type) or name in self._pixels:
                 values = pc.if_else(without, pa.scalar(None, values.type), values)
             some = some.append_column(name, values)
@@ -103,17 +107,25 @@ class Sampler:
         if self._rows > 2 * self._most:
             self._shrink()
 
+    def _lower(self, hashes: np.ndarray) -> None:
+        """See to it that not too many rows lie below, before they are copied."""
+        within = np.concatenate([self._smallest, hashes[hashes < self.below]])
+        if len(within) > self._most:
+            self.below = int(np.partition(within, self._most)[self._most])
+            within = within[within < self.below]
+        self._smallest = within
+
     def finish(self) -> pa.Table | None:
         """Give the rows in the order of their hashes; None if there are none."""
+        if not self._rows:
+            return None
         self._shrink()
-        return self._kept[0] if self._kept else None
+        return self._kept[0].sort_by(HASH)
 
     def _shrink(self) -> None:
-        if not self._kept:
-            return
-        kept = pa.concat_tables(self._kept).sort_by(HASH)
-        if len(kept) > self._most:
-            self.below = min(kept[HASH][self._most].as_py(), self.below)
-        if self.below < ALL:
-            kept = kept.filter(pc.less(kept[HASH], pa.scalar(self.below, pa.uint64())))
-        self._kept, self._rows = [kept], len(kept)
+        if len(self._kept) > 1:  # alone it holds no others
+            kept = pa.concat_tables(self._kept)
+            if self.below < ALL:
+                below = pa.scalar(self.below, pa.uint64())
+                kept = kept.filter(pc.less(kept[HASH], below))
+            self._kept, self._rows = [kept], len(kept)

@@ -63,12 +63,23 @@ class PartWriter:
         self._waiting.append(batch)
         self._waiting_bytes += batch.nbytes
         if self._waiting_bytes >= ROW_GROUP_BYTES:
-            self._flush()
+            self.flush()
+
+    def flush(self) -> None:
+        """Begin to write what waits, once an earlier row group is written."""
+        if not self._waiting:
+            return
+        if self._pending:
+            self._pending.result()
+        group = pa.Table.from_batches(self._waiting, self._schema)
+        self._pending = self._thread.submit(
+            self._writer.write_table, group, row_group_size=max(len(group), 1)
+        )
+        self._waiting, self._waiting_bytes = [], 0
 
     def finish(self) -> None:
         """Write what is left and wait for it; the file is complete after the `with`."""
-        if self._waiting:
-            self._flush()
+        self.flush()
         if self._pending:
             self._pending.result()
 
@@ -87,15 +98,6 @@ class PartWriter:
         finally:
             self._thread.shutdown()
             self._writer.close()
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._pending.result()
-        group = pa.Table.from_batches(self._waiting, self._schema)
-        self._pending = self._thread.submit(
-            self._writer.write_table, group, row_group_size=max(len(group), 1)
-        )
-        self._waiting, self._waiting_bytes = [], 0
 
 
 def check_part(path: Path, schema: pa.Schema, rows: int) -> None:

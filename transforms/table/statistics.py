@@ -68,10 +68,9 @@ def store_statistics(
     Args:
       table: where to.
       shard: whose rows.
-      found: from all rows of the part.
+      found: from all rows of the part; it is finished.
       directory: for unfinished files.
     """
-    found.finish()
     rows = to_table(found.columns)
     columns = _store(table, shard, statistics_name, rows, directory)
     if found.sampler is None:
@@ -114,6 +113,7 @@ def carry_statistics(
         for rows in earlier.rows():
             for batch in rows.combine_chunks().to_batches():
                 found.add(batch)
+        found.finish()
         return store_statistics(table, shard, found, directory)
 
     def carried(file: StoredFile, name: Callable[[int, str], str]) -> StoredFile:
@@ -264,7 +264,8 @@ def read_sample(
         if written:
             storage.size(uri, written=True)
         for batch in record_batches(uri, names):
-            sampler.add(batch, sample_hashes(batch.column(names[0])))
+            rows = pa.Table.from_batches([batch])
+            sampler.add(rows, sample_hashes(batch.column(names[0])))
     found = sampler.finish()
     if found is None:
         empty = pa.schema([(HASH, pa.uint64()), *(plan.schema.field(n) for n in names)])
