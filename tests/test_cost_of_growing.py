@@ -14,6 +14,7 @@ from toolbox import CALLS
 
 from pipeline import make_plan, prepare_table
 from transforms.extract import extract_shard
+from transforms.statistics import collect
 from transforms.table import batches, parquet_writer
 from transforms.table.commit import commit_table
 from transforms.table.directory import Table
@@ -97,6 +98,7 @@ def peak(work: Callable[[], None]) -> int:
 @pytest.fixture
 def _small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_writer, "ROW_GROUP_BYTES", 1 << 14)
+    monkeypatch.setattr(collect, "_BYTES_AT_A_TIME", 1 << 14)
     monkeypatch.setattr(batches, "_ROWS_AT_A_TIME", 256)
 
 
