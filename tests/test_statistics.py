@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -158,6 +159,12 @@ def test_rows_that_are_not_finite_count_apart() -> None:
     assert found.moments.most.tolist() == [1e200, 1e200]  # whose square is infinite
 
 
+def test_sums_beyond_float64_are_infinite() -> None:
+    found = Moments(1)
+    found.add(np.array([[0], [1.2e154], [1.2e154], [-1.2e154]]))
+    assert (found.most[0], found.m2[0]) == (1.2e154, np.inf)
+
+
 def test_rows_of_tiny_values_are_not_zero() -> None:
     values = np.zeros((5, 2))
     values[1, 1] = -1e-200  # whose square is zero
@@ -291,11 +298,12 @@ def test_rows_have_one_hash_if_and_only_if_they_are_one(width: int, kind: type) 
     assert len(np.unique(hash_rows(values))) == different
 
 
-def test_signs_and_places_do_not_collide() -> None:
-    bits = np.arange(2**16)[:, None] >> np.arange(16) & 1
-    signs = (2 * bits - 1).astype(np.float32)
-    both = np.concatenate([signs, bits.astype(np.float32)])
-    assert len(np.unique(hash_rows(both))) == len(np.unique(both, axis=0))
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int8])
+def test_vectors_of_signs_do_not_collide(kind: type) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (300_000, 64), np.int8)
+    for values in (2 * bits - 1, bits):
+        hashes = hash_rows(values.astype(kind))
+        assert len(np.unique(hashes)) == len(hashes)
 
 
 def test_small_whole_numbers_do_not_collide() -> None:
@@ -363,6 +371,33 @@ def test_a_sample_has_no_long_lists_and_few_pictures() -> None:
     assert found["picture"][0].as_py() == b"x"
     assert found["pixels"].is_valid() == found["picture"].is_valid()
     assert found["pixels"][0].as_py() == [1, 2]
+
+
+def test_a_sample_holds_no_more_than_its_rows() -> None:
+    buffer = np.zeros((100, 5000), np.float32)
+    left = weakref.ref(buffer)
+    small = pa.array(buffer[:, :1].reshape(-1)), pa.array(np.arange(100))
+    sampler = Sampler(Share(most=500), ["key", "x"])
+    rows = pa.table({"key": small[1], "x": pa.array(buffer.reshape(-1)).slice(0, 100)})
+    sampler.add(rows, sample_hashes(small[1]))
+    del rows, small, buffer
+    assert left() is None
+    sampler.add(
+        pa.table({"key": [1], "x": pa.array([1], pa.float32())}),
+        np.array([1], np.uint64),
+    )
+    found = sampler.finish()
+    assert found is not None
+    assert len(found) == 101
+
+
+def test_of_equal_hashes_at_the_end_none_is_kept() -> None:
+    sampler = Sampler(Share(most=3), ["key"])
+    for hashes in ([1, 2, 3], [3]):
+        sampler.add(pa.table({"key": hashes}), np.array(hashes, np.uint64))
+    found = sampler.finish()
+    assert found is not None
+    assert (found["key"].to_pylist(), sampler.below) == ([1, 2], 3)
 
 
 def test_large_shares_are_read_from_the_parts() -> None:

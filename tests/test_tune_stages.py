@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROWS, Job
+from toolbox import Elsewhere
 
 from pipeline import make_plan
 from pipeline.plan import Plan
@@ -86,7 +87,7 @@ def test_reading_alone_runs_no_step(job: Job) -> None:
 @pytest.fixture
 def remote(tmp_path: Path, sources: dict[str, dict[str, Any]]) -> Job:
     """Three files that TensorFlow cannot open where they are, in one shard."""
-    path = "elsewhere://" + sources["tfrecord"]["path"]
+    path = f"{Elsewhere.protocol}://" + sources["tfrecord"]["path"]
     return Job(tmp_path, {"reader": "tfrecord", "path": path})
 
 
@@ -250,7 +251,8 @@ def test_parts_are_written_as_a_run_writes_them(
     written = pq.read_table(part)
     assert written.schema.equals(plan.schema)
     assert written["head"].to_pylist() == computed[1]["head"].tolist()
-    assert list((table / "_featuretap" / "statistics").iterdir())
+    (described,) = (table / "_featuretap" / "statistics").iterdir()
+    assert pq.read_table(described)["rows"].to_pylist() == [20, 20]
     assert not list((table / "_featuretap" / "uploads").iterdir())
 
 

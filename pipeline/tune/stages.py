@@ -233,9 +233,11 @@ def _write_part(worker: Worker, shard: Shard, batches: Sequence[Computed]) -> in
                 if plan.config.errors.non_finite != "allow":
                     non_finite_rows(values)
                 made = encode(layout, shard, batch, values, ignore)
-                known.add(made)
                 writer.write(made)
+                known.add(made)
                 rows += made.num_rows
+            writer.flush()
+            known.finish()
         check_part(path, schema, rows)
         store_part(table, shard, path, rows)
         store_statistics(table, shard, known, directory)

@@ -13,7 +13,7 @@ from transforms.statistics.repeats import mix
 from transforms.statistics.sample import WIDEST, Sampler, Share
 
 _ROWS_AT_A_TIME = 65_536  # many, since each call of NumPy gives Python's lock away
-_BYTES_AT_A_TIME = 64 << 20  # a row group, which its writer holds as well
+_BYTES_AT_A_TIME = 64 << 20  # as in a row group, which its writer holds as well
 
 
 class Collector:

@@ -194,17 +194,16 @@ def _squares(wide: np.ndarray) -> np.ndarray:
 
 def _blocks(chunks: Sequence[pa.Array], width: int) -> Iterator[np.ndarray]:
     """Yield rows of one length, `[rows, width]`; a block is valid until the next."""
-    step = _rows_of_block(width)
+    step = wanted = _rows_of_block(width)
     pieces: list[np.ndarray] = []
     for chunk in chunks:
         rows = matrix(chunk, width)
         while len(rows):
-            wanted = step - sum(map(len, pieces))
             pieces.append(rows[:wanted])
-            rows = rows[wanted:]
-            if sum(map(len, pieces)) == step:
+            rows, wanted = rows[wanted:], wanted - len(rows[:wanted])
+            if not wanted:
                 yield _block(pieces)
-                pieces = []
+                pieces, wanted = [], step
     if pieces:
         yield _block(pieces)
 

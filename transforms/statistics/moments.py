@@ -115,9 +115,9 @@ class Sums:
 
     def moments(self) -> Moments:
         """Give what has been added up, of at least one row."""
-        total, squares = self._total.sum(axis=0), self._squares.sum(axis=0)
-        apart = total / self._rows
         with np.errstate(over="ignore", invalid="ignore"):
+            total, squares = self._total.sum(axis=0), self._squares.sum(axis=0)
+            apart = total / self._rows
             m2 = np.maximum(squares - total * apart, 0)
         mean = self._shift + apart
         least, most = self._least.min(axis=0), self._most.max(axis=0)

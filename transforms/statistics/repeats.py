@@ -26,7 +26,7 @@ FREQUENT = 256
 """Vectors of which each that makes up more than 1 / FREQUENT of the rows is found."""
 _SURE = 4  # standard errors between two estimates that cannot both be right
 _MULTIPLIERS = 4096
-_HALF = np.uint64(32)
+_HALF, _TURN = np.uint64(32), np.uint64(22)
 _ODD = (
     np.random.default_rng(1).integers(0, 2**63, (2, _MULTIPLIERS), np.uint64)
     * np.uint64(2)
@@ -49,11 +49,24 @@ def sum_rows(values: np.ndarray) -> np.ndarray:
     for first in range(0, words.shape[1], _MULTIPLIERS):
         some = words[:, first : first + _MULTIPLIERS]
         found = mix(found) if first else found
-        high = reused("words", some.shape, np.uint64)
-        np.right_shift(some, _HALF, out=high)  # whose products are cut off in `some`
-        found += np.einsum("ij,j->i", some, _ODD[0, : some.shape[1]])
-        found += np.einsum("ij,j->i", high, _ODD[1, : some.shape[1]])
+        turned = _turned(some)
+        found += np.einsum("ij,j->i", turned, _ODD[0, : some.shape[1]])
+        turned >>= _HALF
+        found += np.einsum("ij,j->i", turned, _ODD[1, : some.shape[1]])
     return found
+
+
+def _turned(words: np.ndarray) -> np.ndarray:
+    """Rotate words, so that signs and exponents of numbers lie low in a half of them.
+
+    The product with a bit has only the bits from there on, so that vectors of which
+    nothing but signs differ would have few hashes; now each has 39 bits or more.
+    """
+    turned, rest = (reused(name, words.shape, np.uint64) for name in ("words", "rest"))
+    np.right_shift(words, _TURN, out=turned)
+    np.left_shift(words, np.uint64(64) - _TURN, out=rest)
+    turned |= rest
+    return turned
 
 
 def _words(values: np.ndarray) -> np.ndarray:

@@ -88,11 +88,9 @@ class Sampler:
     def add(self, rows: pa.Table, hashes: np.ndarray) -> None:
         """Take rows with hashes of their keys, uint64; cheapest in large numbers."""
         self._lower(hashes)
-        rows = rows.select(self._names)
-        if self.below < ALL:
-            chosen = hashes < self.below
-            rows = rows.filter(pa.array(chosen)).combine_chunks()
-            hashes = hashes[chosen]
+        chosen = hashes < self.below
+        rows = rows.select(self._names).filter(pa.array(chosen)).combine_chunks()
+        hashes = hashes[chosen]
         if not len(hashes):
             return
         some = pa.table({HASH: hashes})
@@ -123,9 +121,8 @@ class Sampler:
         return self._kept[0].sort_by(HASH)
 
     def _shrink(self) -> None:
-        if len(self._kept) > 1:  # alone it holds no others
-            kept = pa.concat_tables(self._kept)
-            if self.below < ALL:
-                below = pa.scalar(self.below, pa.uint64())
-                kept = kept.filter(pc.less(kept[HASH], below))
-            self._kept, self._rows = [kept], len(kept)
+        kept = pa.concat_tables(self._kept)
+        if pc.max(kept[HASH]).as_py() >= self.below:
+            below = pa.scalar(self.below, pa.uint64())
+            kept = kept.filter(pc.less(kept[HASH], below))
+        self._kept, self._rows = [kept], len(kept)
