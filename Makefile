@@ -148,7 +148,7 @@ bench-smoke: $(STAMP)  ## Run the benchmarks on very little, to see that they wo
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/throughput.py --files 3 --rows-per-file 2000 --repeats 1
 	$(BIN)/python benchmarks/start.py --repeats 1 --shards 3
-	$(BIN)/python benchmarks/cores.py --files 3 --rows-per-file 2000 --repeats 1
+	$(BIN)/python benchmarks/cores.py --files 3 --rows-per-file 20000 --repeats 1
 	$(BIN)/python benchmarks/heavy.py --batches 2 --batch-rows 2 --size 32 --repeats 1
 	$(BIN)/python benchmarks/depth.py --batch-rows 2 --size 32 --repeats 1
 	$(BIN)/python benchmarks/decode.py --images 200 --side 64 --photos 40 \

@@ -132,7 +132,6 @@ def _children(
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
         for some in cores
@@ -205,6 +204,8 @@ def _child(arguments: argparse.Namespace) -> None:
         worker = worker_for(Table(plan.config.table.path), plan.seal)
         warm, *shards = plan.shards
         del shards[len(shards) // 2 * 2 :]  # as many for each of two threads
+        if not shards:  # small files are put together into one
+            raise RuntimeError("there must be rows for three shards or more")
         extract_shard(worker, warm)
         print("ready", flush=True)
         sys.stdin.readline()
