@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import fsspec
 import numpy as np
 
-from transforms.table.names import part_name
+from transforms.table.names import part_name, statistics_name
 
 PAGE = 1000  # names in one answer to a listing, of S3 and of GCS
 WIDTH = 768  # float32 values in a row, as those of a ViT-B
@@ -63,9 +64,13 @@ class Store(fsspec.AbstractFileSystem):
             Store.hidden -= 1
         elif path.endswith("/commits"):
             names += (f"{i:05d}.json" for i in range(self.shards))
-        elif path.endswith("/table/data"):
-            parts = (self._part(i) for i in range(self.shards))
-            names += (part.rpartition("/")[2] for part in parts)
+        for folder, named in (
+            ("/table/data", part_name),
+            ("/statistics", statistics_name),
+        ):
+            if path.endswith(folder):
+                paths = (named(i, _sha256(i)) for i in range(self.shards))
+                names += (found.rpartition("/")[2] for found in paths)
         self.requests["list"] += 1 + len(names) // PAGE
         return [{"name": f"{path}/{n}", "size": 1, "type": "file"} for n in names]
 
@@ -73,6 +78,8 @@ class Store(fsspec.AbstractFileSystem):
         """Read a document, or make up a commit record."""
         self.requests["read"] += 1
         folder, name = os.path.split(path)
+        if folder.endswith("/statistics") and self.shards:
+            return _statistics()
         if not folder.endswith("/commits"):
             return self._local(path).read_bytes()
         index = int(name.partition(".")[0])
@@ -85,12 +92,22 @@ class Store(fsspec.AbstractFileSystem):
             "versions": {},
             "planned_rows": PART_ROWS,
             "part": {
-                "path": self._part(index),
+                "path": part_name(index, _sha256(index)),
                 "rows": PART_ROWS,
                 "bytes": 4 * WIDTH * PART_ROWS,
                 "sha256": _sha256(index),
             },
             "errors": None,
+            "statistics": {
+                "columns": {
+                    "path": statistics_name(index, _sha256(index)),
+                    "rows": 1,
+                    "bytes": len(_statistics()),
+                    "sha256": _sha256(index),
+                },
+                "sample": None,
+                "sample_below": 2**64,
+            },
             "rest_lost": False,
             "piece_rows": None,
             "non_finite": {},
@@ -127,13 +144,28 @@ class Store(fsspec.AbstractFileSystem):
     def _local(self, path: str) -> Path:
         return self.directory / self._strip_protocol(path)
 
-    def _part(self, index: int) -> str:
-        sha256 = _sha256(index)
-        return part_name(index, sha256)
-
 
 def _sha256(index: int) -> str:
     return hashlib.sha256(str(index).encode()).hexdigest()
+
+
+@cache
+def _statistics() -> bytes:
+    """What the rows of each part are like."""
+    import pyarrow as pa
+
+    from transforms.statistics.column import ColumnStatistics
+    from transforms.statistics.stored import to_table
+    from transforms.table.directory import to_parquet
+
+    values = np.random.default_rng(0).normal(size=PART_ROWS * WIDTH).astype(np.float32)
+    lists = pa.FixedSizeListArray.from_arrays(values, WIDTH).cast(
+        pa.list_(pa.float32())
+    )
+    found = ColumnStatistics("embedding", WIDTH)
+    hashes = np.arange(PART_ROWS, dtype=np.uint64)
+    found.add(lists, pa.array([f"k{i}" for i in range(PART_ROWS)]), hashes)
+    return to_parquet(to_table([found]))
 
 
 class Rows:
@@ -157,13 +189,13 @@ class Rows:
         return {"x": Feature("float32", (8,))}
 
     def read(self, pieces: Sequence[Any], _: Any, batch_rows: int | None) -> Any:
-        """Zeros; only `measure_shard` gets here."""
+        """Random numbers; only `measure_shard` gets here."""
         import tensorflow as tf
 
         from transforms.shard import position
 
         at = [position(i, r) for i, p in enumerate(pieces) for r in range(p.rows)]
-        x = np.zeros((len(at), 8), np.float32)
+        x = np.random.default_rng(at[0]).normal(size=(len(at), 8)).astype(np.float32)
         rows = tf.data.Dataset.from_tensor_slices((np.array(at), {"x": x}))
         return rows if batch_rows is None else rows.batch(batch_rows)
 
