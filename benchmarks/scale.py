@@ -85,6 +85,7 @@ class Store(fsspec.AbstractFileSystem):
         index = int(name.partition(".")[0])
         if index >= self.shards:  # not made up: written by a worker, or absent
             return self._local(path).read_bytes()
+        sha256 = _sha256(index)
         record = {
             "shard": index,
             "fingerprint": self.fingerprint,
@@ -92,18 +93,18 @@ class Store(fsspec.AbstractFileSystem):
             "versions": {},
             "planned_rows": PART_ROWS,
             "part": {
-                "path": part_name(index, _sha256(index)),
+                "path": part_name(index, sha256),
                 "rows": PART_ROWS,
                 "bytes": 4 * WIDTH * PART_ROWS,
-                "sha256": _sha256(index),
+                "sha256": sha256,
             },
             "errors": None,
             "statistics": {
                 "columns": {
-                    "path": statistics_name(index, _sha256(index)),
+                    "path": statistics_name(index, sha256),
                     "rows": 1,
                     "bytes": len(_statistics()),
-                    "sha256": _sha256(index),
+                    "sha256": sha256,
                 },
                 "sample": None,
                 "sample_below": 2**64,
