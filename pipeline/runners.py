@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
@@ -102,19 +103,20 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
     """
     runner = runner_kind(options.view_as(StandardOptions).runner)
     direct = options.view_as(DirectOptions)
-    if runner != _LOCAL or direct.direct_running_mode != _THREADS:
-        try:
-            return beam.Pipeline(options=options)
-        except (ValueError, ImportError, AttributeError) as error:
-            raise ConfigError(
-                f"Beam refuses the arguments after --: {error}"
-            ) from error
-    direct.direct_running_mode = None  # Beam would take its own environment
-    environment = EmbeddedPythonGrpcEnvironment(
-        data_buffer_time_limit_ms=_NEVER, capabilities=python_sdk_capabilities()
-    )
-    local = FnApiRunner(default_environment=environment)
-    return beam.Pipeline(runner=local, options=options)
+    local = None
+    if runner == _LOCAL and direct.direct_running_mode == _THREADS:
+        direct.direct_running_mode = None  # Beam would take its own environment
+        environment = EmbeddedPythonGrpcEnvironment(
+            data_buffer_time_limit_ms=_NEVER, capabilities=python_sdk_capabilities()
+        )
+        local = FnApiRunner(default_environment=environment)
+    try:
+        pipeline = beam.Pipeline(runner=local, options=options)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ConfigError(f"Beam refuses the arguments after --: {error}") from error
+    # For transforms of other languages. Beam leaves it behind if nothing runs.
+    shutil.rmtree(pipeline.local_tempdir)
+    return pipeline
 
 
 class BeamRun:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,25 @@ def write_parquet(
         }
     )
     pq.write_table(table, path, row_group_size=group, write_page_checksum=checksums)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let nothing stay in the system's temporary directory.
+
+    What is killed in a test cannot tidy up: a TaskManager leaves each job's jar. The
+    path is short, for sockets.
+    """
+    tmp_path_factory.getbasetemp()  # stays outside: pytest keeps what has failed
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="featuretap-", ignore_cleanup_errors=True
+        ) as own,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", own)
+        patch.setattr(tempfile, "tempdir", own)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -70,6 +72,18 @@ def test_a_runner_that_beam_does_not_know_is_misuse() -> None:
         ConfigError, match=r"Beam refuses the arguments after --: Unexpected .*: Flonk"
     ):
         make_pipeline(pipeline_options(["--runner=Flonk"]))
+
+
+def test_pipelines_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is made to check the arguments, and does not run."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    make_pipeline(pipeline_options([]))
+    ran = make_pipeline(pipeline_options([]))
+    _ = ran | beam.Create([0])
+    ran.run().wait_until_finish()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

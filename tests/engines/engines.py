@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -120,7 +121,7 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
-                env={**ENVIRONMENT, **environment},
+                env={**ENVIRONMENT, **_temporary(), **environment},
                 start_new_session=True,
             )
 
@@ -145,6 +146,12 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
             process.wait()
+
+
+def _temporary() -> dict[str, str]:
+    """Tell programs, and Java, which knows no TMPDIR, the tests' own place."""
+    place = tempfile.gettempdir()
+    return {"TMPDIR": place, "JAVA_TOOL_OPTIONS": f"-Djava.io.tmpdir={place}"}
 
 
 def is_open(port: int) -> bool:
