@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from readers import CASES, ROWS, Case, placed, vectors
 from tensorflow.python.autograph.impl import api as autograph
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from pipeline import prepare_table, run_plan
 from pipeline.cut import cut_shards
@@ -29,6 +30,11 @@ from transforms.sources.readers import READERS, make_source
 from transforms.sources.staging import readable
 
 FILES_CHANGE = [name for name in CASES if name != "user"]
+TRACED = [
+    name
+    for name, case in CASES.items()
+    if case.source["reader"] in {"tfrecord", "images", "audio"}
+] + ["tfds, tfrecord"]
 
 
 @pytest.fixture(scope="session")
@@ -293,6 +299,41 @@ def test_a_file_that_changes_after_planning_is_refused_by_name(
     changed.unlink()
     with pytest.raises(RuntimeError, match=f"as they were planned.*{changed.name}"):
         extract_shard(worker_of(job.table), plan.shards[0])
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_shards_after_the_first_are_not_traced(
+    name: str, written: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever files, rows and numbers of pieces they have."""
+    case = CASES[name]
+    job = job_of(case, tmp_path, str(written[name]))
+    plan = job.plan(**sections(case, keep=[case.text] if case.text else []))
+    prepare_table(plan)
+    pipeline = worker_of(job.table).pipeline
+    traced: list[str] = []
+    begin = FuncGraph.__init__
+
+    def counted(self: Any, name: str, *args: Any, **kwargs: Any) -> None:
+        traced.append(name)
+        begin(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(FuncGraph, "__init__", counted)
+    pieces = [piece for shard in plan.shards for piece in shard.pieces]
+
+    def read(some: list[Piece]) -> int:
+        return sum(len(batch) for batch in pipeline.batches(some, fail))
+
+    def fail(failure: Any) -> None:
+        raise AssertionError(failure.message)
+
+    assert len(pieces) > 2
+    assert read(pieces[:1]) + read(pieces[1:]) == ROWS
+    assert traced
+    traced.clear()
+    assert read(pieces[-1:]) + read(pieces[:-1]) == ROWS
+    assert read(pieces) == ROWS
+    assert traced == []
 
 
 def test_positions_tell_piece_and_row() -> None:

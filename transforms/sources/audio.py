@@ -19,7 +19,7 @@ from transforms.sources.files import Listing, list_files
 from transforms.sources.images import folder_of
 from transforms.sources.left_out import suffix_remedy
 from transforms.sources.sound_length import length_fault
-from transforms.sources.source import File, unconverted
+from transforms.sources.source import File, traced_once, unconverted
 from transforms.sources.staging import copied
 
 if TYPE_CHECKING:
@@ -170,10 +170,14 @@ class Audio:
                 found["waveform"] = tf.ensure_shape(wave, features["waveform"].shape)
             return row["at"], {name: found[name] for name in features}
 
-        examples = tf.data.Dataset.from_tensor_slices(columns).map(
-            unconverted(decode), threads if threads > 1 else None
-        )
-        return examples if batch_rows is None else examples.batch(batch_rows)
+        def build(rows: tf.data.Dataset) -> tf.data.Dataset:
+            parallel = threads if threads > 1 else None
+            examples = rows.map(unconverted(decode), parallel)
+            return examples if batch_rows is None else examples.batch(batch_rows)
+
+        rows = tf.data.Dataset.from_tensor_slices(columns)
+        key = (*features.items(), batch_rows, threads)
+        return traced_once(self, key, build)(rows)
 
     def _decode(self, file: bytes, start: np.ndarray) -> np.ndarray:
         """Decode one row of a local file: float32 `[frames]` or `[frames, channels]`.

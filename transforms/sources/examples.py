@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transforms.casts import cast
 from transforms.dtypes import Feature
 from transforms.lookup import ConfigError, nearest
-from transforms.sources.source import GivenFeature, given_features, unconverted
+from transforms.sources.source import (
+    GivenFeature,
+    given_features,
+    traced_once,
+    unconverted,
+)
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -137,6 +142,7 @@ class Examples:
 
         whole = {RECORD} if self._record_is_message else set()
         stored = {n: one for n, one in features.items() if n not in whole}
+        lists = {name for name in stored if name in self._sequence_names}
 
         def read(records: Any, parse: Callable[[Any], Any]) -> Any:
             def example(at: Any, record: Any) -> Any:
@@ -145,15 +151,18 @@ class Examples:
 
             return records.map(unconverted(example))
 
-        lists = {name for name in stored if name in self._sequence_names}
-        if lists:
-            examples = read(records, _sequence_parser(stored, lists))
-            return examples if batch_rows is None else examples.batch(batch_rows)
-        specs = {name: _spec(feature) for name, feature in stored.items()}
-        if batch_rows is None:
-            return read(records, lambda one: tf.io.parse_single_example(one, specs))
-        batches = records.batch(batch_rows)
-        return read(batches, lambda many: tf.io.parse_example(many, specs))
+        def build(records: Any) -> Any:
+            if lists:
+                examples = read(records, _sequence_parser(stored, lists))
+                return examples if batch_rows is None else examples.batch(batch_rows)
+            specs = {name: _spec(feature) for name, feature in stored.items()}
+            if batch_rows is None:
+                return read(records, lambda one: tf.io.parse_single_example(one, specs))
+            batches = records.batch(batch_rows)
+            return read(batches, lambda many: tf.io.parse_example(many, specs))
+
+        key = (*features.items(), batch_rows)
+        return traced_once(self, key, build)(records)
 
     @cached_property
     def _record_is_message(self) -> bool:

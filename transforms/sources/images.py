@@ -13,7 +13,7 @@ from transforms.dtypes import Feature
 from transforms.shard import Piece, position
 from transforms.sources.files import Listing, list_files
 from transforms.sources.left_out import suffix_remedy
-from transforms.sources.source import File, unconverted
+from transforms.sources.source import File, traced_once, unconverted
 from transforms.sources.staging import copied
 
 if TYPE_CHECKING:
@@ -94,9 +94,14 @@ class Images:
                 found["image"] = tf.io.read_file(row["file"])
             return row["at"], {name: found[name] for name in features}
 
+        def build(rows: tf.data.Dataset) -> tf.data.Dataset:
+            parallel = threads if threads > 1 else None
+            examples = rows.map(unconverted(read_file), parallel)
+            return examples if batch_rows is None else examples.batch(batch_rows)
+
         rows = tf.data.Dataset.from_tensor_slices(columns)
-        examples = rows.map(unconverted(read_file), threads if threads > 1 else None)
-        return examples if batch_rows is None else examples.batch(batch_rows)
+        key = (*features, batch_rows, threads)
+        return traced_once(self, key, build)(rows)
 
     @cached_property
     def _files(self) -> Listing:

@@ -26,7 +26,7 @@ from transforms.preprocess.steps import (
     split_steps,
 )
 from transforms.sources.blocks import Block
-from transforms.sources.source import unconverted
+from transforms.sources.source import traced_once, unconverted
 
 _FORGETFUL = {"Assert", "Case", "If", "StatefulPartitionedCall", "While"}
 """Operations that TensorFlow calls stateful and that remember nothing themselves."""
@@ -130,13 +130,18 @@ class Preparation:
         self._check_given(read.element_spec[1])
         threads = device.reader_threads()
         parallel = threads if threads > 1 else None
-        if batched:
-            return read.map(self._whole_batch, parallel)
-        examples = read.map(self._example_part, parallel)
-        if _stackable(examples.element_spec):
-            return examples.batch(batch_rows).map(self._batch_part, parallel)
-        prepared = read.map(self._whole_example, parallel)
-        return _batch_uneven(prepared, batch_rows)
+
+        def build(read: Any) -> Any:
+            if batched:
+                return read.map(self._whole_batch, parallel)
+            examples = read.map(self._example_part, parallel)
+            if _stackable(examples.element_spec):
+                return examples.batch(batch_rows).map(self._batch_part, parallel)
+            prepared = read.map(self._whole_example, parallel)
+            return _batch_uneven(prepared, batch_rows)
+
+        key = batch_rows, batched, parallel
+        return traced_once(self, key, build)(read)
 
     def _check_given(self, given: Collection[str]) -> None:
         """See that a reader gives what it was asked for.

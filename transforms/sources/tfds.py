@@ -16,7 +16,7 @@ from transforms.shard import ROW_BITS, Piece
 from transforms.sources.array_record import array_records
 from transforms.sources.files import find_file
 from transforms.sources.parquet import Parquet
-from transforms.sources.source import File, unconverted
+from transforms.sources.source import File, traced_once, unconverted
 from transforms.sources.staging import copied
 from transforms.sources.tfds_features import (
     at,
@@ -139,16 +139,20 @@ class Tfds:
         names = tf.constant([piece.name for piece in pieces])
         starts = tf.constant([piece.start for piece in pieces], tf.int64)
 
-        def example(at: Any, record: Any) -> tuple[Any, Any]:
-            found = self._decoded(record, [name for name in features if name != _ID])
-            if _ID in features:
-                index, row = tf.bitwise.right_shift(at, ROW_BITS), at % (1 << ROW_BITS)
-                row = tf.strings.as_string(starts[index] + row)
-                found[_ID] = tf.strings.join([names[index], "__", row])
-            return at, {name: found[name] for name in features}
+        def build(records: tf.data.Dataset, names: Any, starts: Any) -> tf.data.Dataset:
+            def example(at: Any, record: Any) -> tuple[Any, Any]:
+                found = self._decoded(record, [n for n in features if n != _ID])
+                if _ID in features:
+                    index = tf.bitwise.right_shift(at, ROW_BITS)
+                    row = tf.strings.as_string(starts[index] + at % (1 << ROW_BITS))
+                    found[_ID] = tf.strings.join([names[index], "__", row])
+                return at, {name: found[name] for name in features}
 
-        examples = self._records(pieces).map(unconverted(example))
-        return examples if batch_rows is None else examples.batch(batch_rows)
+            examples = records.map(unconverted(example))
+            return examples if batch_rows is None else examples.batch(batch_rows)
+
+        make = traced_once(self, (*features, batch_rows), build)
+        return make(self._records(pieces), names, starts)
 
     def _records(self, pieces: Sequence[Piece]) -> tf.data.Dataset:
         """Read the stored messages: a dataset of `(position, message)`."""

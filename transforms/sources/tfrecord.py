@@ -11,7 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -175,13 +175,18 @@ def tfrecords(pieces: Sequence[Piece], kind: str = "") -> tf.data.Dataset:
       pieces: the rows to read.
       kind: compression, `GZIP` or `ZLIB`; empty for none.
     """
+    return numbered_records(pieces, _open(kind))
+
+
+@cache
+def _open(kind: str) -> Callable[[Any], tf.data.Dataset]:
     import tensorflow as tf
 
     def records(uri: Any) -> tf.data.Dataset:
         found = tf.data.TFRecordDataset(uri, kind, buffer_size=8 << 20)
         return found if kind else found.concatenate(_end(uri))
 
-    return numbered_records(pieces, records)
+    return records
 
 
 def _moved(records: tf.data.Dataset, by: int) -> tf.data.Dataset:
