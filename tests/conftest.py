@@ -97,6 +97,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ) as own,
         pytest.MonkeyPatch.context() as patch,
     ):
+        Path(own).chmod(0o1777)  # for any user, as the system's
         patch.setenv("TMPDIR", own)
         patch.setattr(tempfile, "tempdir", own)
         yield
