@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import tensorflow as tf
 from conftest import ROWS, Job, stacked, vectors, write_parquet, write_tfrecord
 
 from pipeline import make_plan
@@ -17,10 +18,59 @@ from transforms.config import SourceSpec
 from transforms.lookup import ConfigError
 from transforms.shard import Piece, position
 from transforms.sources.readers import make_source
-from transforms.sources.source import File
+from transforms.sources.source import File, numbered_records, traced_once
 from transforms.sources.staging import readable
 
 READERS = ["tfrecord", "gzip", "parquet", "tfds", "user"]
+
+
+class Prefixed:
+    """Puts its own prefix before each line."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def open(self, uri: Any) -> Any:
+        return tf.data.TextLineDataset(uri).map(lambda line: self.prefix + line)
+
+    def all_of(self, lines: Any) -> Any:
+        def build(lines: Any) -> Any:
+            return lines.map(lambda line: self.prefix + line)
+
+        return traced_once(self, "lines", build)(lines)
+
+
+def lines_of(
+    directory: Path, open_file: Any, owner: object = None, pieces: int = 2
+) -> list[bytes]:
+    """Read files of two lines each with `numbered_records`."""
+    for number in range(pieces):
+        (directory / str(number)).write_text(f"{number}a\n{number}b\n")
+    given = [Piece(str(directory / str(n)), str(n)) for n in range(pieces)]
+    found = list(numbered_records(given, open_file, owner).as_numpy_iterator())
+    expected = [position(n, row) for n in range(pieces) for row in (0, 1)]
+    assert [at for at, _ in found] == expected
+    return [line for _, line in found]
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_readers_of_one_class_read_their_own(tmp_path: Path, pieces: int) -> None:
+    """Whoever opens their files: methods, classes, or functions that are kept."""
+    for prefix in ("X", "Y"):
+        reader = Prefixed(prefix)
+        for owner in (None, reader):
+            lines = lines_of(tmp_path, reader.open, owner, pieces)
+            assert {line[:1] for line in lines} == {prefix.encode()}
+        some = tf.data.Dataset.from_tensors("line")
+        assert list(reader.all_of(some)) == [f"{prefix}line".encode()]
+    lines = lines_of(tmp_path, tf.data.TextLineDataset, None, pieces)
+    assert lines[:2] == [b"0a", b"0b"]
+
+
+def test_many_owners_trace_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(12):
+        Prefixed(str(number)).all_of(tf.data.Dataset.from_tensors("line"))
+    assert "retracing" not in caplog.text
 
 
 @pytest.fixture(params=READERS)

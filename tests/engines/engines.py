@@ -151,7 +151,8 @@ class Cluster:
 def _temporary() -> dict[str, str]:
     """Tell programs, and Java, which knows no TMPDIR, the tests' own place."""
     place = tempfile.gettempdir()
-    return {"TMPDIR": place, "JAVA_TOOL_OPTIONS": f"-Djava.io.tmpdir={place}"}
+    java = f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} -Djava.io.tmpdir={place}"
+    return {"TMPDIR": place, "JAVA_TOOL_OPTIONS": java}
 
 
 def is_open(port: int) -> bool:

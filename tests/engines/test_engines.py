@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -177,7 +178,7 @@ def start(engine: Engine, document: dict[str, Any]) -> subprocess.Popen[bytes]:
             ],
             stdout=output,
             stderr=output,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, "TMPDIR": tempfile.gettempdir()},
             start_new_session=True,
         )
     started.append(launcher)

@@ -175,7 +175,8 @@ def tfrecords(pieces: Sequence[Piece], kind: str = "") -> tf.data.Dataset:
       pieces: the rows to read.
       kind: compression, `GZIP` or `ZLIB`; empty for none.
     """
-    return numbered_records(pieces, _open(kind))
+    records = _open(kind)
+    return numbered_records(pieces, records, owner=records)
 
 
 @cache
