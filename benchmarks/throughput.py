@@ -123,7 +123,7 @@ def _one_in_flight(files: Sequence[str], out: Path, batch_rows: int) -> None:
     """The other choice: one shard at a time, all cores to TensorFlow's operations."""
     from transforms import device
 
-    device.shards_in_flight = lambda: 1
+    device.shards_in_flight = device.cores_with_a_shard = lambda: 1
     _featuretap(files, out, batch_rows)
 
 

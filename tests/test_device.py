@@ -16,10 +16,10 @@ from transforms import device
 @pytest.mark.parametrize(
     ("cores", "gpus", "shards", "threads"),
     [
-        (1, 0, 1, 1),
-        (2, 0, 2, 1),
-        (8, 0, 8, 1),
-        (64, 0, 8, 8),
+        (1, 0, 2, 1),
+        (2, 0, 3, 1),
+        (8, 0, 9, 1),
+        (64, 0, 9, 8),
         (16, 1, 2, 8),
         (1, 1, 2, 1),
     ],

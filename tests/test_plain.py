@@ -209,7 +209,7 @@ def stream(tmp_path: Path) -> Path:
 def test_streams_are_read_batch_by_batch(stream: Path) -> None:
     opened = open_groups(str(stream))
     assert opened.groups == [3, 3, 3, 1]
-    found = opened.read(2, ["image/bytes", "word", "absent"])
+    (found,) = opened.read(2, ["image/bytes", "word", "absent"])
     assert found.to_pydict() == {
         "image/bytes": [b"6", b"7", b"8"],
         "word": ["x", "y", "x"],
@@ -291,7 +291,7 @@ def test_a_column_without_a_type_has_that_of_another_file(
     assert "x" not in source.other_columns()
     found = []
     for file in source.files():
-        table = open_groups(file.uri).read(0, ["x"])
+        table = pa.concat_tables(open_groups(file.uri).read(0, ["x"]))
         block = block_of(table, np.arange(len(table)), {"x": feature})
         lengths = block.lengths.get("x", [None])
         sound = (block.faults == "") & ~block.values["x\0null"]
@@ -320,7 +320,9 @@ def test_a_column_of_another_type_is_not_called_absent(
     for name, value in (("0", first), ("1", later)):
         pq.write_table(pa.table({"x": [value]}), tmp_path / f"{name}.parquet")
     features = Parquet(str(tmp_path)).describe()
-    table = open_groups(str(tmp_path / "1.parquet")).read(0, list(features))
+    table = pa.concat_tables(
+        open_groups(str(tmp_path / "1.parquet")).read(0, list(features))
+    )
     (fault,) = block_of(table, np.arange(1), features).faults
     assert said in fault
 

@@ -2,10 +2,12 @@
 
 The rules, measured in docs/performance.md:
 
-- On a CPU a worker computes as many shards at a time as it has cores, at most 8, and
-  TensorFlow and tf.data get `cores // shards_in_flight` threads each. Shards do not
-  wait for each other, but threads inside one operation do.
-- Where fewer shards are left than that, it computes several batches of a shard at a
+- On a CPU a worker fills its cores, 8 at most, with a shard each, and TensorFlow and
+  tf.data get an equal share of all cores for each of these. Shards do not wait for each
+  other, but threads inside one operation do.
+- One more shard is in flight, since each waits now and then: for its reader, the disk,
+  Python's lock, or to be woken up.
+- Where fewer shards are left than cores, it computes several batches of a shard at a
   time, so that as many are computed in all.
 - On a GPU a worker computes two shards at a time: one computes while the other reads
   and writes. Their readers share the cores; TensorFlow keeps its own number of threads.
@@ -30,7 +32,7 @@ from typing import Any
 from transforms import scratch
 from transforms.imports import quick_imports
 
-_MAX_SHARDS_IN_FLIGHT = 8
+_MOST_CORES = 8  # that a process fills with a shard each
 _GPU_SHARDS_IN_FLIGHT = 2
 _PATIENCE_SECONDS = 60  # a worker that is being replaced takes a while to end
 _LOOK_SECONDS = 0.5
@@ -82,25 +84,31 @@ def default_processes() -> int:
     """Tell how many processes should compute on this machine, if nobody says.
 
     One for each GPU; without GPUs as many as leave none of them more cores than it
-    computes shards at a time.
+    fills with a shard each.
     """
     with quick_imports():
         import tensorflow as tf
 
     gpus = len(tf.config.list_physical_devices("GPU"))
-    return gpus or math.ceil(cores() / _MAX_SHARDS_IN_FLIGHT)
+    return gpus or math.ceil(cores() / _MOST_CORES)
 
 
 def shards_in_flight() -> int:
     """Tell how many shards one process should compute at a time."""
     if _gpus():
         return _GPU_SHARDS_IN_FLIGHT
-    return min(cores(), _MAX_SHARDS_IN_FLIGHT)
+    return cores_with_a_shard() + 1
+
+
+def cores_with_a_shard() -> int:
+    """Tell how many of its cores a process without a GPU fills with a shard each."""
+    return min(cores(), _MOST_CORES)
 
 
 def reader_threads() -> int:
     """Tell how many threads should read and preprocess for one shard."""
-    return max(1, cores() // shards_in_flight())
+    shards = _GPU_SHARDS_IN_FLIGHT if _gpus() else cores_with_a_shard()
+    return max(1, cores() // shards)
 
 
 @contextlib.contextmanager
@@ -123,7 +131,7 @@ def batches_at_once() -> int:
     """
     if _gpus():
         return 1
-    return max(1, shards_in_flight() // max(1, _shards_at_work))
+    return max(1, cores_with_a_shard() // max(1, _shards_at_work))
 
 
 def configure(*, compute: bool = True) -> None:
@@ -186,7 +194,7 @@ def _configure(*, compute: bool) -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
         if not _gpus():
             tf.config.threading.set_intra_op_parallelism_threads(
-                cores() // shards_in_flight()
+                cores() // cores_with_a_shard()
             )
     except RuntimeError:  # TensorFlow is initialized already, with other settings
         release()

@@ -1,4 +1,4 @@
-"""Read Parquet and Arrow IPC files, one row group or a part of it at a time."""
+"""Read Parquet and Arrow IPC files, some rows of a row group at a time."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ class Parquet:
                 opened[piece.file] = open_groups(piece.file)
             kinds = self._filtered_features | dict(features)
             constants = _constants(piece.name, kinds)
-            return self._blocks(opened[piece.file], piece, features, constants)
+            groups = opened[piece.file]
+            return self._blocks(groups, piece, features, constants, batch_rows or 1)
 
         return dataset(pieces, features, batch_rows, read_piece, close)
 
@@ -223,40 +224,48 @@ class Parquet:
         piece: Piece,
         features: Mapping[str, Feature],
         constants: Mapping[str, pa.Scalar],
+        step: int,
     ) -> Iterator[Block]:
         """Read the row groups that a piece touches."""
         first, last = piece.span or (piece.start, piece.start + (piece.rows or 0))
         wanted = [*features, *(term[0] for term in self.filter or ())]
-        for index, (start, stop) in enumerate(opened.bounds()):
-            begin, end = max(first, start), min(last, stop)
-            if begin >= end:
-                continue
-            stored = np.arange(begin, end, dtype=np.int64)
-            try:
-                group = opened.read(index, wanted)[begin - start : end - start]
-                for name, value in constants.items():
-                    if name not in group.column_names:
-                        group = group.append_column(name, pa.repeat(value, len(group)))
-                if self.filter:
-                    group = self._filtered(group, stored, piece)
-            except (ValueError, pa.ArrowNotImplementedError) as error:
-                # Which of the damaged rows a filter would have kept is not known.
-                rows = stored - first - (piece.start if piece.span else 0)
-                yield Block.of_faults(rows[rows >= 0], str(error), features)
-                continue
-            rows = np.arange(len(group)) + begin - first
-            yield from blocks_of(group, rows, features)
-
-    def _filtered(self, group: pa.Table, stored: np.ndarray, piece: Piece) -> pa.Table:
-        """Keep the piece's rows for which the filter holds, with their keys."""
-        ids = pa.array(stored).cast(pa.string())
-        ids = pc.binary_join_element_wise(piece.name, ids, "#")
-        if _ROW_ID in group.column_names:
-            group = group.drop_columns([_ROW_ID])
-        kept = group.append_column(_ROW_ID, ids).filter(self._expression)
         # Within a span, rows are counted after filtering.
-        most = len(kept) if piece.rows is None else piece.rows
-        return kept[piece.start : piece.start + most]
+        skipped = piece.start if piece.span else 0
+        passed = 0
+        for index, (start, stop) in enumerate(opened.bounds()):
+            at, end = max(first, start), min(last, stop)
+            tables = opened.read(index, wanted, at - start, end - start, step)
+            while at < end:
+                try:
+                    stored = next(tables)
+                    table = self._kept(stored, at, piece, constants)
+                except (ValueError, pa.ArrowNotImplementedError) as error:
+                    # Which of the damaged rows a filter would keep is not known.
+                    rows = np.arange(end - at) + passed - skipped
+                    passed += end - at
+                    yield Block.of_faults(rows[rows >= 0], str(error), features)
+                    break
+                at += len(stored)
+                rows = np.arange(len(table)) + passed - skipped
+                passed += len(table)
+                most = passed - skipped if piece.rows is None else piece.rows
+                some = slice(*np.searchsorted(rows, [0, most]))
+                yield from blocks_of(table[some], rows[some], features)
+
+    def _kept(
+        self, rows: pa.Table, at: int, piece: Piece, constants: Mapping[str, pa.Scalar]
+    ) -> pa.Table:
+        """Give the rows for which the filter holds, with constants and their keys."""
+        for name, value in constants.items():
+            if name not in rows.column_names:
+                rows = rows.append_column(name, pa.repeat(value, len(rows)))
+        if not self.filter:
+            return rows
+        ids = pa.array(np.arange(at, at + len(rows))).cast(pa.string())
+        ids = pc.binary_join_element_wise(piece.name, ids, "#")
+        if _ROW_ID in rows.column_names:
+            rows = rows.drop_columns([_ROW_ID])
+        return rows.append_column(_ROW_ID, ids).filter(self._expression)
 
     @cached_property
     def _filtered_features(self) -> dict[str, Feature]:

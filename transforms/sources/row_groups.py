@@ -1,10 +1,10 @@
-"""Open Parquet and Arrow IPC files, and read one row group at a time."""
+"""Open Parquet and Arrow IPC files, and read one row group or some rows of it."""
 
 from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,9 @@ _IPC_MAGIC = b"ARROW1"
 _TYPES = b"ARROW:schema"  # where a Parquet file says what its columns were in Arrow
 _TAIL_BYTES = 8  # of a Parquet file, behind its footer: how long that is, and "PAR1"
 _NULL_LISTS = "Expected all lists to be of size"
+_DECODED_BYTES = 4 << 20  # that are decoded at a time, and about what caches hold
+_BUFFER_BYTES = 64 << 10  # of each column that is read from a local disk
+_MOST_ROWS = 65_536  # at a time, of columns of next to no bytes
 
 
 class RowGroups:
@@ -54,15 +57,31 @@ class RowGroups:
         if first is None or not names:
             return pa.schema([self.schema.field(name) for name in names]).empty_table()
         try:
-            return self.read(first, names)[:rows]
+            return pa.concat_tables(self.read(first, names, 0, rows))
         except ValueError:
             return self.schema.empty_table()
 
-    def read(self, group: int, names: Sequence[str]) -> pa.Table:
-        """Read some columns of a row group; names that the file lacks are left out.
+    def read(
+        self,
+        group: int,
+        names: Sequence[str],
+        first: int = 0,
+        last: int | None = None,
+        step: int = 1,
+    ) -> Iterator[pa.Table]:
+        """Read some columns of rows of a row group, a few megabytes at a time.
 
-        Of a name that is a struct here, or would lie in a column that is none, this
-        column comes, so that its type can be told.
+        Names that the file lacks are left out. Of a name that is a struct here, or
+        would lie in a column that is none, this column comes, so that its type can be
+        told. Where rows are cut depends on the row group alone, not on which of its
+        rows are asked for.
+
+        Args:
+          group: its number.
+          names: of the columns.
+          first: row of the group to begin with.
+          last: row after the last one; all by default.
+          step: each table but the last ends at a multiple of so many rows.
 
         Raises:
           ValueError: the row group is damaged.
@@ -71,14 +90,21 @@ class RowGroups:
         present = [n if n in self.schema.names else n.partition("/")[0] for n in names]
         there = {*self.schema.names, *self.stored.names}
         known = [name for name in dict.fromkeys(present) if name in there]
-        table = self._read(group, known)
-        columns = [flat_column(table, name) for name in known]
-        if not columns:  # then the rows are counted by another column
-            return table
-        return pa.Table.from_arrays(columns, known)
+        last = self.groups[group] if last is None else last
+        begin = 0
+        for table in self._read(group, known, step):
+            end = begin + len(table)
+            if end > first:
+                some = table[max(first - begin, 0) : last - begin]
+                columns = [flat_column(some, name) for name in known]
+                # Without columns the rows are counted by another one.
+                yield pa.Table.from_arrays(columns, known) if columns else some
+            if end >= last:
+                return
+            begin = end
 
-    def _read(self, group: int, names: Sequence[str]) -> pa.Table:
-        """Read the stored columns that hold some columns of a row group."""
+    def _read(self, group: int, names: Sequence[str], step: int) -> Iterator[pa.Table]:
+        """Read the stored columns that hold some columns, from the first row on."""
         raise NotImplementedError
 
     def matching(self, expression: Any, constants: Mapping[str, Any]) -> list[int]:
@@ -94,7 +120,8 @@ class RowGroups:
 class _ParquetFile(RowGroups):
     def __init__(self, uri: str) -> None:
         fs, path = storage.filesystem(uri)
-        self._streams = [fs.open(path, "rb")]
+        self._is_local = storage.local_path(uri) is not None
+        self._streams = [pa.OSFile(path) if self._is_local else fs.open(path, "rb")]
         try:
             self._file = self._open()
         except (pa.ArrowInvalid, OSError):
@@ -107,18 +134,35 @@ class _ParquetFile(RowGroups):
             metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
         ]
 
-    def _read(self, group: int, names: Sequence[str]) -> pa.Table:
+    def _read(self, group: int, names: Sequence[str], step: int) -> Iterator[pa.Table]:
         flat = [n if n in self.stored.names else n.replace("/", ".") for n in names]
+        rows = self._rows_at_a_time(group, flat, step)
+        done = 0
         try:
-            return self._file.read_row_group(group, columns=flat)
+            for table in _tables(self._file, group, flat, rows):
+                yield table
+                done += 1
         except pa.ArrowInvalid as error:
             if _NULL_LISTS not in str(error):
                 raise
-            return self._untyped.read_row_group(group, columns=flat)
+            untyped = _tables(self._untyped, group, flat, rows)
+            yield from itertools.islice(untyped, done, None)
         except OSError as error:
             if _is_damage(error):
                 raise ValueError(f"row group {group} is damaged: {error}") from error
             raise
+
+    def _rows_at_a_time(self, group: int, names: Sequence[str], step: int) -> int:
+        """Choose how many rows to decode at a time: a multiple of `step`."""
+        metadata = self._file.metadata.row_group(group)
+        size: int = 0
+        for index in range(metadata.num_columns):
+            column = metadata.column(index)
+            path = f"{column.path_in_schema}."
+            if any(path.startswith(f"{name}.") for name in names):
+                size += column.total_uncompressed_size
+        fitting = _DECODED_BYTES * self.groups[group] // max(size, 1)
+        return max(min(fitting, _MOST_ROWS) // step, 1) * step
 
     @cached_property
     def _untyped(self) -> pq.ParquetFile:
@@ -140,7 +184,8 @@ class _ParquetFile(RowGroups):
         return pq.ParquetFile(
             self._streams[0],
             metadata=metadata,
-            pre_buffer=True,
+            pre_buffer=not self._is_local,  # one request instead of many
+            buffer_size=_BUFFER_BYTES if self._is_local else 0,
             page_checksum_verification=True,
             coerce_int96_timestamp_unit="us",  # nanoseconds end in the year 2262
         )
@@ -181,7 +226,7 @@ class _IpcFile(RowGroups):
             self.close()
             raise
 
-    def _read(self, group: int, names: Sequence[str]) -> pa.Table:
+    def _read(self, group: int, names: Sequence[str], step: int) -> Iterator[pa.Table]:
         fields = _holding(self.stored, names)
         try:
             batch = self._open(fields or [0]).get_batch(group)
@@ -189,7 +234,7 @@ class _IpcFile(RowGroups):
             if isinstance(error, OSError) and not _is_damage(error):
                 raise
             raise ValueError(f"record batch {group} is damaged: {error}") from error
-        return pa.Table.from_batches([batch])
+        yield pa.Table.from_batches([batch])
 
     def _open(self, fields: list[int] | None) -> Any:
         self.close()  # of the record batch before
@@ -219,7 +264,7 @@ class _IpcStream(RowGroups):
         self._batches = [i for i, one in enumerate(rest) if one.rows is not None]
         self.groups = [rest[i].rows or 0 for i in self._batches]
 
-    def _read(self, group: int, names: Sequence[str]) -> pa.Table:
+    def _read(self, group: int, names: Sequence[str], step: int) -> Iterator[pa.Table]:
         last = self._batches[group]
         dictionaries = [one for one in self._rest[:last] if one.rows is None]
         fields = _holding(self.stored, names)
@@ -227,9 +272,10 @@ class _IpcStream(RowGroups):
         wanted = self._bytes([self._head, *dictionaries, self._rest[last]])
         try:
             with pa.ipc.open_stream(wanted, options=options) as reader:
-                return pa.Table.from_batches([reader.read_next_batch()])
+                batch = reader.read_next_batch()
         except (pa.ArrowInvalid, OSError, StopIteration) as error:
             raise ValueError(f"record batch {group} is damaged: {error}") from error
+        yield pa.Table.from_batches([batch])
 
     def _bytes(self, wanted: Sequence[Message]) -> pa.Buffer:
         """Read messages from the file, one after the other."""
@@ -239,6 +285,14 @@ class _IpcStream(RowGroups):
             stream.seek(one.start)
             found += stream.read(one.end - one.start)
         return pa.py_buffer(found)
+
+
+def _tables(
+    file: pq.ParquetFile, group: int, columns: Sequence[str], rows: int
+) -> Iterator[pa.Table]:
+    """Decode a row group, so many rows at a time."""
+    for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+        yield pa.Table.from_batches([batch])
 
 
 def _holding(stored: pa.Schema, names: Sequence[str]) -> list[int]:
