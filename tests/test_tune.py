@@ -93,7 +93,10 @@ def test_storage_that_is_slow_to_read_is_the_bottleneck(
     assert "it waits for its storage" in found.ceiling.sentence
 
 
-def test_a_store_that_is_slow_to_write_is_the_bottleneck(large: Job) -> None:
+def test_a_store_that_is_slow_to_write_is_the_bottleneck(
+    large: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sluggish, "seconds", 1.0)
     Sluggish.puts.clear()
     path = f"sluggish://{large.directory}/table"
     found = tuned(large, table={"path": path, **LARGE})
