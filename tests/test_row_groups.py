@@ -106,6 +106,18 @@ def test_null_lists_of_fixed_size_lose_no_row_wherever_they_come(path: Path) -> 
     ]
 
 
+@pytest.mark.usefixtures("small_steps")
+def test_the_first_rows_tell_lengths_also_if_a_null_list_comes_late(path: Path) -> None:
+    fixed = [None if i == 700 else [1.0, 2.0] for i in range(ROWS)]
+    columns = {"open": [[i, i, i] for i in range(ROWS)]}
+    kind = pa.list_(pa.float32(), 2)
+    pq.write_table(pa.table({**columns, "fixed": pa.array(fixed, kind)}), path)
+    opened = open_groups(str(path))
+    assert len(opened.head(1000)) == 1000
+    opened.close()
+    assert Parquet(str(path)).describe()["open"].shape == (3,)
+
+
 def test_steps_are_of_a_few_megabytes_of_the_columns_that_are_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,9 @@ class RowGroups:
         if first is None or not names:
             return pa.schema([self.schema.field(name) for name in names]).empty_table()
         try:
-            return pa.concat_tables(self.read(first, names, 0, rows))
+            tables = [*self.read(first, names, 0, rows)]
+            kind = tables[-1].schema  # the first ones may have lists of fixed size
+            return pa.concat_tables([table.cast(kind) for table in tables])
         except ValueError:
             return self.schema.empty_table()
 
