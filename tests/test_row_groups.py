@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,11 @@ def test_a_damaged_page_takes_no_rows_of_earlier_steps(
     assert lost[0] == [*range(lost[0][0], ROWS)]
     assert ROWS // 3 < lost[0][0] < ROWS // 2 + 100
     assert lost[1] == lost[2] == lost[0]
+
+
+def test_names_of_any_bytes_can_be_opened(path: Path) -> None:
+    other = path.with_name(os.fsdecode(b"\xff .parquet"))
+    path.rename(other)
+    opened = open_groups(str(other))
+    assert opened.groups == [ROWS]
+    opened.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -123,7 +124,9 @@ class _ParquetFile(RowGroups):
     def __init__(self, uri: str) -> None:
         fs, path = storage.filesystem(uri)
         self._is_local = storage.local_path(uri) is not None
-        self._streams = [pa.OSFile(path) if self._is_local else fs.open(path, "rb")]
+        self._streams = [
+            pa.OSFile(os.fsencode(path)) if self._is_local else fs.open(path, "rb")
+        ]
         try:
             self._file = self._open()
         except (pa.ArrowInvalid, OSError):
