@@ -119,6 +119,26 @@ def test_the_first_rows_tell_lengths_also_if_a_null_list_comes_late(path: Path) 
     assert Parquet(str(path)).describe()["open"].shape == (3,)
 
 
+@pytest.mark.usefixtures("small_steps")
+def test_damage_behind_a_null_list_is_damage(path: Path) -> None:
+    store(path, pa.list_(pa.float32(), WIDTH), nulls=(700,))
+    break_page(path, 2000)
+    opened = open_groups(str(path))
+    found: list[pa.Table] = []
+    with pytest.raises(ValueError, match="row group 0 is damaged"):
+        found.extend(opened.read(0, ["vec"]))
+    assert 1800 < sum(map(len, found)) <= 2000
+    opened.close()
+
+
+def test_a_row_group_of_fewer_rows_than_its_footer_says_is_damaged(path: Path) -> None:
+    opened = open_groups(str(path))
+    opened.groups = [ROWS + 1]
+    with pytest.raises(ValueError, match=f"must hold {ROWS + 1} rows, has {ROWS}"):
+        list(opened.read(0, ["vec"]))
+    opened.close()
+
+
 def test_steps_are_of_a_few_megabytes_of_the_columns_that_are_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,8 @@ class RowGroups:
         present = [n if n in self.schema.names else n.partition("/")[0] for n in names]
         there = {*self.schema.names, *self.stored.names}
         known = [name for name in dict.fromkeys(present) if name in there]
-        last = self.groups[group] if last is None else last
+        rows = self.groups[group]
+        last = rows if last is None else min(last, rows)
         begin = 0
         for table in self._read(group, known, step):
             end = begin + len(table)
@@ -102,9 +103,13 @@ class RowGroups:
                 columns = [flat_column(some, name) for name in known]
                 # Without columns the rows are counted by another one.
                 yield pa.Table.from_arrays(columns, known) if columns else some
-            if end >= last:
-                return
             begin = end
+            if begin >= last:
+                return
+        if begin < last:
+            raise ValueError(
+                f"row group {group} is damaged: it must hold {rows} rows, has {begin}"
+            )
 
     def _read(self, group: int, names: Sequence[str], step: int) -> Iterator[pa.Table]:
         """Read the stored columns that hold some columns, from the first row on."""
@@ -144,14 +149,15 @@ class _ParquetFile(RowGroups):
         rows = self._rows_at_a_time(group, flat, step)
         done = 0
         try:
-            for table in _tables(self._file, group, flat, rows):
-                yield table
-                done += 1
-        except pa.ArrowInvalid as error:
-            if _NULL_LISTS not in str(error):
-                raise
-            untyped = _tables(self._untyped, group, flat, rows)
-            yield from itertools.islice(untyped, done, None)
+            try:
+                for table in _tables(self._file, group, flat, rows):
+                    yield table
+                    done += 1
+            except pa.ArrowInvalid as error:
+                if _NULL_LISTS not in str(error):
+                    raise
+                untyped = _tables(self._untyped, group, flat, rows)
+                yield from itertools.islice(untyped, done, None)
         except OSError as error:
             if _is_damage(error):
                 raise ValueError(f"row group {group} is damaged: {error}") from error
