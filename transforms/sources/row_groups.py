@@ -105,7 +105,7 @@ class RowGroups:
                 yield pa.Table.from_arrays(columns, known) if columns else some
             begin = end
             if begin >= last:
-                return
+                break
         if begin < last:
             raise ValueError(
                 f"row group {group} is damaged: it must hold {rows} rows, has {begin}"
@@ -127,11 +127,9 @@ class RowGroups:
 
 class _ParquetFile(RowGroups):
     def __init__(self, uri: str) -> None:
-        fs, path = storage.filesystem(uri)
-        self._is_local = storage.local_path(uri) is not None
-        self._streams = [
-            pa.OSFile(os.fsencode(path)) if self._is_local else fs.open(path, "rb")
-        ]
+        local, (fs, path) = storage.local_path(uri), storage.filesystem(uri)
+        self._is_local = local is not None
+        self._streams = [pa.OSFile(os.fsencode(local)) if local else fs.open(path)]
         try:
             self._file = self._open()
         except (pa.ArrowInvalid, OSError):
